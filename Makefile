@@ -1,0 +1,72 @@
+# Everything is made in .venv from requirements/dev.txt, whose hashes are checked. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Recipes run in the Makefile's own folder, whose path may hold spaces: all paths here are relative.
+OWN_PACKAGES := mail_orchestration assets jobs schedules tests benchmarks
+
+.PHONY: help demo dev test check format bench docs rules lock clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
+
+demo: $(READY) ## send 5,000 mails to a local relay through Dagster, and show what became of them
+	@$(BIN)/mail-orchestration demo
+
+dev: $(READY) ## the demo's installation, with Dagster's UI until Ctrl-C
+	@exec $(BIN)/mail-orchestration dev
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY) rules ## format, lint, types, layers, SQL, rules without a test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint --disable-progress-bar mail_orchestration/sql
+
+format: $(READY) ## bring the code into the form that check wants
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+rules: $(READY) ## rules of docs/reference/behaviour.md that no test shows
+	$(BIN)/python tests/rules.py
+
+bench: $(READY) ## all benchmarks, each beside the reference that it names
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+
+docs: $(DOCS_READY) ## the documentation, as a site in site/
+	$(BIN)/mkdocs build --strict --quiet --site-dir site
+
+# Resolved for Linux and macOS and for Python 3.11 to 3.13 at once. Needs uv, and the network.
+LOCK := uv pip compile --quiet --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-annotate pyproject.toml
+lock: ## bring requirements/*.txt up to date with pyproject.toml
+	$(LOCK) --extra dev -o requirements/dev.txt
+	$(LOCK) -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) --extra docs -c requirements/dev.txt -o requirements/docs.txt
+
+clean: ## remove what make made (not an installation's state in .mail_orchestration)
+	rm -rf .venv site build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements/dev.txt pyproject.toml
+	@.ci/make-venv $(VENV)
+	@echo "installing into $(VENV) (a minute or two, once)"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+$(DOCS_READY): $(READY) requirements/docs.txt
+	@$(PIP) install --require-hashes -r requirements/docs.txt
+	@touch $@

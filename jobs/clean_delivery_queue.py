@@ -1,0 +1,65 @@
+"""Clean delivery queue: what was cut off is marked, what is dead is said to be, what is old goes (spec
+6.5)."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets import shown
+from assets.failures import told_to_operators
+from assets.mail_system import MailSystem
+from jobs.dead_runs import fail_dead_runs
+from jobs.mailcaster import mailcaster
+from jobs.old_keys import delete_old_keys
+from jobs.tags import PROCESS
+from mail_orchestration import maintenance
+from mail_orchestration.dispatch.shifts import shifts
+from mail_orchestration.kernel.clock import utc_now
+
+
+@dg.op(tags={"stage": "dispatch"}, out=dg.Out(dg.Nothing))
+def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) -> None:
+    """Mark mail jobs whose dedup was cut off, fail runs whose process is gone, take old partition keys
+    away."""
+    now = utc_now()
+    with told_to_operators(), mail.opened("cleaning") as installation:
+        summary = maintenance.clean_delivery_queue(installation, now=now)
+        with installation.database.begin() as connection:
+            last_signs = {
+                shift.mailcaster: shift.heartbeat_at
+                for shift in shifts(connection, installation.installation_id)
+            }
+    dead = fail_dead_runs(context.instance, last_signs, job_name=mailcaster.name, now=now)
+    keys = delete_old_keys(context.instance)
+    context.log.info(
+        "%d mail jobs interrupted, %d dead runs, %d old partition keys",
+        len(summary.interrupted),
+        len(dead),
+        keys,
+    )
+    context.add_output_metadata(
+        {
+            "interrupted": shown.table(
+                ("mail job",),
+                ((str(mail_job_id),) for mail_job_id in summary.interrupted),
+                nothing="No dedup was cut off.",
+            ),
+            "dead_runs": shown.table(("run",), ((run_id,) for run_id in dead), nothing="No run is dead."),
+            "old_partition_keys": keys,
+        }
+    )
+
+
+@dg.job(
+    name="clean_delivery_queue",
+    description=(
+        "Clean delivery queue: marks mail jobs whose dedup was cut off as INTERRUPTED, reports the runs of "
+        "mailcasters whose process is gone as failed, and deletes partition keys of long ago."
+    ),
+    executor_def=dg.in_process_executor,
+    tags={PROCESS: "clean_delivery_queue"},
+    owners=shown.OWNERS,
+)
+def clean_delivery_queue() -> None:
+    """One op: the cleaning."""
+    clean()

@@ -1,0 +1,86 @@
+"""Releasing a campaign from Dagster's launchpad: it becomes a mail job, and the sensors do the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from assets import shown
+from assets.failures import told_to_operators
+from assets.mail_system import MailSystem
+from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
+from jobs.tags import PROCESS
+from mail_orchestration import broadcast
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import BadCampaign
+
+DEFINITION = "campaign.yaml"
+
+
+class CampaignToRelease(dg.Config):
+    """Which campaign."""
+
+    campaign: str = Field(
+        description="The name of the campaign's folder in the installation's campaigns folder."
+    )
+    priority: int | None = Field(
+        default=None, description="Instead of the campaign's own priority; higher ones are delivered first."
+    )
+
+
+@dg.op(tags={"stage": "dispatch"}, out=dg.Out(dg.Nothing))
+def release_folder(
+    context: dg.OpExecutionContext, config: CampaignToRelease, mail: dg.ResourceParam[MailSystem]
+) -> None:
+    """Freeze the campaign as it is now and make a mail job of it.
+
+    Retrying this run gives the same mail job; launching the job anew gives another one.
+    """
+    with told_to_operators(), mail.opened("release") as installation:
+        folder = campaign_folder(installation.settings.campaigns_dir, config.campaign)
+        released = broadcast.release_campaign(
+            installation,
+            folder,
+            now=utc_now(),
+            # A retry from Dagster's UI is a new run of the same root: it asks for the same thing again.
+            request_key=f"dagster run {context.run.root_run_id or context.run_id}",
+            priority=config.priority,
+        )
+    add_keys(context.instance, MAIL_JOBS, [released.release_id])
+    context.log.info("campaign %s is released as mail job %d", released.campaign, released.release_id)
+    context.add_output_metadata(
+        {
+            "mail_job": partition_key_of(released.release_id),
+            "campaign": released.campaign,
+            "released_at": released.released_at.isoformat(timespec="seconds"),
+            "state": released.state.value,
+        }
+    )
+
+
+def campaign_folder(campaigns: Path, name: str) -> Path:
+    """The folder of that name right under `campaigns`. Raises BadCampaign listing the names there are."""
+    known = sorted(file.parent.name for file in campaigns.glob(f"*/{DEFINITION}"))
+    if name not in known:
+        raise BadCampaign(
+            f"there is no campaign {name!r} in {campaigns} (there are: {', '.join(known) or 'none'}); a "
+            f"campaign is a folder there with a {DEFINITION}"
+        )
+    return campaigns / name
+
+
+@dg.job(
+    name="release_campaign",
+    description=(
+        "Release a campaign: freeze what it says and make a mail job of it. The sensors then assemble it, "
+        "queue it and have it delivered."
+    ),
+    executor_def=dg.in_process_executor,
+    tags={PROCESS: "release_campaign"},
+    owners=shown.OWNERS,
+)
+def release_campaign() -> None:
+    """One op: the release."""
+    release_folder()

@@ -1,0 +1,9 @@
+"""The tags by which runs are found again, and limited (deploy/dagster.yaml names the first one)."""
+
+from __future__ import annotations
+
+MAILCASTER = "mail_orchestration/mailcaster"
+"""A mailcaster's name. The run queue starts one run for each value at a time."""
+
+PROCESS = "mail_orchestration/process"
+"""Which process of the global queue a run belongs to (spec 6.1)."""

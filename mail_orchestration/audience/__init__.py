@@ -1,0 +1,5 @@
+"""WHO: audiences are imported from wherever they are kept, and each release is resolved into its recipients.
+
+`sources` reads, `staging` checks rows, `importing` merges them; `resolving` does dedup, verify and filter for one
+release, `handover` gives the recipients on to composition, `suppressing` keeps who must not be written to.
+"""

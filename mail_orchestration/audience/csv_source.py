@@ -1,0 +1,185 @@
+"""CSV and Direct Mailer lists (spec 1.2).
+
+A record that cannot be read costs its first line only: a stray quote does not swallow the lines after it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from mail_orchestration.audience.rows import ROWS_PER_BATCH, Batch, Layout, Reject, RejectCode
+from mail_orchestration.kernel.errors import BadAudience
+
+_MAXIMUM_LINE_CHARACTERS = 1 << 20
+_DIRECT_MAILER = Layout(width=5, address=0, details=(2, 3, 1, 4), takes_mailboxes=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvSource:
+    """A CSV file with a header: RFC 4180 quoting, newlines in quotes, any line ends, a byte order mark or none."""
+
+    path: Path
+    address_column: str = "email"
+    encoding: str = "utf-8"
+    delimiter: str = ","
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def batches(self) -> Iterator[Batch]:
+        """Raises BadAudience naming the file, and the line where there is one."""
+        with _opened(self.path, self.encoding) as lines:
+            header = _header(lines, self.delimiter, self.name)
+            layout = Layout.of(header, self.address_column, f"{self.name}:1")
+            yield from _batches(lines, self.delimiter, layout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectMailerSource:
+    """A Direct Mailer list: `rcp_email, rcp_guid, rcp_fmt, rcp_locale, rcp_url` in that order, empty fields kept.
+
+    Separated by tabs when the first line has one, else by commas. A first line that begins with `rcp_email` is a
+    header. Fields that are missing at the end of a line are empty ones; the address may be written `Name <a@b>`.
+    """
+
+    path: Path
+    encoding: str = "utf-8"
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def batches(self) -> Iterator[Batch]:
+        """Raises BadAudience naming the file."""
+        with _opened(self.path, self.encoding) as lines:
+            first = lines.peek()
+            delimiter = "\t" if "\t" in first else ","
+            if first.split(delimiter)[0].strip().strip('"').lower() == "rcp_email":
+                lines.skip()
+            yield from _batches(lines, delimiter, _DIRECT_MAILER, may_be_short=True)
+
+
+class _Lines:
+    """The lines of a file, of which those of the present record can be given back."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.number = 0
+        self.taken: list[str] = []
+        self._again: deque[str] = deque()
+        self._read = partial(stream.readline, _MAXIMUM_LINE_CHARACTERS)
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else self._read()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.taken.append(line)
+        if len(line) >= _MAXIMUM_LINE_CHARACTERS:
+            while line and not line.endswith(("\n", "\r")):
+                line = self._read()
+            raise csv.Error("the line is too long")
+        return line
+
+    @property
+    def start(self) -> int:
+        """The line where the present record begins."""
+        return self.number - len(self.taken) + 1
+
+    def give_back(self) -> None:
+        """Read the lines of the present record again, but its first."""
+        self._again.extendleft(reversed(self.taken[1:]))
+        self.number -= max(len(self.taken) - 1, 0)
+        self.taken.clear()
+
+    def peek(self) -> str:
+        """The next line, which stays the next; empty at the end."""
+        if not self._again and (line := self._read()):
+            self._again.append(line)
+        return self._again[0] if self._again else ""
+
+    def skip(self) -> None:
+        """Pass over the next line."""
+        next(self)
+        self.taken.clear()
+
+
+@contextlib.contextmanager
+def _opened(path: Path, encoding: str) -> Iterator[_Lines]:
+    try:
+        codec = codecs.lookup(encoding).name
+    except LookupError:
+        raise BadAudience(f"{path}: there is no encoding named {encoding!r}") from None
+    lines: _Lines | None = None
+    try:
+        # Octets that are wrong in the encoding come as surrogates, for the row to be rejected alone.
+        name = "utf-8-sig" if codec == "utf-8" else codec
+        with path.open(encoding=name, errors="surrogateescape", newline="") as stream:
+            lines = _Lines(stream)
+            yield lines
+    except UnicodeError:
+        raise BadAudience(f"{path}:{lines.number + 1 if lines else 1}: this is not {encoding}") from None
+    except OSError as error:
+        raise BadAudience(f"{path}: cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+def _header(lines: _Lines, delimiter: str, name: str) -> list[str]:
+    try:
+        header = next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        raise BadAudience(f"{name}:1: the header cannot be read: {error}") from None
+    if not any(cell.strip() for cell in header):
+        raise BadAudience(f"{name}:1: there is no header")
+    if "\0" in "".join(header) or not _is_text("".join(header)):
+        raise BadAudience(f"{name}:1: the header is not in the encoding that is set for this file")
+    lines.taken.clear()
+    return header
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _batches(lines: _Lines, delimiter: str, layout: Layout, *, may_be_short: bool = False) -> Iterator[Batch]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    width, taken = layout.width, lines.taken
+    numbers: list[int] = []
+    rows: list[list[str]] = []
+    rejects: list[Reject] = []
+    at_end = False
+    while not at_end:
+        try:
+            for row in reader:
+                if len(row) == width:
+                    numbers.append(lines.start)
+                    rows.append(row)
+                elif row and len(row) < width and may_be_short:
+                    numbers.append(lines.start)
+                    rows.append(row + [""] * (width - len(row)))
+                elif row:
+                    detail = f"{len(row)} cells instead of {width}"
+                    rejects.append(
+                        Reject.of(lines.start, "".join(taken), RejectCode.WRONG_CELL_COUNT, detail)
+                    )
+                taken.clear()
+                if len(rows) + len(rejects) >= ROWS_PER_BATCH:
+                    yield Batch(layout=layout, lines=numbers, rows=rows, rejects=rejects)
+                    numbers, rows, rejects = [], [], []
+            at_end = True
+        except csv.Error as error:
+            is_long = "field limit" in str(error) or "too long" in str(error)
+            code = RejectCode.TOO_LONG if is_long else RejectCode.MALFORMED
+            rejects.append(Reject.of(lines.start, taken[0], code, str(error)))
+            lines.give_back()
+    yield Batch(layout=layout, lines=numbers, rows=rows, rejects=rejects)

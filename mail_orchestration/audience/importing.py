@@ -1,0 +1,204 @@
+"""Filling an audience from a source (spec 1.1, 1.2).
+
+An import is one transaction: it is done as a whole or not at all, so a release never sees half of it, and after any
+interruption it is simply started again. What a cut-off import leaves is its row in `audience_import` without
+`finished_at`.
+
+Within one import the first row of an address gives its details. A later import of the same audience refreshes the
+details of everybody it names, all of them: it is the newer word. A contact's address keeps its first spelling.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeVar
+
+from sqlalchemy import Connection
+
+from mail_orchestration.audience.rows import Reject, Source
+from mail_orchestration.audience.staging import StagedBatch, stage
+from mail_orchestration.kernel.database import Database, copy_rows
+from mail_orchestration.kernel.errors import BadAudience
+from mail_orchestration.kernel.statements import STATEMENTS
+
+_WORTH_ANALYZING = 10_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSummary:
+    """What an import came to: rows_read = rows_accepted + rows_repeated + rows_rejected."""
+
+    import_id: int
+    rows_read: int
+    rows_accepted: int
+    rows_repeated: int
+    """Rows of an address that came before in the same source."""
+    rows_rejected: int
+    members: int
+    """How many the audience has now."""
+    members_removed: int
+    """In mode replace: members whom the source did not name."""
+    by_reason: dict[str, int]
+    """Rejected rows by RejectCode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudienceSize:
+    """An audience for status displays."""
+
+    audience_id: int
+    name: str
+    members: int
+    last_import_id: int | None
+    last_source: str | None
+    last_imported_at: datetime | None
+
+
+def ensure_installation(connection: Connection, name: str) -> int:
+    """The installation_id of a name; made when it is new. In the caller's transaction."""
+    made = connection.scalar(STATEMENTS["ensure_installation_row"], {"name": name})
+    return int(made or connection.scalars(STATEMENTS["find_installation"], {"name": name}).one())
+
+
+def ensure_audience(connection: Connection, installation_id: int, name: str) -> int:
+    """The audience_id of a name; made when it is new. In the caller's transaction."""
+    key = {"installation_id": installation_id, "name": name}
+    made = connection.scalar(STATEMENTS["ensure_audience_row"], key)
+    return int(made or connection.scalars(STATEMENTS["find_audience"], key).one())
+
+
+def audience_sizes(connection: Connection, installation_id: int) -> list[AudienceSize]:
+    """All audiences of an installation by name. Counts every member: some 0.1 s for each million."""
+    rows = connection.execute(STATEMENTS["list_audience_sizes"], {"installation_id": installation_id})
+    return [
+        AudienceSize(
+            audience_id=row.audience_id,
+            name=row.name,
+            members=row.members,
+            last_import_id=row.import_id,
+            last_source=row.source,
+            last_imported_at=row.finished_at,
+        )
+        for row in rows
+    ]
+
+
+def rejects(connection: Connection, import_id: int, limit: int) -> list[Reject]:
+    """The first `limit` rows that an import set aside, by line."""
+    rows = connection.execute(STATEMENTS["list_rejects"], {"import_id": import_id, "limit": limit})
+    parts = ((row, row.reason.partition(": ")) for row in rows)
+    return [Reject(line=row.line, value=row.value, code=code, detail=detail) for row, (code, _, detail) in parts]
+
+
+def import_audience(
+    database: Database,
+    installation_id: int,
+    audience_name: str,
+    source: Source,
+    *,
+    mode: Literal["append", "replace"] = "append",
+    now: datetime,
+    progress: Callable[[int], None] | None = None,
+) -> ImportSummary:
+    """Import `source` into the audience, which is made when it is new. Owns its transactions.
+
+    `append` adds and refreshes members; `replace` also removes those whom the source, read to its end, did not name.
+    `progress` is told the number of rows read so far. Raises BadAudience, and leaves the audience as it was, when the
+    source cannot be read to its end, or when `replace` finds rows but not one that is usable.
+    """
+    with database.begin() as connection:
+        audience_id = ensure_audience(connection, installation_id, audience_name)
+        begun = {"audience_id": audience_id, "source": source.name, "now": now}
+        import_id = int(connection.scalars(STATEMENTS["begin_import"], begun).one())
+    key = {"installation_id": installation_id, "audience_id": audience_id, "import_id": import_id}
+    read = accepted = repeated = removed = 0
+    by_reason: Counter[str] = Counter()
+    with database.begin() as connection:
+        connection.execute(STATEMENTS["lock_imports"], {"installation_id": installation_id})
+        connection.execute(STATEMENTS["make_audience_staging"])
+        for chunk in staged_ahead(source):
+            merged = _merge_members(connection, chunk, key)
+            _store_rejects(connection, import_id, chunk.rejects)
+            read += chunk.read
+            accepted += merged
+            repeated += chunk.repeated + len(chunk.rows) - merged
+            by_reason.update(reject.code for reject in chunk.rejects)
+            if progress is not None:
+                progress(read)
+        if mode == "replace":
+            if read and not accepted:
+                raise BadAudience(
+                    f"{source.name}: none of its {read} rows is usable ({_counted(by_reason)}); "
+                    "the audience is left as it was"
+                )
+            removed = connection.execute(
+                STATEMENTS["remove_unnamed_members"], {"audience_id": audience_id, "import_id": import_id}
+            ).rowcount
+        figures = {
+            "import_id": import_id,
+            "rows_read": read,
+            "rows_accepted": accepted,
+            "rows_repeated": repeated,
+            "rows_rejected": by_reason.total(),
+        }
+        members = int(connection.scalars(STATEMENTS["finish_import"], figures).one())
+    if accepted + removed >= _WORTH_ANALYZING:
+        with database.connect_autocommit() as connection:
+            connection.execute(STATEMENTS["analyze_members"])
+    return ImportSummary(
+        import_id=import_id,
+        rows_read=read,
+        rows_accepted=accepted,
+        rows_repeated=repeated,
+        rows_rejected=by_reason.total(),
+        members=members,
+        members_removed=removed,
+        by_reason=dict(by_reason),
+    )
+
+
+def staged_ahead(source: Source) -> Iterator[StagedBatch]:
+    """The source's rows, checked, one batch ahead in a thread of their own while the database merges the last one."""
+    batches = source.batches()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audience-source") as thread:
+
+        def following() -> StagedBatch | None:
+            batch = next(batches, None)
+            return None if batch is None else stage(batch)
+
+        ahead: Future[StagedBatch | None] = thread.submit(following)
+        try:
+            while (staged := ahead.result()) is not None:
+                ahead = thread.submit(following)
+                yield staged
+                # Else two batches lie in memory here while the third is read.
+                del staged
+        finally:
+            # In the thread that reads: some drivers' connections know only the thread that made them.
+            thread.submit(getattr(batches, "close", lambda: None)).result()
+
+
+def _merge_members(connection: Connection, chunk: StagedBatch, key: dict[str, int]) -> int:
+    """Merge a chunk; the number of members that it made or refreshed."""
+    if not chunk.rows:
+        return 0
+    connection.execute(STATEMENTS["empty_staging"])
+    copy_rows(connection, STATEMENTS["copy_staging"], chunk.rows)
+    connection.execute(STATEMENTS["merge_contacts"], {"installation_id": key["installation_id"]})
+    return connection.execute(STATEMENTS["merge_members"], key).rowcount
+
+
+def _store_rejects(connection: Connection, import_id: int, found: list[Reject]) -> None:
+    if found:
+        rows = ((import_id, each.line, each.value, f"{each.code}: {each.detail}") for each in found)
+        copy_rows(connection, STATEMENTS["copy_rejects"], rows)
+
+
+def _counted(by_reason: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in by_reason.most_common())

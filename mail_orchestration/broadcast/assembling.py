@@ -1,0 +1,217 @@
+"""Assembly: every message of a release is composed and stored before any of them is queued (spec 2.7)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from mail_orchestration.audience.resolving import recipients_to_assemble
+from sqlalchemy import Connection
+
+from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool, FetchPages
+from mail_orchestration.dispatch import message_store, releases
+from mail_orchestration.dispatch.mail_jobs import transition
+from mail_orchestration.egress.page_fetcher import PageFetcher
+from mail_orchestration.frozen import FrozenRelease, read_frozen
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.components import load_components, run_components
+from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign, ComponentFailed, StateConflict
+from mail_orchestration.kernel.model import Bypass, Recipient
+from mail_orchestration.kernel.states import MailJobState
+
+ASSEMBLY_BATCH = 500
+"""Recipients that go to an assembly process at once; a batch that breaks it is cut down to the one to blame."""
+COMMIT_MESSAGES = 5_000
+"""Messages stored in one transaction."""
+
+Progress = Callable[[int, int], None]
+"""Told how many recipients of how many are done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssemblySummary:
+    """What assembly did with the recipients of a release."""
+
+    messages: int
+    bypassed: dict[str, int]
+    """By reason: those that this stage bypassed."""
+    composed_bytes: int = 0
+    stored_bytes: int = 0
+    seconds: float = 0.0
+    already_done: bool = False
+    """True when it had been assembled before: messages is the count, and nothing was done."""
+
+
+def assemble_release(
+    inst: Installation, release_id: int, *, now: datetime, progress: Progress | None = None
+) -> AssemblySummary:
+    """Compose and store every message of a resolved release. Cut off, it goes on where it was.
+
+    Raises AssemblyFailed when more than the campaign's `maximum_assembly_failures_percentage` could not be composed,
+    ComponentFailed when a custom component raised: the mail job is FAILED then, and nothing of it is sent.
+    """
+    with inst.database.dedicated() as session:
+        if not releases.try_lock_assembly(session, release_id):
+            raise StateConflict(f"mail job {release_id} is being assembled by another process")
+        with inst.database.begin() as connection:
+            frozen = read_frozen(connection, inst, release_id)
+        release = frozen.release
+        if release.assembled_at is not None:
+            return AssemblySummary(messages=release.message_count, bypassed={}, already_done=True)
+        if release.state is not MailJobState.QUEUING or release.resolved_at is None:
+            raise StateConflict(f"mail job {release_id} is {release.state} and not ready to be assembled")
+        try:
+            return _Assembly(inst, frozen, progress).run(now)
+        except (AssemblyFailed, ComponentFailed, BadCampaign) as failure:
+            with inst.database.begin() as connection:
+                transition(
+                    connection,
+                    release_id,
+                    leaves=MailJobState.QUEUING,
+                    enters=MailJobState.FAILED,
+                    reason=str(failure),
+                    now=now,
+                )
+            raise
+
+
+class _Assembly:
+    """One run over what of a release is not assembled yet."""
+
+    def __init__(self, inst: Installation, frozen: FrozenRelease, progress: Progress | None) -> None:
+        self._inst = inst
+        self._frozen = frozen
+        self._release = frozen.release
+        self._progress = progress
+        self._stages = [
+            component
+            for stage in ("cookies", "compose")
+            for component in load_components(frozen.campaign.definition.components, stage)
+        ]
+        self._next_message = self._release.message_count + 1
+        self._up_to = self._release.assembled_up_to
+        with inst.database.begin() as connection:
+            self._total, self._failed = releases.assembly_so_far(connection, self._release)
+        self._bypassed: Counter[str] = Counter()
+        self._composed_bytes = self._stored_bytes = 0
+        self._set_aside: list[tuple[str, Bypass]] = []
+
+    def run(self, now: datetime) -> AssemblySummary:
+        """Assemble, store and conclude."""
+        began, first_message = time.monotonic(), self._next_message
+        with ExitStack() as stack:
+            pool = stack.enter_context(
+                AssemblyPool(
+                    self._frozen.campaign,
+                    self._frozen.facts,
+                    self._inst.keys,
+                    workers=self._inst.settings.dispatcher.assembly_processes,
+                    dictionary=self._frozen.dictionary,
+                    fetch_pages=stack.enter_context(_pages(self._inst)),
+                )
+            )
+            with self._inst.database.begin() as connection:
+                releases.keep_dictionary(connection, self._release.release_id, pool.dictionary, now)
+            reading = stack.enter_context(self._inst.database.begin())
+            gathered = AssembledBatch([], [])
+            for batch in pool.assemble(self._batches(reading)):
+                gathered.messages.extend(batch.messages)
+                gathered.bypasses.extend(batch.bypasses)
+                if len(gathered.messages) + len(gathered.bypasses) >= COMMIT_MESSAGES:
+                    self._store(gathered)
+                    gathered = AssembledBatch([], [])
+            self._store(gathered)
+            self._conclude()
+        with self._inst.database.begin() as connection:
+            message_store.finish_assembly(connection, self._release.release_id, now)
+        return AssemblySummary(
+            messages=self._next_message - first_message,
+            bypassed=dict(self._bypassed),
+            composed_bytes=self._composed_bytes,
+            stored_bytes=self._stored_bytes,
+            seconds=time.monotonic() - began,
+        )
+
+    def _batches(self, reading: Connection) -> Iterator[Sequence[Recipient]]:
+        """Recipients in order. Those whom a custom component bypasses, and those who left the audience, are set aside."""
+        batches = recipients_to_assemble(
+            reading, self._release.release_id, after_recipient_no=self._up_to, batch=ASSEMBLY_BATCH
+        )
+        for recipients, gone in batches:
+            self._set_aside += (("verify", bypass) for bypass in gone)
+            found = run_components(self._stages, recipients)
+            self._set_aside += ((component.stage, bypass) for component, bypass in found)
+            bypassed = {bypass.recipient_no for _, bypass in found}
+            yield (
+                [each for each in recipients if each.recipient_no not in bypassed] if bypassed else recipients
+            )
+
+    def _store(self, batch: AssembledBatch) -> None:
+        """One transaction: messages, reasons, and how far assembly got."""
+        up_to = max((each.recipient_no for each in (*batch.messages, *batch.bypasses)), default=self._up_to)
+        # Batches are read ahead of those that come back: what was set aside beyond this one waits for its turn.
+        aside = [each for each in self._set_aside if each[1].recipient_no <= up_to]
+        self._set_aside = [each for each in self._set_aside if each[1].recipient_no > up_to]
+        self._write(batch, aside)
+        self._up_to = up_to
+
+    def _conclude(self) -> None:
+        """What was set aside after the last recipient with a message."""
+        aside, self._set_aside = self._set_aside, []
+        self._write(AssembledBatch([], []), aside)
+
+    def _write(self, batch: AssembledBatch, aside: Sequence[tuple[str, Bypass]]) -> None:
+        release_id, released_on = self._release.release_id, self._release.released_on
+        by_stage: dict[str, list[Bypass]] = {"compose": list(batch.bypasses)}
+        for stage, bypass in aside:
+            by_stage.setdefault(stage, []).append(bypass)
+        with self._inst.database.begin() as connection:
+            self._next_message = message_store.store_messages(
+                connection,
+                released_on,
+                release_id,
+                self._next_message,
+                [
+                    message_store.MessageToStore(
+                        each.recipient_no, each.contact_id, each.address, each.size, each.stored
+                    )
+                    for each in batch.messages
+                ],
+            )
+            for stage, bypasses in by_stage.items():
+                message_store.store_bypasses(connection, released_on, release_id, stage, bypasses)
+        for bypasses in by_stage.values():
+            self._bypassed.update(bypass.reason for bypass in bypasses)
+        self._composed_bytes += sum(each.size for each in batch.messages)
+        self._stored_bytes += sum(len(each.stored) for each in batch.messages)
+        self._failed += len(batch.bypasses)
+        self._refuse_too_many_failures(batch.bypasses)
+        if self._progress is not None:
+            self._progress(self._next_message - 1 + sum(self._bypassed.values()), self._total)
+
+    def _refuse_too_many_failures(self, last: Sequence[Bypass]) -> None:
+        most = self._frozen.campaign.definition.maximum_assembly_failures_percentage
+        if self._failed * 100 > self._total * most:
+            example = f"; for example {last[-1].reason}: {last[-1].detail}" if last else ""
+            raise AssemblyFailed(
+                f"{self._failed} of {self._total} messages could not be assembled, more than {most:g} %{example}"
+            )
+
+
+@contextmanager
+def _pages(inst: Installation) -> Iterator[FetchPages]:
+    """A function that fetches pages, on an event loop and with connections of its own."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        fetcher = runner.run(
+            stack.enter_async_context(PageFetcher(allowed=inst.settings.fetch_allowed_networks))
+        )
+        try:
+            yield lambda requests: runner.run(fetcher.fetch_all(requests))
+        finally:
+            runner.run(stack.aclose())

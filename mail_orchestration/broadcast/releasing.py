@@ -1,0 +1,203 @@
+"""Audiences are filled, a campaign is released to them, resolved to recipients, and in the end queued and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from mail_orchestration.audience.resolving import ResolveSummary, resolve_recipients
+from sqlalchemy import Connection
+
+from mail_orchestration.audience.described_source import source_of_settings
+from mail_orchestration.audience.importing import ImportSummary, find_audience, import_audience
+from mail_orchestration.audience.sources import DataFrameSource, Source
+from mail_orchestration.composition.definition import Campaign, load_campaign
+from mail_orchestration.dispatch import releases
+from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job, transition
+from mail_orchestration.dispatch.releases import Release
+from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
+from mail_orchestration.frozen import read_frozen
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import day_of
+from mail_orchestration.kernel.errors import BadCampaign, StateConflict
+from mail_orchestration.kernel.states import MailJobState
+
+
+def fill_audience(
+    inst: Installation,
+    name: str,
+    *,
+    source: Source | None = None,
+    mode: Literal["append", "replace"] | None = None,
+    now: datetime,
+    progress: Callable[[int], None] | None = None,
+) -> ImportSummary:
+    """Fill an audience from `source`, or from where the settings say (spec 1.2)."""
+    if source is None:
+        described = inst.settings.audience(name)
+        source = source_of_settings(described, own_url=inst.database.url)
+        mode = mode or described.mode
+    return import_audience(
+        inst.database,
+        inst.installation_id,
+        name,
+        source,
+        mode=mode or "append",
+        now=now,
+        progress=progress,
+    )
+
+
+def release_campaign(
+    inst: Installation,
+    folder: Path,
+    *,
+    now: datetime,
+    request_key: str | None = None,
+    priority: int | None = None,
+) -> Release:
+    """Freeze a campaign as it is in its folder and make a mail job of it, in state QUEUING (spec 2.1).
+
+    Whoever asks twice under one `request_key` gets the same release. A campaign in state test goes to its test
+    addresses only (spec 3.5). Raises BadCampaign, also when it names an audience that nobody has filled: a
+    misspelt one would send to nobody, or, excluded, to too many.
+    """
+    campaign = load_campaign(folder)
+    definition = campaign.definition
+    if definition.expired(now):
+        raise BadCampaign(f"campaign {definition.name}: expires_at has passed, so nothing of it is sent")
+    audiences, excluded = definition.audiences, definition.exclude
+    if definition.state == "test":
+        audiences, excluded = [_fill_test_audience(inst, campaign, now)], []
+    scoped_key = None if request_key is None else f"{inst.settings.installation}/{request_key}"
+    with inst.database.begin() as connection:
+        if scoped_key is not None:
+            found = releases.release_of_request(connection, scoped_key)
+            if found is not None:
+                return releases.read_release(connection, inst.installation_id, found)
+        campaign_id = releases.register_campaign(
+            connection,
+            inst.installation_id,
+            name=definition.name,
+            state=definition.state,
+            digest=bytes.fromhex(campaign.digest),
+            now=now,
+        )
+        release_id = create_mail_job(
+            connection, inst.installation_id, definition.priority if priority is None else priority, now
+        )
+        releases.insert_release(
+            connection,
+            release_id,
+            campaign_id=campaign_id,
+            released_at=now,
+            released_on=day_of(now, inst.settings.zone),
+            request_key=scoped_key,
+            files=releases.freeze_files(connection, campaign.files),
+            digest=bytes.fromhex(campaign.digest),
+            topic=definition.topic or "",
+            starts_at=definition.starts_at,
+            expires_at=definition.expires_at,
+            audience_ids=_known_audiences(connection, inst, "audiences", audiences),
+            excluded_audience_ids=_known_audiences(connection, inst, "exclude", excluded),
+        )
+        return releases.read_release(connection, inst.installation_id, release_id)
+
+
+def release_again(inst: Installation, release_id: int, *, now: datetime) -> Release:
+    """Take an INTERRUPTED mail job up again (spec 1.3). Raises StateConflict in another state."""
+    with inst.database.begin() as connection:
+        releases.read_release(connection, inst.installation_id, release_id)
+        transition(
+            connection, release_id, MailJobState.INTERRUPTED, MailJobState.QUEUING, "released again", now
+        )
+        releases.forget_resolving(connection, release_id)
+        return releases.read_release(connection, inst.installation_id, release_id)
+
+
+def release(inst: Installation, release_id: int) -> Release:
+    """One release. Raises NotFound."""
+    with inst.database.begin() as connection:
+        return releases.read_release(connection, inst.installation_id, release_id)
+
+
+def releases_to_assemble(inst: Installation) -> list[int]:
+    """Mail jobs that wait for the process Assemble (spec 6.1)."""
+    with inst.database.begin() as connection:
+        return releases.releases_to_assemble(connection, inst.installation_id)
+
+
+def releases_to_queue(inst: Installation, *, now: datetime) -> list[int]:
+    """Mail jobs that wait for the process Queue for delivery (spec 6.1)."""
+    with inst.database.begin() as connection:
+        return releases.releases_to_queue(connection, inst.installation_id, now)
+
+
+def releases_to_report(inst: Installation) -> list[int]:
+    """Mail jobs that have ended and wait for their report."""
+    with inst.database.begin() as connection:
+        return releases.releases_to_report(connection, inst.installation_id)
+
+
+def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> ResolveSummary:
+    """Dedup, verify and filter (spec 1.3 to 1.6): who gets it, and who is bypassed and why.
+
+    All or nothing, and once for each release: done before, it tells what it did.
+    """
+    with inst.database.begin() as connection:
+        frozen = read_frozen(connection, inst, release_id)
+    definition = frozen.campaign.definition
+    return resolve_recipients(
+        inst.database,
+        release_id,
+        small_audience_threshold=inst.settings.dispatcher.small_audience_threshold,
+        required_attributes=definition.required_attributes,
+        components=definition.components,
+        now=now,
+    )
+
+
+def queue_release(inst: Installation, release_id: int, *, now: datetime) -> MailJobState:
+    """Put an assembled mail job into the global queue: QUEUED, P_QUEUED, or STOPPED without a message (spec 1.7).
+
+    Queued before, it stays as it is and its state is told. Raises StateConflict before its start time (spec 3.6).
+    """
+    with inst.database.begin() as connection:
+        found = releases.read_release(connection, inst.installation_id, release_id)
+        if found.state is not MailJobState.QUEUING:
+            return found.state
+        if found.starts_at is not None and now < found.starts_at:
+            raise StateConflict(f"mail job {release_id} does not start before {found.starts_at.isoformat()}")
+        return queue_mail_job(connection, release_id, now)
+
+
+def report_release(inst: Installation, release_id: int, *, now: datetime) -> MailJobReport:
+    """What became of a release so far (spec 10.4). When it has ended, this is noted as its report."""
+    with inst.database.begin() as connection:
+        releases.read_release(connection, inst.installation_id, release_id)
+        report = mail_job_report(connection, release_id)
+        releases.mark_reported(connection, release_id, now)
+        return report
+
+
+def _known_audiences(connection: Connection, inst: Installation, key: str, names: list[str]) -> list[int]:
+    found = {name: find_audience(connection, inst.installation_id, name) for name in names}
+    if unknown := [name for name, audience_id in found.items() if audience_id is None]:
+        raise BadCampaign(
+            f"campaign.yaml: {key}: there is no audience named {', '.join(unknown)}; import it first"
+        )
+    return [audience_id for audience_id in found.values() if audience_id is not None]
+
+
+def _fill_test_audience(inst: Installation, campaign: Campaign, now: datetime) -> str:
+    """An audience of the campaign's test addresses, each with the sample contact's attributes."""
+    import pandas as pd  # half a second that only tests pay
+
+    definition = campaign.definition
+    name = f"{definition.name}.test"
+    rows = [{"email": mailbox.address, **definition.sample_contact} for mailbox in definition.test_addresses]
+    source = DataFrameSource(frame=pd.DataFrame(rows), label="test_addresses")
+    import_audience(inst.database, inst.installation_id, name, source, mode="replace", now=now)
+    return name

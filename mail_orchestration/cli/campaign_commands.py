@@ -1,0 +1,302 @@
+"""From a campaign's folder to a mail job: `check`, `preview`, `test-send`, `release`, `assemble`, `queue`."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import sys
+from email.message import EmailMessage
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mail_orchestration.cli.app import command
+from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.kernel.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from mail_orchestration.broadcast import AssemblySummary
+    from mail_orchestration.installation import Installation
+    from mail_orchestration.kernel.settings import Settings
+
+PANEL = "Campaigns"
+
+CampaignArgument = Annotated[
+    str, typer.Argument(metavar="CAMPAIGN", help="The campaign's folder, or its name under campaigns_dir.")
+]
+MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1, help="The number that release gave.")]
+
+
+def campaign_folder(settings: Settings | None, name: str) -> Path:
+    """The folder that `name` means: a folder as such, else one under campaigns_dir. Raises NotFound."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if settings is not None and len(folder.parts) == 1 and (found := settings.campaigns_dir / name).is_dir():
+        return found
+    where = f" nor {settings.campaigns_dir / name}" if settings is not None else ""
+    raise NotFound(f"there is no campaign {name}: neither a folder {folder.absolute()}{where}")
+
+
+@command("check", PANEL)
+def check_(face: Face, campaign: CampaignArgument) -> ExitCode | None:
+    """Say what is wrong with a campaign, without a database and without sending. Exit code 1 with errors."""
+    from mail_orchestration.composition.checking import check
+    from mail_orchestration.composition.definition import load_campaign
+
+    folder = Path(campaign) if Path(campaign).is_dir() else campaign_folder(_settings(face), campaign)
+    loaded = load_campaign(folder)
+    findings = check(loaded)
+    errors = sum(finding.severity == "error" for finding in findings)
+    document = {
+        "campaign": loaded.definition.name,
+        "folder": folder,
+        "errors": errors,
+        "warnings": len(findings) - errors,
+        "findings": findings,
+    }
+
+    def show(console: Console) -> None:
+        _show_findings(console, findings)
+        verdict = f"[red]{errors} errors[/]" if errors else "[green]no error[/]"
+        console.print(f"{loaded.definition.name}: {verdict}, {len(findings) - errors} warnings")
+
+    face.answer(document, show)
+    return ExitCode.NOT_WELL if errors else None
+
+
+def _settings(face: Face) -> Settings:
+    from mail_orchestration.kernel.settings import load_settings
+
+    return load_settings(face.settings_path)
+
+
+def _show_findings(console: Console, findings: Sequence[Any]) -> None:
+    if findings:
+        rows = [(each.severity, f"{each.file}:{each.line}" if each.line else each.file, each.message) for each in findings]
+        console.print(table("", "where", "finding", rows=rows))
+
+
+@command("preview", PANEL)
+def preview(
+    face: Face,
+    campaign: CampaignArgument,
+    address: Annotated[
+        str | None, typer.Option("--address", "-a", help="As this contact gets it; none: the sample contact.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The message's own octets on stdout.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the HTML body to this file.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Write the text body to this file.")] = None,
+) -> ExitCode | None:
+    """Compose a campaign's message for one contact, and show it. Nothing is stored or sent."""
+    from mail_orchestration.preview import preview_message
+
+    with face.open() as inst:
+        made = preview_message(inst, campaign_folder(inst.settings, campaign), address=address)
+    message = email.message_from_bytes(made.data, policy=email.policy.default)
+    bodies = {kind: _body(message, kind) for kind in ("html", "plain")}
+    written = []
+    for file, body in ((html, bodies["html"]), (text, bodies["plain"])):
+        if file is not None:
+            if body is None:
+                raise NotFound(f"the message has no such body to write to {file}")
+            file.write_text(body, encoding="utf-8")
+            written.append(file)
+    if raw and not face.as_json:
+        sys.stdout.buffer.write(made.data)
+        return None
+    document = {
+        "subject": made.subject,
+        "size": made.size,
+        "header_fields": [[name, str(value)] for name, value in message.items()],
+        "text": bodies["plain"],
+        "html": bodies["html"],
+        "findings": made.findings,
+        "written": written,
+    }
+
+    def show(console: Console) -> None:
+        show_message(console, made.data)
+        _show_findings(console, made.findings)
+        for file in written:
+            console.print(f"[green]written[/] {file}")
+
+    face.answer(document, show)
+    return None
+
+
+def show_message(console: Console, data: bytes, *, lines: int | None = None) -> None:
+    """A message's header fields and the first `lines` of its text, framed; then what is attached."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    content = Text()
+    for name in ("From", "To", "Subject", "Date", "Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post"):
+        if name in message:
+            content.append(f"{name}: ", style="bold").append(f"{message[name]}\n")
+    body = (_body(message, "plain") or "").replace("\r", "").strip().splitlines()
+    content.append("\n" + "\n".join(body[:lines]))
+    if lines is not None and len(body) > lines:
+        content.append(f"\n… {len(body) - lines} more lines", style="dim")
+    parts = [f"{part.get_content_type()} {part.get_filename() or ''}".strip() for part in message.walk() if not part.is_multipart()]
+    console.print(Panel(content, subtitle=f"{', '.join(parts)} · {shown(len(data))} octets", subtitle_align="left"))
+
+
+def _body(message: EmailMessage, kind: str) -> str | None:
+    part = message.get_body(preferencelist=(kind,))
+    return None if part is None else str(part.get_content())
+
+
+@command("test-send", PANEL)
+def test_send(
+    face: Face,
+    campaign: CampaignArgument,
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Who gets it.")],
+) -> ExitCode | None:
+    """Send a campaign's message to some addresses now. It makes no mail job and is not counted."""
+    from mail_orchestration.kernel.clock import utc_now
+    from mail_orchestration.kernel.model import Outcome
+    from mail_orchestration.preview import test_send as send
+
+    with face.open() as inst:
+        results = send(inst, campaign_folder(inst.settings, campaign), addresses, now=utc_now())
+    answers = [
+        {
+            "address": address,
+            "outcome": each.outcome,
+            "reply_code": each.reply_code,
+            "enhanced_code": each.enhanced_code,
+            "reply_text": each.reply_text,
+            "relay": each.relay,
+        }
+        for address, each in zip(addresses, results, strict=True)
+    ]
+    rows = [[answer[key] for key in ("address", "outcome", "relay", "reply_text")] for answer in answers]
+    face.answer({"results": answers}, lambda console: console.print(table("address", "outcome", "relay", "reply", rows=rows)))
+    return None if all(each.outcome is Outcome.ACCEPTED for each in results) else ExitCode.NOT_WELL
+
+
+@command("release", PANEL)
+def release(
+    face: Face,
+    campaign: CampaignArgument,
+    now: Annotated[
+        bool, typer.Option("--now", help="Assemble and queue it here, without waiting for Dagster's sensors.")
+    ] = False,
+    key: Annotated[
+        str | None, typer.Option(help="Whoever releases twice under one key gets the same mail job.")
+    ] = None,
+    priority: Annotated[int | None, typer.Option(min=-1000, max=1000, help="[default: the campaign's]")] = None,
+) -> ExitCode | None:
+    """Freeze a campaign as it is now and make a mail job of it."""
+    from mail_orchestration.broadcast import release_campaign
+    from mail_orchestration.kernel.clock import utc_now
+
+    with face.open() as inst:
+        made = release_campaign(
+            inst, campaign_folder(inst.settings, campaign), now=utc_now(), request_key=key, priority=priority
+        )
+        done = _assemble_and_queue(face, inst, made.release_id) if now else {}
+        state = _state(inst, made.release_id)
+    document = {"mail_job_id": made.release_id, "campaign": made.campaign, "state": state, **done}
+
+    def show(console: Console) -> None:
+        console.print(f"[bold]mail job {made.release_id}[/] of campaign {made.campaign}: {state}")
+        _show_assembly(console, done)
+        if not now:
+            console.print("Dagster's sensors carry it on; without them: mail-orchestration assemble, then queue")
+
+    face.answer(document, show)
+    return None
+
+
+@command("release-again", PANEL)
+def release_again_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
+    """Take an INTERRUPTED mail job up again."""
+    from mail_orchestration.broadcast import release_again
+    from mail_orchestration.kernel.clock import utc_now
+
+    with face.open() as inst:
+        made = release_again(inst, mail_job, now=utc_now())
+    document = {"mail_job_id": mail_job, "campaign": made.campaign, "state": made.state}
+    face.answer(document, lambda console: console.print(f"mail job {mail_job} is {made.state} again"))
+    return None
+
+
+@command("assemble", PANEL)
+def assemble(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
+    """Dedup, verify and filter a release's recipients and compose all their messages. Cut off, it goes on where it was."""
+    with face.open() as inst:
+        done = _assemble(face, inst, mail_job)
+        state = _state(inst, mail_job)
+    document = {"mail_job_id": mail_job, "state": state, **done}
+    face.answer(document, lambda console: _show_assembly(console, done))
+    return None
+
+
+@command("queue", PANEL)
+def queue(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
+    """Put an assembled mail job into the global queue, where mailcasters take it."""
+    from mail_orchestration.broadcast import queue_release
+    from mail_orchestration.kernel.clock import utc_now
+
+    with face.open() as inst:
+        state = queue_release(inst, mail_job, now=utc_now())
+    document = {"mail_job_id": mail_job, "state": state}
+    face.answer(document, lambda console: console.print(f"mail job {mail_job} is {state}"))
+    return None
+
+
+def _assemble(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
+    from mail_orchestration.broadcast import assemble_release, resolve_release
+    from mail_orchestration.kernel.clock import utc_now
+
+    resolved = resolve_release(inst, mail_job, now=utc_now())
+    if resolved.recipients == sum(resolved.bypassed.values()):
+        return {"resolved": resolved, "assembled": None}
+    with face.progress("assembling", total=resolved.recipients) as progress:
+        assembled = assemble_release(inst, mail_job, now=utc_now(), progress=progress)
+    return {"resolved": resolved, "assembled": assembled}
+
+
+def _assemble_and_queue(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
+    from mail_orchestration.broadcast import queue_release
+    from mail_orchestration.kernel.clock import utc_now
+
+    done = _assemble(face, inst, mail_job)
+    queue_release(inst, mail_job, now=utc_now())
+    return done
+
+
+def _state(inst: Installation, mail_job: int) -> str:
+    from mail_orchestration.broadcast import release as read
+
+    return read(inst, mail_job).state.value
+
+
+def _show_assembly(console: Console, done: dict[str, Any]) -> None:
+    if not done:
+        return
+    resolved = done["resolved"]
+    assembled: AssemblySummary | None = done["assembled"]
+    rows = [("audience rows", resolved.audience_rows), ("duplicates", resolved.duplicates), ("recipients", resolved.recipients)]
+    rows += [(f"bypassed: {reason}", count) for reason, count in sorted(resolved.bypassed.items())]
+    if assembled is not None:
+        rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
+        rows.append(("assembled messages", assembled.messages))
+    console.print(table("", "", rows=rows))
+    if assembled is not None and assembled.messages:
+        per_message = assembled.stored_bytes / assembled.messages
+        console.print(
+            f"{assembled.messages / max(assembled.seconds, 1e-6):,.0f} messages/s; {shown(assembled.composed_bytes)} octets "
+            f"composed, {shown(assembled.stored_bytes)} stored ({per_message:,.0f} a message)"
+        )
+    elif assembled is not None and assembled.already_done:
+        console.print("It had been assembled before; nothing was done twice.")

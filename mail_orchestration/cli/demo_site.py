@@ -1,0 +1,223 @@
+"""The demo's installation on one machine: its folder, relay, settings, database and Dagster.
+
+Everything lies in one folder, which is made anew: nothing outside it is touched, and DATABASE_URL is not looked at, so
+that a demo never meets real mail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mail_orchestration.cli.dagster_home import (
+    DEFINITIONS_MODULE,
+    LOCATION_NAME,
+    checkout,
+    environment_for_dagster,
+    write_dagster_home,
+)
+from mail_orchestration.cli.demo_data import CUSTOMERS, FRIENDS, GUESTS, DemoFiles, write_demo_files
+from mail_orchestration.cli.demo_relay import PORT_FILE
+from mail_orchestration.cli.services import Service, Services, free_port
+from mail_orchestration.installation import Installation, open_installation
+from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
+from mail_orchestration.kernel.errors import StateConflict
+from mail_orchestration.kernel.settings import SETTINGS_FILE
+
+CAMPAIGN = "spring-newsletter"
+RELAY_IS_UP_WITHIN_SECONDS = 30.0
+DAGSTER_IS_UP_WITHIN_SECONDS = 90.0
+PREFERRED_UI_PORT = 3000
+
+SETTINGS = """\
+# Written by `mail-orchestration {command}`, which makes this folder anew each time.
+installation: demo
+time_zone: Europe/Berlin
+public_base_url: https://news.loewenzahn.example
+data_dir: .
+campaigns_dir: {campaigns}
+
+relays:
+  - name: local
+    host: 127.0.0.1
+    port: {relay_port}
+    tls: none
+    messages_per_second: {rate}   # for each mailcaster: so that all three find work
+
+# Three that differ, so that their children do. All are of the type large job priority.
+mailcasters:
+  - {{ name: snail, small_audience_threshold: 50, min_job_size: {small}, max_job_size: {medium}, percentage_job_size: 2, connections: 2 }}
+  - {{ name: hare, small_audience_threshold: 50, min_job_size: {medium}, max_job_size: {large}, percentage_job_size: 10, connections: 6 }}
+  - {{ name: horse, small_audience_threshold: 50, min_job_size: {large}, max_job_size: {huge}, percentage_job_size: 20, connections: 10 }}
+
+audiences:
+  - {{ name: {customers}, csv: audiences/customers.csv }}
+  - {{ name: {friends}, parquet: audiences/friends-of-the-garden.parquet }}
+  - {{ name: {guests}, direct_mailer: audiences/workshop-guests.txt }}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A demo installation that is up."""
+
+    folder: Path
+    settings_path: Path
+    files: DemoFiles
+    relay_folder: Path
+    relay_port: int
+    inst: Installation
+    services: Services
+    rate: int
+
+    @property
+    def campaign_folder(self) -> Path:
+        """The campaign that is released."""
+        return self.inst.settings.campaigns_dir / CAMPAIGN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dagster:
+    """Dagster's processes on a site."""
+
+    url: str
+    webserver: Service
+    daemon: Service
+    code_server: Service
+
+
+@contextlib.contextmanager
+def open_site(folder: Path, *, command: str, contacts: int) -> Iterator[Site]:
+    """Make `folder` anew with contacts, settings, relay and database; at the end of the block all processes end.
+
+    Raises StateConflict when another demo runs in the folder.
+    """
+    with _alone_in(folder):
+        _make_anew(folder)
+        relay_folder, logs = folder / "relay", folder / "logs"
+        relay_folder.mkdir()
+        files = write_demo_files(folder / "audiences", contacts)
+        rate = max(20, contacts // 25)
+        with Services(folder=folder, logs=logs, environment=_without_database_url()) as services:
+            relay = services.start(
+                "relay", "mail_orchestration.cli.demo_relay", str(relay_folder), is_needed_by_workers=True
+            )
+            port = int(services.wait_for_file(relay, relay_folder / PORT_FILE, seconds=RELAY_IS_UP_WITHIN_SECONDS))
+            settings_path = folder / SETTINGS_FILE
+            settings_path.write_text(_settings(command, contacts, port, rate), encoding="utf-8")
+            with _database_of_our_own(), open_installation(settings_path, application_name="demo") as inst:
+                # Inside, so that workers end while the database is still held.
+                try:
+                    yield Site(
+                        folder=folder,
+                        settings_path=settings_path,
+                        files=files,
+                        relay_folder=relay_folder,
+                        relay_port=port,
+                        inst=inst,
+                        services=services,
+                        rate=rate,
+                    )
+                finally:
+                    services.stop()
+
+
+def start_dagster(site: Site, *, port: int) -> Dagster:
+    """Start Dagster's code server, webserver and daemon on the site; they take some seconds to be up."""
+    home = site.folder / "dagster"
+    code_port = free_port()
+    workspace = write_dagster_home(home, code_server_port=code_port)
+    services = site.services
+    services.environment = environment_for_dagster(
+        home, settings=site.settings_path, database_url=site.inst.database.url, keep_database_url=False
+    )
+    # One code server for both: each would load the definitions in a process of its own.
+    code_server = services.start(
+        "code-server",
+        "dagster",
+        *("code-server", "start", "--module-name", DEFINITIONS_MODULE, "--working-directory", str(checkout())),
+        *("--host", "127.0.0.1", "--port", str(code_port), "--location-name", LOCATION_NAME),
+    )
+    services.wait_for_port(code_server, code_port, seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
+    daemon = services.start("daemon", "dagster._daemon", "run", "--workspace", str(workspace))
+    webserver = services.start(
+        "webserver",
+        "dagster_webserver",
+        *("--host", "127.0.0.1", "--port", str(port), "--workspace", str(workspace)),
+    )
+    return Dagster(url=f"http://127.0.0.1:{port}", webserver=webserver, daemon=daemon, code_server=code_server)
+
+
+def wait_for_dagster(site: Site, dagster: Dagster) -> None:
+    """Return once the web page answers. Raises ServiceFailed with the end of the log."""
+    site.services.wait_for_http(
+        dagster.webserver, f"{dagster.url}/server_info", seconds=DAGSTER_IS_UP_WITHIN_SECONDS
+    )
+
+
+def _settings(command: str, contacts: int, relay_port: int, rate: int) -> str:
+    small = max(10, contacts // 50)
+    return SETTINGS.format(
+        command=command,
+        # JSON's strings are YAML's: the path may hold spaces, colons and quotes.
+        campaigns=json.dumps(str(checkout() / "examples" / "campaigns")),
+        relay_port=relay_port,
+        rate=rate,
+        small=small,
+        medium=max(60, 3 * small),
+        large=max(90, 6 * small),
+        huge=max(120, 12 * small),
+        customers=CUSTOMERS,
+        friends=FRIENDS,
+        guests=GUESTS,
+    )
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateConflict(f"another process runs a demo in {folder}; end it first") from None
+        yield
+
+
+def _make_anew(folder: Path) -> None:
+    """Remove what an earlier demo left, its database's server included."""
+    place = folder / "postgres"
+    if (place / "data" / "postmaster.pid").exists():
+        # Its holder was killed: the last one to let go stops the server.
+        EmbeddedServer.hold(folder).close()
+        if (place / "data" / "postmaster.pid").exists():
+            raise StateConflict(f"a process still uses the database in {place}; end it first")
+    if place.is_symlink():
+        # As root the server's files may lie where its account can enter: see kernel.embedded_postgres.home.
+        shutil.rmtree(place.resolve(), ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _without_database_url() -> Mapping[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
+
+
+@contextlib.contextmanager
+def _database_of_our_own() -> Iterator[None]:
+    """Within the block DATABASE_URL is not there: a demo on a real database would carry real mail to its relay."""
+    kept = os.environ.pop("DATABASE_URL", None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.environ["DATABASE_URL"] = kept
+
+

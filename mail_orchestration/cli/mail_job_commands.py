@@ -1,0 +1,314 @@
+"""What became of it: `status`, `mail-jobs`, `report`, `message`."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mail_orchestration.cli.app import command
+from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.kernel.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.tree import Tree
+
+    from mail_orchestration.dispatch.mail_jobs import MailJob
+    from mail_orchestration.feedback.reports import MailJobReport
+    from mail_orchestration.installation import Installation
+    from mail_orchestration.kernel.settings import MailcasterParameters, RelaySettings
+
+PANEL = "Mail jobs and mailcasters"
+RELAY_ANSWERS_WITHIN_SECONDS = 2.0
+
+MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1)]
+
+STATE_STYLES = {"FINISHED": "green", "FAILED": "red", "STOPPED": "yellow", "INTERRUPTED": "yellow", "RUNNING": "cyan"}
+
+
+@command("status", PANEL)
+def status(face: Face) -> ExitCode | None:
+    """The installation at a glance: database, relays, mailcasters, waiting work, audiences, warnings."""
+    from mail_orchestration.audience.importing import audience_sizes
+    from mail_orchestration.dispatch.mail_jobs import mail_jobs
+    from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
+    from mail_orchestration.dispatch.shifts import shifts
+    from mail_orchestration.kernel.states import MailJobState
+
+    with face.open() as inst:
+        settings = inst.settings
+        with inst.database.begin() as connection:
+            last = {shift.mailcaster: shift for shift in shifts(connection, inst.installation_id)}
+            live = [state for state in MailJobState if not state.is_ended]
+            waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
+            audiences = audience_sizes(connection, inst.installation_id)
+        database = str(inst.database)
+        embedded = inst.database.is_embedded
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        relays = list(pool.map(_relay_status, settings.relays))
+    warnings = fleet_warnings(settings.mailcasters, settings.dispatcher.small_audience_threshold)
+    if not settings.relays:
+        warnings.append("no relay is configured: nothing can be sent")
+    mailcasters = [_mailcaster_status(each, mailcaster_type(each).value, last.get(each.name)) for each in settings.mailcasters]
+    document = {
+        "installation": settings.installation,
+        "database": database,
+        "embedded": embedded,
+        "relays": relays,
+        "mailcasters": mailcasters,
+        "mail_jobs": waiting,
+        "audiences": audiences,
+        "warnings": warnings,
+    }
+
+    def show(console: Console) -> None:
+        console.print(f"[bold]{settings.installation}[/] on {database}{' (embedded)' if embedded else ''}")
+        relay_keys = ("name", "host", "port", "tls", "weight", "reachable")
+        console.print(table("relay", *relay_keys[1:], rows=[[each[key] for key in relay_keys] for each in relays]))
+        keys = ("name", "type", "state", "since", "mail_jobs", "messages")
+        heads = ("mailcaster", "type", "shift", "since", "mail jobs", "messages")
+        console.print(table(*heads, rows=[[each[key] for key in keys] for each in mailcasters]))
+        console.print(table("audience", "members", rows=[(each.name, each.members) for each in audiences]))
+        if waiting:
+            show_mail_jobs(console, waiting)
+        else:
+            console.print("No mail job waits or runs.")
+        for warning in warnings:
+            console.print(f"[yellow]warning[/] {warning}")
+
+    face.answer(document, show)
+    return None
+
+
+def _relay_status(relay: RelaySettings) -> dict[str, Any]:
+    try:
+        with socket.create_connection((relay.host, relay.port), timeout=RELAY_ANSWERS_WITHIN_SECONDS):
+            reachable, reason = True, None
+    except OSError as error:
+        reachable, reason = False, error.strerror or str(error)
+    return {
+        "name": relay.name,
+        "host": relay.host,
+        "port": relay.port,
+        "tls": relay.tls,
+        "weight": relay.weight,
+        "reachable": reachable,
+        "reason": reason,
+    }
+
+
+def _mailcaster_status(parameters: MailcasterParameters, kind: str, shift: Any) -> dict[str, Any]:
+    state = "none yet" if shift is None else "ended" if shift.ended_at else "at work"
+    return {
+        "name": parameters.name,
+        "type": kind,
+        "connections": parameters.connections,
+        "state": state,
+        "since": None if shift is None else shift.ended_at or shift.started_at,
+        "heartbeat_at": None if shift is None else shift.heartbeat_at,
+        "mail_job_id": None if shift is None else shift.mail_job_id,
+        "mail_jobs": 0 if shift is None else shift.mail_jobs_done,
+        "messages": 0 if shift is None else shift.messages_done,
+    }
+
+
+@command("mail-jobs", PANEL)
+def mail_jobs_(
+    face: Face,
+    mail_job: Annotated[int | None, typer.Argument(metavar="MAIL_JOB", min=1, help="This one, as a tree.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many of the newest.")] = 20,
+    state: Annotated[list[str] | None, typer.Option(help="Only those in this state; may be repeated.")] = None,
+) -> ExitCode | None:
+    """List mail jobs, newest first, or show one with its children. Exit code 1 when that one has failed."""
+    from mail_orchestration.dispatch.mail_jobs import mail_jobs
+    from mail_orchestration.kernel.states import MailJobState
+
+    if mail_job is not None:
+        return _tree(face, mail_job)
+    wanted = None
+    if state:
+        known = {each.value for each in MailJobState}
+        if unknown := [each for each in state if each.upper() not in known]:
+            raise BadInput(f"there is no state {unknown[0]} (there are: {', '.join(sorted(known))})")
+        wanted = [MailJobState(each.upper()) for each in state]
+    with face.open() as inst, inst.database.begin() as connection:
+        found = mail_jobs(connection, inst.installation_id, limit=limit, states=wanted)
+    face.answer({"mail_jobs": found}, lambda console: show_mail_jobs(console, found))
+    return None
+
+
+def _tree(face: Face, number: int) -> ExitCode | None:
+    from mail_orchestration.kernel.states import MailJobState
+
+    with face.open() as inst:
+        found, offspring = read_tree(inst, number)
+
+    def show(console: Console) -> None:
+        from rich.tree import Tree
+
+        tree: Tree = Tree(_line(found))
+        for child in offspring:
+            tree.add(_line(child))
+        console.print(tree)
+
+    face.answer({"mail_job": found, "children": offspring}, show)
+    failed = found.state in (MailJobState.FAILED, MailJobState.P_FAILED, MailJobState.P_PARTIAL_FINISHED)
+    return ExitCode.NOT_WELL if failed else None
+
+
+def read_tree(inst: Installation, number: int) -> tuple[MailJob, list[MailJob]]:
+    """A mail job of this installation and its children. Raises NotFound."""
+    from mail_orchestration.dispatch.mail_jobs import children, mail_job
+
+    with inst.database.begin() as connection:
+        found = mail_job(connection, number)
+        if found.installation_id != inst.installation_id:
+            raise NotFound(f"there is no mail job {number}")
+        return found, children(connection, number)
+
+
+def _line(job: MailJob) -> str:
+    figures = f"{job.accepted:,} accepted, {job.deferred:,} deferred, {job.rejected:,} rejected, {job.uncertain:,} uncertain"
+    span = f" messages {job.first_message:,}–{job.last_message:,}" if job.first_message and job.last_message else ""
+    who = f" by {job.mailcaster}" if job.mailcaster else ""
+    recovers = f" (recovers {job.recovers_id})" if job.recovers_id else ""
+    campaign = f" {job.campaign}" if job.campaign and job.parent_id is None else ""
+    return f"[bold]{job.mail_job_id}[/]{campaign} {styled_state(job.state)}{span}{who}{recovers}: {figures}{f' – {job.reason}' if job.reason else ''}"
+
+
+def styled_state(state: str) -> str:
+    """A state's name with its colour, as rich markup."""
+    style = next((style for word, style in STATE_STYLES.items() if word in state), "none")
+    return f"[{style}]{state}[/]"
+
+
+def show_mail_jobs(console: Console, found: Sequence[MailJob]) -> None:
+    """A table of mail jobs."""
+    from rich.text import Text
+
+    rows = [
+        (
+            str(job.mail_job_id),
+            job.campaign or "",
+            Text.from_markup(styled_state(job.state)),
+            job.priority,
+            job.created_at,
+            job.message_count,
+            job.accepted,
+            job.deferred,
+            job.rejected,
+            job.uncertain,
+            job.reason,
+        )
+        for job in found
+    ]
+    heads = ("mail job", "campaign", "state", "priority", "released", "messages", "accepted", "deferred", "rejected", "uncertain", "reason")
+    console.print(table(*heads, rows=rows))
+
+
+@command("report", PANEL)
+def report(
+    face: Face,
+    mail_job: MailJobArgument,
+    csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables as CSV files there.")] = None,
+    parquet: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables as Parquet files there.")] = None,
+) -> ExitCode | None:
+    """What became of a mail job: books, children, domains, replies, rates. Exit code 1 when the books do not balance."""
+    from mail_orchestration.feedback.reports import mail_job_report
+
+    with face.open() as inst, inst.database.begin() as connection:
+        made = mail_job_report(connection, mail_job)
+    written = [*_write_csv(made, csv), *_write_parquet(made, parquet)]
+    document = {"report": made, "balances": made.books.balances, "written": written}
+
+    def show(console: Console) -> None:
+        from rich.markdown import Markdown
+
+        console.print(Markdown(made.to_markdown()))
+        for file in written:
+            console.print(f"[green]written[/] {file}")
+
+    face.answer(document, show)
+    return None if made.books.balances else ExitCode.NOT_WELL
+
+
+def _write_csv(made: MailJobReport, folder: Path | None) -> list[Path]:
+    from mail_orchestration.feedback.exports import to_csv
+
+    written = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in made.frames().items():
+            written.append(folder / f"mail_job_{made.release_id}_{name}.csv")
+            written[-1].write_text(to_csv(frame), encoding="utf-8", newline="")
+    return written
+
+
+def _write_parquet(made: MailJobReport, folder: Path | None) -> list[Path]:
+    written = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in made.frames().items():
+            written.append(folder / f"mail_job_{made.release_id}_{name}.parquet")
+            frame.to_parquet(written[-1], index=False)
+    return written
+
+
+@command("message", PANEL)
+def message(
+    face: Face,
+    mail_job: MailJobArgument,
+    who: Annotated[str, typer.Argument(metavar="ADDRESS|NUMBER", help="The recipient's address, or the message's number.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to this file.")] = None,
+) -> ExitCode | None:
+    """The exact octets of the message that one recipient of a mail job gets, or got."""
+    from mail_orchestration.kernel.clock import utc_now
+
+    with face.open() as inst:
+        stored, data = read_exact_message(inst, mail_job, who)
+    if output is not None:
+        output.write_bytes(data)
+    if not face.as_json:
+        if output is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+        else:
+            face.console.print(f"[green]written[/] {output}: {shown(len(data))} octets")
+        return None
+    document = {
+        "mail_job_id": mail_job,
+        "message_no": stored.message_no,
+        "recipient_no": stored.recipient_no,
+        "address": stored.address,
+        "size": len(data),
+        "read_at": utc_now(),
+        "output": output,
+        "data_base64": base64.b64encode(data).decode() if output is None else None,
+    }
+    face.answer(document, lambda console: None)
+    return None
+
+
+def read_exact_message(inst: Installation, mail_job: int, who: str) -> tuple[Any, bytes]:
+    """A stored message by its number or its recipient's address, and its octets. Raises NotFound.
+
+    `mail_job` may be a child: its messages are those of its release.
+    """
+    from mail_orchestration.composition.compression import Compressor
+    from mail_orchestration.dispatch.message_store import read_message
+    from mail_orchestration.kernel.addresses import normalise_address
+
+    found, _ = read_tree(inst, mail_job)
+    by: dict[str, Any] = {"message_no": int(who)} if who.isdecimal() else {"address": normalise_address(who)}
+    with inst.database.begin() as connection:
+        stored = read_message(connection, found.release_id, **by)
+    return stored, Compressor(stored.dictionary or b"").decompress(stored.message)

@@ -1,0 +1,205 @@
+"""Bring an installation up and fill its audiences: `init`, `import`, `status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mail_orchestration.cli.app import command
+from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.kernel.errors import BadAudience, BadInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mail_orchestration.audience.importing import ImportSummary
+    from mail_orchestration.installation import Installation
+    from mail_orchestration.kernel.settings import AudienceSettings
+
+PANEL = "Installation and audiences"
+
+Kind = Literal["csv", "parquet", "direct-mailer"]
+KIND_OF_SUFFIX: dict[str, Kind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "direct-mailer"}
+
+
+@command("init", PANEL)
+def init(
+    face: Face,
+    folder: Annotated[Path, typer.Argument(help="Where the installation's files go.")] = Path(),
+) -> ExitCode | None:
+    """Make a commented settings file, a first campaign and audience, signing keys, and the database.
+
+    What exists is kept, so it can be called again.
+    """
+    from mail_orchestration.cli.starter_files import FILES
+    from mail_orchestration.installation import open_installation
+    from mail_orchestration.kernel.settings import SETTINGS_FILE, load_settings
+    from mail_orchestration.kernel.signing_secrets import SECRETS_FILE, SECRETS_VARIABLE, create_signing_keys
+
+    settings_file = face.settings_path or folder / SETTINGS_FILE
+    made: list[str] = []
+    if not settings_file.exists():
+        for name, text in FILES.items():
+            file = settings_file if name == SETTINGS_FILE else settings_file.parent / name
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+                made.append(str(file))
+    settings = load_settings(settings_file)
+    keys_from_environment = _is_set(SECRETS_VARIABLE)
+    key_file = settings.data_dir / SECRETS_FILE
+    if not keys_from_environment and create_signing_keys(key_file):
+        made.append(str(key_file))
+    with open_installation(settings_file, application_name="mail-orchestration init") as inst:
+        database = str(inst.database)
+    document = {
+        "settings": settings_file,
+        "made": made,
+        "signing_keys": f"${SECRETS_VARIABLE}" if keys_from_environment else key_file,
+        "database": database,
+        "embedded": settings.database_url is None,
+    }
+
+    def show(console: Console) -> None:
+        for file in made:
+            console.print(f"[green]made[/]  {file}")
+        if not made:
+            console.print(f"{settings_file} and the signing keys were there already and are kept.")
+        console.print(f"[green]ready[/] {database}")
+        if made and not keys_from_environment:
+            console.print(f"\nKeep [bold]{key_file}[/]: links in mail that was sent are signed with it.")
+        option = "" if settings_file == Path(SETTINGS_FILE) else f" --settings {settings_file}"
+        console.print(f"\nNext: mail-orchestration import{option}, then mail-orchestration check{option} welcome")
+
+    face.answer(document, show)
+    return None
+
+
+def _is_set(variable: str) -> bool:
+    import os
+
+    return bool(os.environ.get(variable))
+
+
+@command("import", PANEL)
+def import_(
+    face: Face,
+    audience: Annotated[
+        str | None, typer.Argument(help="The audience to fill; none: every one whose source is in the settings.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read this file instead.")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="What the file is. [default: by its name]")] = None,
+    mode: Annotated[
+        Literal["append", "replace"] | None,
+        typer.Option(help="append adds and refreshes, replace makes the audience what the file says."),
+    ] = None,
+    address_column: Annotated[str, typer.Option(help="The column with the address.")] = "email",
+    encoding: Annotated[str, typer.Option(help="Of a CSV file or Direct Mailer list.")] = "utf-8",
+    delimiter: Annotated[str, typer.Option(help="Of a CSV file.")] = ",",
+    suppressions: Annotated[
+        Path | None, typer.Option(help="Read a CSV file of addresses that nothing may be sent to.")
+    ] = None,
+    reason: Annotated[
+        Literal["opted_out", "opted_out_of_topic", "hard_bounce", "complaint", "manual"],
+        typer.Option(help="Why they are suppressed."),
+    ] = "manual",
+    topic: Annotated[str, typer.Option(help="The topic, for opted_out_of_topic.")] = "",
+) -> ExitCode | None:
+    """Fill audiences, or the suppression list. Bad rows are set aside with their reason and stop nothing."""
+    if suppressions is not None:
+        if audience or file:
+            raise BadInput("--suppressions stands alone: the suppression list is no audience")
+        return _import_suppressions(face, suppressions, reason, topic, address_column, encoding, delimiter)
+    if file is not None and audience is None:
+        raise BadInput("name the audience that the file fills: mail-orchestration import AUDIENCE --file FILE")
+    with face.open() as inst:
+        if file is not None and audience is not None:
+            described = [_described(audience, file, kind, mode, address_column, encoding, delimiter)]
+        elif audience is not None:
+            described = [inst.settings.audience(audience)]
+        else:
+            described = [each for each in inst.settings.audiences if each.has_source]
+        if not described:
+            raise BadAudience("the settings describe no audience with a source; name one with --file FILE")
+        done = {each.name: _fill(face, inst, each, mode) for each in described}
+    face.answer({"audiences": done}, lambda console: _show_imports(console, done))
+    return None
+
+
+def _described(
+    name: str, file: Path, kind: Kind | None, mode: str | None, address_column: str, encoding: str, delimiter: str
+) -> AudienceSettings:
+    from mail_orchestration.kernel.settings import AudienceSettings
+
+    if not file.is_file():
+        raise BadAudience(f"there is no file {file}")
+    known = kind or KIND_OF_SUFFIX.get(file.suffix.lower())
+    if known is None:
+        raise BadAudience(f"{file}: what this is does not follow from its name: say --kind csv, parquet or direct-mailer")
+    return AudienceSettings.model_validate(
+        {
+            "name": name,
+            known.replace("-", "_"): file.absolute(),
+            "mode": mode or "append",
+            "address_column": address_column,
+            "encoding": encoding,
+            "delimiter": "\t" if file.suffix.lower() == ".tsv" else delimiter,
+        }
+    )
+
+
+def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: str | None) -> ImportSummary:
+    from mail_orchestration.audience.sources import source_of_settings
+    from mail_orchestration.broadcast import fill_audience
+    from mail_orchestration.kernel.clock import utc_now
+
+    source = source_of_settings(described, own_url=inst.database.url)
+    with face.progress(f"importing {described.name}") as progress:
+        return fill_audience(
+            inst,
+            described.name,
+            source=source,
+            mode=mode or described.mode,
+            now=utc_now(),
+            progress=lambda rows: progress(rows, None),
+        )
+
+
+def _show_imports(console: Console, done: dict[str, ImportSummary]) -> None:
+    rows = [
+        (name, each.rows_read, each.rows_accepted, each.rows_repeated, each.rows_rejected, each.members)
+        for name, each in done.items()
+    ]
+    console.print(table("audience", "rows", "accepted", "repeated", "rejected", "members", rows=rows))
+    reasons = [
+        (name, reason, count) for name, each in done.items() for reason, count in sorted(each.by_reason.items())
+    ]
+    if reasons:
+        console.print(table("audience", "rejected because", "rows", rows=reasons))
+
+
+def _import_suppressions(
+    face: Face, file: Path, reason: str, topic: str, address_column: str, encoding: str, delimiter: str
+) -> None:
+    from mail_orchestration.audience.importing import import_suppressions
+    from mail_orchestration.audience.sources import source_of_settings
+    from mail_orchestration.kernel.clock import utc_now
+
+    if (reason == "opted_out_of_topic") != bool(topic):
+        raise BadInput("--topic goes with --reason opted_out_of_topic")
+    described = _described("suppressions", file, "csv", None, address_column, encoding, delimiter)
+    with face.open() as inst:
+        source = source_of_settings(described, own_url=inst.database.url)
+        done = import_suppressions(
+            inst.database, inst.installation_id, source, reason, topic=topic, now=utc_now()
+        )
+
+    def show(console: Console) -> None:
+        console.print(f"{shown(done.rows_accepted)} addresses are suppressed ({reason}{f' {topic}' if topic else ''})")
+        if done.rows_rejected:
+            console.print(f"{shown(done.rows_rejected)} rows were no addresses: {done.by_reason}")
+
+    face.answer(done, show)

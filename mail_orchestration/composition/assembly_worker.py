@@ -1,0 +1,183 @@
+"""The inside of an assembly worker: a process that composes batches under limits until its pipe closes."""
+
+from __future__ import annotations
+
+import gc
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import NamedTuple, Protocol, TypeVar
+
+from mail_orchestration.composition.composer import Composer, Sign
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.context import MailJobFacts
+from mail_orchestration.composition.definition import campaign_from_files
+from mail_orchestration.composition.errors import CompositionError, FaultReason
+from mail_orchestration.composition.limits import TookTooLong, cpu_limit, install_cpu_limit, limit_memory
+from mail_orchestration.composition.templates import place_of
+from mail_orchestration.kernel.model import Bypass, Recipient
+from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
+from mail_orchestration.kernel.tokens import SigningKeys
+
+NOT_BEGUN = -1
+_T = TypeVar("_T")
+
+
+class AssembledMessage(NamedTuple):
+    """One message, ready to be stored. A tuple, since a million of them pass through pipes."""
+
+    recipient_no: int
+    contact_id: int
+    address: str
+    stored: bytes
+    """The message as `Compressor.compress` gave it."""
+    size: int
+    """Octets of the message itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class AssembledBatch:
+    """What became of one batch: every recipient of it is in one of the two, in the batch's order."""
+
+    messages: list[AssembledMessage] = field(default_factory=list)
+    bypasses: list[Bypass] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one message and one worker may take."""
+
+    message_cpu_seconds: float = 2.0
+    worker_megabytes: int = 160
+    """Memory for data, beyond what a worker holds when it begins."""
+    maximum_breaches: int = 5
+    """So many messages beyond the limits say that the template is at fault, not the data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """All that a worker needs to know, once."""
+
+    files: dict[str, bytes]
+    facts: MailJobFacts
+    keys: SigningKeys = field(repr=False)
+    dictionary: bytes | None = field(default=None, repr=False)
+    """None asks the worker to make it: its first message is the dictionary, and it ends."""
+    sign: Sign | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Work: compose these, with the pages when bodies are pages; or say which pages to fetch first."""
+
+    recipients: Sequence[Recipient]
+    pages: Sequence[Page | PageUnavailable | None] | None = None
+    ask_for_pages: bool = False
+
+
+Asked = list[PageRequest | Bypass]
+
+
+class Progress(Protocol):
+    """Shared with the parent: the index of the recipient in work, so that a death has a name."""
+
+    value: int
+
+
+def run_worker(connection: Connection, progress: Progress, setup: Setup) -> None:
+    """Answer each `Order` with an `AssembledBatch`, or with the pages to fetch, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to decide on
+    install_cpu_limit()
+    composer = Composer(campaign_from_files(setup.files), setup.facts, setup.keys, sign=setup.sign)
+    limit_memory(setup.limits.worker_megabytes)
+    if setup.dictionary is None:
+        connection.send(_make_dictionary(composer, setup.limits))
+        return
+    compressor = Compressor(setup.dictionary)
+    gc.collect()
+    gc.freeze()
+    while True:
+        try:
+            order: Order = connection.recv()
+            if order.ask_for_pages:
+                connection.send(_ask(composer, order, progress, setup.limits))
+            else:
+                connection.send(_compose(composer, compressor, order, progress, setup.limits))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+        progress.value = NOT_BEGUN
+
+
+def _make_dictionary(composer: Composer, limits: Limits) -> bytes:
+    try:
+        with cpu_limit(limits.message_cpu_seconds):
+            return composer.dictionary()
+    except (TookTooLong, MemoryError):
+        return composer.dictionary(rendered=False)
+
+
+def _ask(composer: Composer, order: Order, progress: Progress, limits: Limits) -> Asked:
+    asked: Asked = []
+    breaches = 0
+    for index, recipient in enumerate(order.recipients):
+        progress.value = index
+        found = _within_limits(lambda each=recipient: composer.page_request(each), recipient, limits)  # type: ignore[misc]
+        if found is None:
+            continue
+        asked.append(found)
+        breaches += isinstance(found, Bypass) and found.reason == FaultReason.TEMPLATE_LIMITS
+        if breaches >= limits.maximum_breaches:
+            break
+    return asked
+
+
+def _compose(
+    composer: Composer, compressor: Compressor, order: Order, progress: Progress, limits: Limits
+) -> AssembledBatch:
+    batch = AssembledBatch()
+    breaches = 0
+    for index, recipient in enumerate(order.recipients):
+        progress.value = index
+        page = order.pages[index] if order.pages is not None else None
+        found = _within_limits(
+            lambda each=recipient, body=page: _assemble(composer, compressor, each, body),  # type: ignore[misc]
+            recipient,
+            limits,
+        )
+        if isinstance(found, AssembledMessage):
+            batch.messages.append(found)
+            continue
+        batch.bypasses.append(found)
+        breaches += found.reason == FaultReason.TEMPLATE_LIMITS
+        if breaches >= limits.maximum_breaches:
+            break  # the parent gives up; composing the rest would take minutes
+    return batch
+
+
+def _assemble(
+    composer: Composer, compressor: Compressor, recipient: Recipient, page: Page | PageUnavailable | None
+) -> AssembledMessage:
+    if isinstance(page, PageUnavailable):
+        raise CompositionError(FaultReason.PAGE_UNAVAILABLE, page.reason)
+    data = composer.compose(recipient, page).data
+    return AssembledMessage(
+        recipient.recipient_no, recipient.contact_id, recipient.address, compressor.compress(data), len(data)
+    )
+
+
+def _within_limits(work: Callable[[], _T], recipient: Recipient, limits: Limits) -> _T | Bypass:
+    try:
+        with cpu_limit(limits.message_cpu_seconds):
+            return work()
+    except CompositionError as fault:
+        reason, detail = fault.reason, fault.detail
+    except TookTooLong as fault:
+        reason = FaultReason.TEMPLATE_LIMITS
+        detail = f"{place_of(fault)}: took more than {limits.message_cpu_seconds:g} s of CPU time"
+    except MemoryError as fault:
+        reason, detail = FaultReason.TEMPLATE_LIMITS, f"{place_of(fault)}: took too much memory"
+    return Bypass(
+        recipient_no=recipient.recipient_no, reason=reason, detail=detail.replace(recipient.address, "…")
+    )

@@ -1,0 +1,300 @@
+"""One recipient in, one message out: the same octets every time (spec 2.3 to 2.5, 2.8).
+
+Everything that a mail job's messages share is made once, in `Composer.__init__`; `compose` renders, encodes
+and joins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from email.utils import format_datetime
+from typing import Any
+
+from jinja2 import Template
+
+from mail_orchestration.composition import dictionary
+from mail_orchestration.composition.attachments import attachment_part, inline_part
+from mail_orchestration.composition.bodies import BodyWriter, Boundaries
+from mail_orchestration.composition.context import (
+    MailJobFacts,
+    RecipientLinks,
+    recipient_links,
+    template_values,
+)
+from mail_orchestration.composition.cookies import COOKIE_NAME, personalisation_cookie
+from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
+from mail_orchestration.composition.errors import CompositionError, FaultReason
+from mail_orchestration.composition.header_fields import (
+    Mailbox,
+    list_id_field,
+    mailbox_field,
+    unstructured,
+    url_list_field,
+)
+from mail_orchestration.composition.templates import CampaignEnvironment, compile_template, render
+from mail_orchestration.composition.text_part import TextDeriver, text_of
+from mail_orchestration.kernel.errors import BadCampaign
+from mail_orchestration.kernel.model import BodyFormat, Recipient
+from mail_orchestration.kernel.pages import Page, PageRequest
+from mail_orchestration.kernel.tokens import Purpose, SigningKeys
+
+_NOBODY = Recipient(recipient_no=0, contact_id=0, address="somebody@example.org")
+
+Sign = Callable[[bytes], bytes]
+"""A signature step: takes the complete message, gives the header fields to stand on top of it (DKIM)."""
+
+_VISIBLE = re.compile(
+    r">(?:\s|&nbsp;|&#160;|&zwnj;|&#8204;)*[^\s<&]|>\s*&(?!nbsp;|#160;|zwnj;|#8204;)|<img\b", re.I
+)
+_HIDDEN = re.compile(r"<(head|style|script|title)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComposedMessage:
+    """A message as it will be sent, and what it was made of."""
+
+    data: bytes
+    """RFC 5322, CRLF line ends, not dot-stuffed."""
+    subject: str
+    message_id: str
+    reverse_path: str
+    html: str | None
+    text: str | None
+
+
+class Composer:
+    """Composes the messages of one mail job. Not for several threads at once.
+
+    Raises `BadCampaign` naming file and line when a template does not compile.
+    """
+
+    def __init__(
+        self, campaign: Campaign, facts: MailJobFacts, keys: SigningKeys, *, sign: Sign | None = None
+    ) -> None:
+        definition = campaign.definition
+        self.campaign, self.facts = campaign, facts
+        self._definition, self._keys, self._sign = definition, keys, sign
+        self._text_environment = CampaignEnvironment(campaign.files)
+        self._subject = self._line_template("subject", definition.subject)
+        self._to_name = self._line_template("to_name", definition.to_name) if definition.to_name else None
+        self._extra = [(name, self._line_template(name, value)) for name, value in definition.headers.items()]
+        self._content_url = self._line_template("content_url", definition.content_url or "")
+        self._html = self._file_template(campaign.html_template)
+        self._text = self._file_template(campaign.text_template)
+        derives = campaign.html_template is not None and campaign.text_template is None
+        self._derive = TextDeriver(campaign.files, campaign.html_template or "").derive if derives else None
+        self._bounce_domain = facts.bounce_domain or definition.from_.domain
+        seed = hashlib.sha256(
+            f"{campaign.digest}:{facts.installation}:{facts.mail_job_id}".encode()
+        ).hexdigest()
+        self.static_parts = (
+            [
+                inline_part(cid, path.rpartition("/")[2], campaign.files[path])
+                for cid, path in definition.inline.items()
+            ],
+            [
+                attachment_part(each.shown_name, campaign.files[each.path], each.content_type)
+                for each in definition.attachments
+            ],
+        )
+        inline, attached = self.static_parts
+        self._bodies = BodyWriter(Boundaries.of(seed[:24]), inline=inline, attachments=attached)
+        self._head, self._tail = self._shared_fields()
+        self._maximum_octets = definition.maximum_message_kilobytes * 1000
+
+    def compose(self, recipient: Recipient, page: Page | None = None) -> ComposedMessage:
+        """The message for one recipient; `page` is the fetched body of a page campaign.
+
+        Raises `CompositionError` with the bypass reason, and a detail naming attribute, field, or file and
+        line.
+        """
+        self._verify_attributes(recipient)
+        links = recipient_links(self.facts, self._definition, recipient, self._keys)
+        values = template_values(self.facts, self._definition, recipient, links)
+        html, text = self._render_bodies(recipient, values, page)
+        self._verify_body(html, text)
+        values["view"] = "text"
+        return self._write(
+            recipient,
+            links,
+            subject=_rendered_line(self._subject, values),
+            to_name=_rendered_line(self._to_name, values) if self._to_name else "",
+            extra=[(name, _rendered_line(each, values)) for name, each in self._extra],
+            html=html,
+            text=text,
+        )
+
+    def page_request(self, recipient: Recipient) -> PageRequest | None:
+        """The page that is this recipient's body, and the cookie to ask with; None without `content_url`."""
+        if self._definition.content_url is None:
+            return None
+        url = recipient.url
+        if not url:
+            links = recipient_links(self.facts, self._definition, recipient, self._keys)
+            values = template_values(self.facts, self._definition, recipient, links)
+            url = _rendered_line(self._content_url, values)
+        claims = self.facts.claims(self._definition.name, recipient)
+        cookie = personalisation_cookie(claims, self._keys)
+        return PageRequest(url=url, cookie_name=COOKIE_NAME, cookie_value=cookie)
+
+    def envelope_sender(self, recipient: Recipient) -> str:
+        """The reverse-path of this recipient's message."""
+        own = self._definition.envelope_sender
+        return own.address if own is not None else f"bounces@{self._bounce_domain}"
+
+    def message_id(self, recipient: Recipient) -> str:
+        """Without angle brackets. Depends on mail job and recipient only, and tells neither (spec 2.4)."""
+        about = f"{self.facts.installation}\0{self.facts.mail_job_id}\0{recipient.recipient_no}"
+        digest = self._keys.digest(Purpose.MESSAGE_ID, about.encode("utf-8"))
+        return f"{digest[:16].hex()}@{self._definition.from_.domain}"
+
+    def dictionary(self, *, rendered: bool = True) -> bytes:
+        """What `compression.Compressor` needs to store this mail job's messages small; the same every time.
+
+        `rendered` runs the templates for an imagined contact, without limits: `AssemblyPool` does it in a
+        worker.
+        """
+        inline, attached = self.static_parts
+        samples = [self._sample(*self._literal_bodies())]
+        if rendered and (bodies := self._imagined_bodies()) is not None:
+            samples.append(self._sample(*bodies))
+        return dictionary.build(samples=samples, blobs=[part.body for part in (*inline, *attached)])
+
+    def _line_template(self, key: str, source: str) -> Template | str:
+        if "{{" not in source and "{%" not in source and "{#" not in source:
+            return source
+        return compile_template(self._text_environment, f"{CAMPAIGN_FILE}: {key}", source)
+
+    def _file_template(self, name: str | None) -> Template | None:
+        return compile_template(self._text_environment, name) if name is not None else None
+
+    def _shared_fields(self) -> tuple[bytes, bytes]:
+        """The fields before and after the recipient's own."""
+        definition, facts = self._definition, self.facts
+        feedback_id = f"{facts.mail_job_id}:{definition.name}:{facts.site}:{facts.installation}"
+        try:
+            head = mailbox_field("From", definition.from_)
+            if definition.reply_to is not None:
+                head += mailbox_field("Reply-To", definition.reply_to)
+            tail = f"Date: {format_datetime(facts.released_at)}\r\n".encode("ascii")
+            tail += list_id_field("", definition.list_id or f"{definition.name}.{definition.from_.domain}")
+            tail += b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+            tail += unstructured("Feedback-ID", feedback_id)
+        except CompositionError as fault:
+            raise BadCampaign(f"{CAMPAIGN_FILE}: {fault.detail}") from None
+        return head, tail + b"MIME-Version: 1.0\r\n"
+
+    def _verify_attributes(self, recipient: Recipient) -> None:
+        for name in self._definition.required_attributes:
+            value = recipient.url if name == "rcp_url" else recipient.attributes.get(name)
+            if value is None or value == "":
+                raise CompositionError(
+                    FaultReason.MISSING_ATTRIBUTE, f"the attribute {name} is absent or empty"
+                )
+
+    def _render_bodies(
+        self, recipient: Recipient, values: dict[str, Any], page: Page | None
+    ) -> tuple[str | None, str | None]:
+        body_format = recipient.body_format or self._definition.body_format
+        wants_html = body_format is not BodyFormat.TEXT
+        html = None
+        if self._definition.content_url is not None:
+            if page is None:
+                raise CompositionError(FaultReason.PAGE_UNAVAILABLE, "the page was not fetched")
+            html = page.html
+        elif self._html is not None and (wants_html or self._text is None):
+            html = render(self._html, values)
+        if self._text is not None:
+            text: str | None = render(self._text, {**values, "view": "text"})
+        elif html is None:
+            text = None
+        else:
+            text = self._derive(html, values) if self._derive is not None else text_of(html)
+        return html if wants_html else None, text
+
+    def _verify_body(self, html: str | None, text: str | None) -> None:
+        if self._definition.attachments or (text is not None and not text.isspace() and text):
+            return
+        if html is None or not _VISIBLE.search(">" + _HIDDEN.sub("", html)):
+            raise CompositionError(FaultReason.EMPTY_BODY, "there is nothing to read and nothing attached")
+
+    def _write(
+        self,
+        recipient: Recipient,
+        links: RecipientLinks,
+        *,
+        subject: str,
+        to_name: str,
+        extra: list[tuple[str, str]],
+        html: str | None,
+        text: str | None,
+    ) -> ComposedMessage:
+        message_id = self.message_id(recipient)
+        related = (recipient.body_format or self._definition.body_format) is BodyFormat.MHTML
+        data = b"".join(
+            (
+                self._head,
+                mailbox_field("To", Mailbox(to_name, recipient.address)),
+                unstructured("Subject", subject),
+                f"Message-ID: <{message_id}>\r\n".encode("ascii"),
+                url_list_field("List-Unsubscribe", (links.unsubscribe_url, links.unsubscribe_mailto)),
+                *(unstructured(name, value) for name, value in extra),
+                self._tail,
+                self._bodies.write(text=text, html=html, related=related),
+            )
+        )
+        if self._sign is not None:
+            data = self._sign(data) + data
+        if len(data) > self._maximum_octets:
+            raise CompositionError(
+                FaultReason.MESSAGE_TOO_LARGE, f"has {len(data)} octets, more than {self._maximum_octets}"
+            )
+        return ComposedMessage(
+            data=data,
+            subject=subject,
+            message_id=message_id,
+            reverse_path=self.envelope_sender(recipient),
+            html=html,
+            text=text,
+        )
+
+    def _literal_bodies(self) -> tuple[str, str]:
+        files = self.campaign.files
+        html = dictionary.literal_text(self._text_environment, files, html=True)
+        text = dictionary.literal_text(self._text_environment, files, html=False)
+        return html, text or (text_of(html) if html else "")
+
+    def _imagined_bodies(self) -> tuple[str, str] | None:
+        """The templates with `sample_contact`; whatever else they name prints nothing."""
+        environment = CampaignEnvironment(self.campaign.files, undefined=dictionary.Imagined)
+        recipient = replace(_NOBODY, attributes=self._definition.sample_contact)
+        links = recipient_links(self.facts, self._definition, recipient, self._keys)
+        values = template_values(self.facts, self._definition, recipient, links)
+        html = text = ""
+        try:
+            if self.campaign.html_template is not None:
+                html = render(compile_template(environment, self.campaign.html_template), values)
+            if self.campaign.text_template is not None:
+                text = render(compile_template(environment, self.campaign.text_template), values)
+        except CompositionError:
+            return None
+        return html, text or (text_of(html) if html else "")
+
+    def _sample(self, html: str, text: str) -> bytes:
+        """A message as a model of all others."""
+        return self._write(
+            _NOBODY,
+            recipient_links(self.facts, self._definition, _NOBODY, self._keys),
+            subject="",
+            to_name="",
+            extra=[],
+            html=html or None,
+            text=text,
+        ).data
+
+
+def _rendered_line(template: Template | str, values: dict[str, Any]) -> str:
+    return template if isinstance(template, str) else render(template, values)

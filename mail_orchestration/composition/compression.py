@@ -1,0 +1,70 @@
+"""Messages stored small, and read back byte for byte (spec 2.7).
+
+A stored message is a frame: one octet with the number of encoded files in it, for each its place and its
+number (two 32-bit words, big endian), then the rest of the message as zstd against the mail job's dictionary.
+So an attachment of a megabyte costs eight octets, and a newsletter some dozens.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import zstandard
+
+from mail_orchestration.composition import dictionary as dictionaries
+from mail_orchestration.kernel.errors import BadInput
+
+MAXIMUM_MESSAGE_OCTETS = 100_000_000
+_LEVEL = 3
+_PLACE = struct.Struct(">II")
+
+
+class BadStoredMessage(BadInput):
+    """The stored message cannot be read with this dictionary."""
+
+
+class Compressor:
+    """Compresses and decompresses the messages of one mail job. Not for several threads at once.
+
+    `dictionary` is what `Composer.dictionary()` gave.
+    """
+
+    def __init__(self, dictionary: bytes) -> None:
+        text, self._blobs = dictionaries.parts(dictionary)
+        raw = zstandard.ZstdCompressionDict(text or b" " * 8, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        raw.precompute_compress(level=_LEVEL)
+        self._compress = zstandard.ZstdCompressor(
+            level=_LEVEL, dict_data=raw, write_content_size=True
+        ).compress
+        self._decompress = zstandard.ZstdDecompressor(dict_data=raw).decompress
+
+    def compress(self, data: bytes) -> bytes:
+        """`data` as it is stored."""
+        places: list[bytes] = []
+        rest: list[bytes] = []
+        position = 0
+        # In the order in which the composer writes them; what is missed costs space, never correctness.
+        for number, blob in enumerate(self._blobs[:255]):
+            found = data.find(blob, position)
+            if found >= 0:
+                places.append(_PLACE.pack(found, number))
+                rest.append(data[position:found])
+                position = found + len(blob)
+        rest.append(data[position:])
+        return b"".join((bytes([len(places)]), *places, self._compress(b"".join(rest))))
+
+    def decompress(self, stored: bytes) -> bytes:
+        """What `compress` was given. Raises `BadStoredMessage`."""
+        try:
+            start = 1 + stored[0] * _PLACE.size
+            rest = self._decompress(stored[start:], max_output_size=MAXIMUM_MESSAGE_OCTETS)
+            pieces: list[bytes] = []
+            position = length = 0
+            for place, number in _PLACE.iter_unpack(stored[1:start]):
+                before = rest[position : position + place - length]
+                position += len(before)
+                pieces += (before, self._blobs[number])
+                length += len(before) + len(self._blobs[number])
+        except (zstandard.ZstdError, struct.error, IndexError):
+            raise BadStoredMessage from None
+        return b"".join((*pieces, rest[position:]))

@@ -1,0 +1,142 @@
+"""The smaller pieces of `campaign.yaml`, each with its own rules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from mail_orchestration.composition.header_fields import Mailbox, parse_mailbox
+
+Stage = Literal["throttle", "preprocess", "filter", "cookies", "compose", "send", "postprocess"]
+"""Where a campaign may put components of its own (spec 1.6)."""
+
+RESERVED_FIELDS = frozenset(
+    {
+        *("from", "to", "cc", "bcc", "sender", "reply-to", "subject", "date", "message-id", "mime-version"),
+        *("list-id", "list-unsubscribe", "list-unsubscribe-post", "feedback-id", "return-path", "received"),
+        *("dkim-signature", "authentication-results", "in-reply-to", "references", "delivered-to"),
+    }
+)
+_RESERVED_PREFIXES = ("content-", "resent-", "arc-", "received-")
+_CRON_FIELDS = (
+    ("minute", 0, 59),
+    ("hour", 0, 23),
+    ("day of the month", 1, 31),
+    ("month", 1, 12),
+    ("weekday", 0, 7),
+)
+_CRON_PART = re.compile(r"(?:\*|(?P<low>\d{1,2})(?:-(?P<high>\d{1,2}))?)(?:/(?P<step>\d{1,2}))?")
+
+
+def _relative_path(text: str) -> str:
+    path = PurePosixPath(text)
+    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+        raise ValueError("must be a path inside the campaign's folder")
+    return str(path)
+
+
+def _mailbox(value: object) -> Mailbox:
+    if isinstance(value, Mailbox):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be text such as `Name <local@example.org>`")
+    return parse_mailbox(value)
+
+
+def _component(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.-]*(:[A-Za-z_][\w.]*)?", text):
+        raise ValueError("must be `package.module:callable` or the name of an entry point")
+    return text
+
+
+def _cid(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+(@[A-Za-z0-9.-]+)?", text):
+        raise ValueError("an inline image's name has letters, digits, dots, dashes and underscores only")
+    return text
+
+
+def _field_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,60}", text):
+        raise ValueError("a header field's name has letters, digits and dashes only")
+    if text.lower() in RESERVED_FIELDS or text.lower().startswith(_RESERVED_PREFIXES):
+        raise ValueError(f"the header field {text} is written by the composer and cannot be set here")
+    return text
+
+
+def _domain_like(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+", text) or len(text) > 255:
+        raise ValueError("must look like `newsletter.example.org` (RFC 2919)")
+    return text
+
+
+def _slug(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,62}", text):
+        raise ValueError(
+            "must be 1 to 63 small letters, digits, dashes and underscores, a letter or digit first"
+        )
+    return text
+
+
+def _time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (OSError, ValueError):
+        raise ValueError(f"there is no time zone {text!r}") from None
+    return text
+
+
+def _cron(text: str) -> str:
+    parts = text.split()
+    if len(parts) != len(_CRON_FIELDS):
+        raise ValueError("must have five fields: minute, hour, day of the month, month, weekday")
+    for part, (name, low, high) in zip(parts, _CRON_FIELDS, strict=True):
+        for each in part.split(","):
+            found = _CRON_PART.fullmatch(each)
+            numbers = [int(number) for number in (found["low"], found["high"]) if number] if found else []
+            if found is None or found["step"] in ("0", "00"):
+                raise ValueError(f"the {name} {each!r} is not understood")
+            if any(not low <= number <= high for number in numbers) or numbers != sorted(numbers):
+                raise ValueError(f"the {name} {each!r} is not within {low} to {high}")
+    return text
+
+
+RelativePath = Annotated[str, AfterValidator(_relative_path)]
+MailboxText = Annotated[Mailbox, BeforeValidator(_mailbox)]
+ComponentName = Annotated[str, AfterValidator(_component)]
+ContentId = Annotated[str, AfterValidator(_cid)]
+FieldName = Annotated[str, AfterValidator(_field_name)]
+ListId = Annotated[str, AfterValidator(_domain_like)]
+Slug = Annotated[str, AfterValidator(_slug)]
+
+
+class Strict(BaseModel):
+    """Refuses keys it does not know, and is never changed."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class AttachmentSpec(Strict):
+    """A file that goes with every message."""
+
+    path: RelativePath
+    name: str | None = Field(default=None, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f/\\]+$")
+    """The name that the recipient sees; the path's last part by default."""
+    content_type: str | None = Field(default=None, pattern=r"^[a-z]+/[a-z0-9.+-]+$")
+
+    @property
+    def shown_name(self) -> str:
+        """`name`, or the path's last part."""
+        return self.name or PurePosixPath(self.path).name
+
+
+class Schedule(Strict):
+    """When a campaign is released by itself (spec 3.6)."""
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"

@@ -1,0 +1,82 @@
+"""What a mail job's stored messages are compressed against: its text and its files (spec 2.7).
+
+One value, kept with the mail job, from which every message of it can be read back without the campaign, its
+templates or this version of the software. Layout: `MOD1`, then length (32 bits, big endian) and octets of the
+text and of each encoded file in turn.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+
+from jinja2 import ChainableUndefined, TemplateSyntaxError, nodes
+
+from mail_orchestration.composition.templates import CampaignEnvironment
+from mail_orchestration.kernel.errors import BadInput
+
+MAXIMUM_TEXT_OCTETS = 128 * 1024
+MINIMUM_BLOB_OCTETS = 256
+_MAGIC = b"MOD1"
+
+
+class Imagined(ChainableUndefined):
+    """A value that nobody has given yet: it prints nothing, is true, and has two items like itself."""
+
+    def __iter__(self) -> Iterator[Imagined]:
+        yield from (self, self)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return 2
+
+
+class BadDictionary(BadInput):
+    """These octets are no dictionary of a mail job."""
+
+
+def build(*, samples: Sequence[bytes], blobs: Sequence[bytes]) -> bytes:
+    """The dictionary of `samples` (messages, the most typical last) and `blobs` (parts the same in all)."""
+    kept = [blob for blob in dict.fromkeys(blobs) if len(blob) >= MINIMUM_BLOB_OCTETS]
+    text = b"".join(samples)
+    for blob in kept:
+        text = text.replace(blob, b"")
+    pieces = [text[-MAXIMUM_TEXT_OCTETS:], *kept]
+    return _MAGIC + b"".join(struct.pack(">I", len(piece)) + piece for piece in pieces)
+
+
+def parts(dictionary: bytes) -> tuple[bytes, list[bytes]]:
+    """The text and the blobs. Raises `BadDictionary`."""
+    if not dictionary.startswith(_MAGIC):
+        raise BadDictionary
+    pieces, position = [], len(_MAGIC)
+    while position < len(dictionary):
+        if position + 4 > len(dictionary):
+            raise BadDictionary
+        (size,) = struct.unpack_from(">I", dictionary, position)
+        piece = dictionary[position + 4 : position + 4 + size]
+        if len(piece) != size:
+            raise BadDictionary
+        pieces.append(piece)
+        position += 4 + size
+    if not pieces:
+        raise BadDictionary
+    return pieces[0], pieces[1:]
+
+
+def literal_text(environment: CampaignEnvironment, files: Mapping[str, bytes], *, html: bool) -> str:
+    """What the templates say by themselves: every branch once, every loop once, nothing evaluated."""
+    texts = []
+    for path, content in sorted(
+        files.items(), key=lambda each: each[0].rpartition("/")[2].startswith("message.")
+    ):
+        if not path.endswith(".j2") or path.endswith(".html.j2") is not html:
+            continue
+        try:
+            tree = environment.parse(content.decode("utf-8-sig"), path)
+        except TemplateSyntaxError:
+            continue
+        texts.append("".join(node.data for node in tree.find_all(nodes.TemplateData)))
+    return "\n".join(texts)

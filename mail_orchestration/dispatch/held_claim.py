@@ -1,0 +1,142 @@
+"""Holding a claim while its messages are sent, and ending it.
+
+The hold is a session advisory lock on a connection of its own: the server drops it with the session, whatever
+became of the process. It tells recovery that the session is gone; what guards the work is the fence (see
+`recovery`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, TextClause
+from sqlalchemy.exc import DBAPIError
+
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.settling import end_claim
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import StateConflict
+from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.statements import STATEMENTS
+from mail_orchestration.kernel.states import MailJobState
+
+_COUNTED = (Outcome.ACCEPTED, Outcome.DEFERRED, Outcome.REJECTED, Outcome.UNCERTAIN, Outcome.STOPPED)
+
+
+class HeldClaim:
+    """A claim in hand: `with HeldClaim(database, claim) as held: …`. Its methods may be called from any
+    thread.
+
+    Every method raises ClaimLost once the work was given to somebody else; then nothing more may be sent.
+    Leaving the block lets go of the lock and nothing else: a mail job that was not ended before hangs, and is
+    recovered. DatabaseUnavailable loses nothing: the same call may be made again, and takes the lock anew.
+    """
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self.claim = claim
+        self._database = database
+        self._turn = threading.Lock()
+        self._session = ExitStack()
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        with self._turn, self._database.translate_errors():
+            try:
+                self._held_connection()
+            except BaseException:
+                self._let_go()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._turn:
+            self._let_go()
+
+    def heartbeat(self, now: datetime) -> bool:
+        """Say that this mailcaster lives (spec 5.2). True when it was asked to stop (STOPPING)."""
+        return self._write(STATEMENTS["beat_heart"], {"now": now}) is MailJobState.STOPPING
+
+    def progress(self, counts: Mapping[Outcome, int]) -> bool:
+        """Set the figures that displays show to these results so far. True when it was asked to stop."""
+        figures = {outcome.value: counts.get(outcome, 0) for outcome in _COUNTED}
+        return self._write(STATEMENTS["record_progress"], figures) is MailJobState.STOPPING
+
+    def finish(self, now: datetime) -> MailJobState:
+        """RUNNING → FINISHED, and settle the parent; STOPPED_R when a stop was asked for meanwhile.
+
+        Raises StateConflict when messages of the range have no result.
+        """
+        with self._database.begin() as connection:
+            # Results are only ever added, so what is complete now stays complete: no lock is needed to look.
+            if unsent := self._unsent(connection):
+                raise StateConflict(
+                    f"mail job {self.claim.mail_job_id} cannot finish: "
+                    f"{unsent} of its messages have no result"
+                )
+            return end_claim(connection, self.claim, MailJobState.FINISHED, reason="", now=now)
+
+    def fail(self, reason: str, now: datetime) -> MailJobState:
+        """RUNNING → FAILED (spec 3.7), and settle the parent; STOPPED_R when a stop was asked for
+        meanwhile.
+        """
+        with self._database.begin() as connection:
+            return end_claim(connection, self.claim, MailJobState.FAILED, reason=reason, now=now)
+
+    def let_go_stopped(self, now: datetime) -> None:
+        """STOPPING → STOPPED_R: nothing more is sent. Raises ClaimLost too when no stop was asked for."""
+        self._write(STATEMENTS["end_stopping"], {"now": now})
+
+    def hand_back(self) -> None:
+        """Go without having finished, in good order: the mail job hangs at once and is recovered by the next
+        one.
+
+        For the end of a shift or of the process. Where `automatic_mail_job_recovery` is off the operator
+        restarts it.
+        """
+        self._write(STATEMENTS["hand_back_mail_job"], {})
+
+    def _unsent(self, connection: Connection) -> int:
+        claim = self.claim
+        found = connection.execute(
+            STATEMENTS["count_unsent"],
+            {
+                "released_on": claim.released_on,
+                "release_id": claim.release_id,
+                "first_message": claim.first_message,
+                "last_message": claim.last_message,
+            },
+        )
+        return int(found.scalar_one())
+
+    def _write(self, statement: TextClause, binds: Mapping[str, Any]) -> MailJobState:
+        own = {"mail_job_id": self.claim.mail_job_id, "fence": self.claim.fence}
+        with self._turn, self._database.translate_errors():
+            try:
+                state = self._held_connection().execute(statement, {**own, **binds}).scalar_one_or_none()
+            except DBAPIError:
+                self._let_go()
+                raise
+        if state is None:
+            raise self.claim.lost()
+        return MailJobState(state)
+
+    def _held_connection(self) -> Connection:
+        if self._connection is None:
+            connection = self._session.enter_context(self._database.dedicated())
+            # Waits for no longer than a recovery's transaction, after which the fence tells that the claim is
+            # lost.
+            connection.execute(STATEMENTS["hold_mail_job"], {"mail_job_id": self.claim.mail_job_id})
+            self._connection = connection
+        return self._connection
+
+    def _let_go(self) -> None:
+        self._connection = None
+        session, self._session = self._session, ExitStack()
+        session.close()

@@ -1,0 +1,195 @@
+"""Releases: what was frozen when a campaign became a mail job, and which releases wait for what (spec 2.1, 3.2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import orjson
+from sqlalchemy import Connection
+
+from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.statements import STATEMENTS
+from mail_orchestration.kernel.states import MailJobState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """One release of a campaign: its mail job has the same number."""
+
+    release_id: int
+    campaign: str
+    state: MailJobState
+    released_at: datetime
+    released_on: date
+    """The day, in the installation's time zone, whose partitions hold all that belongs to the release."""
+    files: Mapping[str, bytes]
+    """Relative path → SHA-256 of the frozen content."""
+    topic: str
+    """What its recipients may have opted out of; '' is everything."""
+    starts_at: datetime | None
+    expires_at: datetime | None
+    audience_ids: tuple[int, ...]
+    excluded_audience_ids: tuple[int, ...]
+    resolved_at: datetime | None
+    audience_rows: int | None
+    duplicates: int | None
+    recipient_count: int | None
+    assembled_up_to: int
+    """The last recipient that assembly has dealt with."""
+    assembled_at: datetime | None
+    message_count: int
+    bypassed_count: int
+    dictionary: bytes | None
+    """SHA-256 of the dictionary that its messages are compressed against."""
+    reported_at: datetime | None
+
+
+def freeze_files(connection: Connection, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Keep the files under their hashes and return path → SHA-256. The same content is kept once for all releases."""
+    return {path: freeze_content(connection, content) for path, content in files.items()}
+
+
+def freeze_content(connection: Connection, content: bytes) -> bytes:
+    """Keep one content and return its SHA-256."""
+    sha256 = hashlib.sha256(content).digest()
+    connection.execute(STATEMENTS["freeze_content"], {"sha256": sha256, "bytes": content})
+    return sha256
+
+
+def read_files(connection: Connection, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The frozen contents, by path. Raises NotFound naming the path whose content is gone."""
+    hashes = sorted(set(files.values()))
+    rows = connection.execute(STATEMENTS["read_content"], {"hashes": hashes})
+    contents = {bytes(row.sha256): bytes(row.bytes) for row in rows}
+    for path, sha256 in files.items():
+        if sha256 not in contents:
+            raise NotFound(f"the frozen content of {path} is not in the database")
+    return {path: contents[sha256] for path, sha256 in files.items()}
+
+
+def register_campaign(
+    connection: Connection, installation_id: int, *, name: str, state: str, digest: bytes, now: datetime
+) -> int:
+    """Make the campaign known by name, or note what it is now. Returns its number."""
+    found = connection.execute(
+        STATEMENTS["register_campaign"],
+        {"installation_id": installation_id, "name": name, "state": state, "digest": digest, "now": now},
+    )
+    return int(found.scalar_one())
+
+
+def release_of_request(connection: Connection, request_key: str) -> int | None:
+    """The release already made under this key; locks the key until the transaction ends, so that two cannot both find none."""
+    connection.execute(STATEMENTS["lock_release_request"], {"request_key": request_key})
+    found: int | None = connection.execute(
+        STATEMENTS["release_of_request"], {"request_key": request_key}
+    ).scalar()
+    return found
+
+
+def insert_release(
+    connection: Connection,
+    release_id: int,
+    *,
+    campaign_id: int,
+    released_at: datetime,
+    released_on: date,
+    request_key: str | None,
+    files: Mapping[str, bytes],
+    digest: bytes,
+    topic: str,
+    starts_at: datetime | None,
+    expires_at: datetime | None,
+    audience_ids: Sequence[int],
+    excluded_audience_ids: Sequence[int],
+) -> None:
+    """Freeze a release and make its day's partitions. `release_id` is its mail job, created before."""
+    connection.execute(STATEMENTS["ensure_day"], {"day": released_on})
+    connection.execute(
+        STATEMENTS["insert_release"],
+        {
+            "release_id": release_id,
+            "campaign_id": campaign_id,
+            "released_at": released_at,
+            "released_on": released_on,
+            "request_key": request_key,
+            "files": orjson.dumps({path: sha256.hex() for path, sha256 in files.items()}).decode(),
+            "digest": digest,
+            "topic": topic,
+            "starts_at": starts_at,
+            "expires_at": expires_at,
+            "audience_ids": list(audience_ids),
+            "excluded_audience_ids": list(excluded_audience_ids),
+        },
+    )
+
+
+def read_release(connection: Connection, installation_id: int, release_id: int) -> Release:
+    """One release of this installation. Raises NotFound."""
+    row = connection.execute(
+        STATEMENTS["read_release"], {"release_id": release_id, "installation_id": installation_id}
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no release {release_id} in this installation")
+    values = dict(row._mapping)
+    values["files"] = {path: bytes.fromhex(sha256) for path, sha256 in values["files"].items()}
+    values["state"] = MailJobState(values["state"])
+    values["audience_ids"] = tuple(values["audience_ids"])
+    values["excluded_audience_ids"] = tuple(values["excluded_audience_ids"])
+    values["dictionary"] = None if values["dictionary"] is None else bytes(values["dictionary"])
+    return Release(**values)
+
+
+def releases_to_assemble(connection: Connection, installation_id: int) -> list[int]:
+    """Released and not assembled yet, most important first."""
+    rows = connection.execute(STATEMENTS["releases_to_assemble"], {"installation_id": installation_id})
+    return list(rows.scalars())
+
+
+def releases_to_queue(connection: Connection, installation_id: int, now: datetime) -> list[int]:
+    """Assembled, not queued yet, and their start time has come."""
+    rows = connection.execute(
+        STATEMENTS["releases_to_queue"], {"installation_id": installation_id, "now": now}
+    )
+    return list(rows.scalars())
+
+
+def releases_to_report(connection: Connection, installation_id: int) -> list[int]:
+    """Ended and without a report."""
+    rows = connection.execute(STATEMENTS["releases_to_report"], {"installation_id": installation_id})
+    return list(rows.scalars())
+
+
+def mark_reported(connection: Connection, release_id: int, now: datetime) -> None:
+    """Note that the report of an ended mail job is written; one that has not ended is left to be reported."""
+    connection.execute(STATEMENTS["mark_reported"], {"release_id": release_id, "now": now})
+
+
+def forget_resolving(connection: Connection, release_id: int) -> None:
+    """Let dedup begin anew after it was cut off."""
+    connection.execute(STATEMENTS["forget_resolving"], {"release_id": release_id})
+
+
+def keep_dictionary(connection: Connection, release_id: int, dictionary: bytes, now: datetime) -> None:
+    """Keep the dictionary of a release that has none yet."""
+    sha256 = freeze_content(connection, dictionary)
+    connection.execute(
+        STATEMENTS["keep_dictionary"], {"release_id": release_id, "sha256": sha256, "now": now}
+    )
+
+
+def try_lock_assembly(connection: Connection, release_id: int) -> bool:
+    """Take the session lock under which a release is assembled; False when another session holds it."""
+    return bool(connection.execute(STATEMENTS["try_lock_assembly"], {"release_id": release_id}).scalar_one())
+
+
+def assembly_so_far(connection: Connection, release: Release) -> tuple[int, int]:
+    """How many recipients there are to assemble in all, and how many of them could not be composed so far."""
+    row = connection.execute(
+        STATEMENTS["assembly_so_far"],
+        {"release_id": release.release_id, "released_on": release.released_on},
+    ).one()
+    return row.to_assemble, row.failed

@@ -1,0 +1,54 @@
+"""How a piece of work ends, and its parent with it.
+
+Order of locks, for whoever needs both: the parent first, then the child. Claims lock a parent only when it is
+free, recovery locks a child only when it is free, so neither can be part of a deadlock.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.kernel.statements import STATEMENTS
+from mail_orchestration.kernel.states import MailJobState
+
+
+def end_claim(
+    connection: Connection, claim: Claim, enters: MailJobState, *, reason: str, now: datetime
+) -> MailJobState:
+    """RUNNING → `enters`, or STOPPING → STOPPED_R when a stop was asked for meanwhile; then the parent is
+    settled.
+
+    Returns the state that the mail job is in now. Needs a transaction of the caller. Raises ClaimLost.
+    """
+    if claim.parent_id is not None:
+        connection.execute(STATEMENTS["lock_parent"], {"parent_id": claim.parent_id})
+    state = connection.execute(
+        STATEMENTS["end_running"],
+        {
+            "mail_job_id": claim.mail_job_id,
+            "fence": claim.fence,
+            "enters": enters.value,
+            "reason": reason,
+            "now": now,
+        },
+    ).scalar_one_or_none()
+    if state is None:
+        raise claim.lost()
+    if claim.parent_id is not None:
+        settle_parent(connection, claim.parent_id, now)
+    return MailJobState(state)
+
+
+def settle_parent(connection: Connection, parent_id: int, now: datetime) -> MailJobState | None:
+    """End a parent whose messages are all in children that have ended (spec 3.2, 3.3). The caller has it
+    locked.
+
+    Returns P_FINISHED, P_FAILED or P_PARTIAL_FINISHED, or None when it goes on.
+    """
+    state = connection.execute(
+        STATEMENTS["settle_parent"], {"parent_id": parent_id, "now": now}
+    ).scalar_one_or_none()
+    return None if state is None else MailJobState(state)

@@ -1,0 +1,77 @@
+"""What of a claim's range is still to be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.kernel.statements import STATEMENTS
+
+_WIDEST_WINDOW = 65_536
+
+
+class UnsentMessage(NamedTuple):
+    """One message without a result, as it is stored."""
+
+    message_no: int
+    contact_id: int
+    address: str
+    size: int
+    """Octets of the message itself."""
+    message: bytes
+    """Compressed against the release's dictionary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsent:
+    """The next messages without a result, in order of their numbers. Both lists empty: nothing is left."""
+
+    to_send: list[UnsentMessage]
+    suppressed: list[UnsentMessage]
+    """Their recipients were suppressed since assembly (spec 1.5): they get the outcome `stopped` and are not
+    sent.
+    """
+    up_to: int
+    """The last message looked at: go on after it."""
+
+    def __bool__(self) -> bool:
+        return bool(self.to_send or self.suppressed)
+
+
+def unsent_messages(connection: Connection, claim: Claim, after_message_no: int, batch: int) -> Unsent:
+    """At most `batch` messages of the claim's range after `after_message_no` (0 at first) that have no
+    result.
+
+    Each query looks at a window of message numbers, wider each time that it finds nothing: its cost does not
+    depend on the planner's idea of how many messages were sent already. Needs a transaction of the caller.
+    """
+    after = max(after_message_no, claim.first_message - 1)
+    window = batch
+    while after < claim.last_message:
+        up_to = min(after + window, claim.last_message)
+        rows = connection.execute(
+            STATEMENTS["find_unsent"],
+            {
+                "release_id": claim.release_id,
+                "released_on": claim.released_on,
+                "after": after,
+                "up_to": up_to,
+                "most": batch,
+            },
+        ).all()
+        if rows:
+            to_send: list[UnsentMessage] = []
+            suppressed: list[UnsentMessage] = []
+            for row in rows:
+                (suppressed if row.is_suppressed else to_send).append(UnsentMessage(*row[:5]))
+            return Unsent(
+                to_send=to_send,
+                suppressed=suppressed,
+                up_to=rows[-1].message_no if len(rows) == batch else up_to,
+            )
+        after = up_to
+        window = min(window * 2, max(_WIDEST_WINDOW, batch))
+    return Unsent(to_send=[], suppressed=[], up_to=claim.last_message)

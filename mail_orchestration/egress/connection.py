@@ -1,0 +1,238 @@
+"""One of a delivery's connections: keeps a session to some relay and sends one mail after another.
+
+What must hold (spec 5.1, 5.7): the next body does not leave before the last result is durable, so that of
+each connection at most one message is ever uncertain. The next *envelope* may leave earlier: where PIPELINING
+is offered it travels behind the last final dot, and is simply dropped with the connection when the delivery
+ends meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import assert_never
+
+from mail_orchestration.egress.content import Refusal
+from mail_orchestration.egress.faults import ConversationBroken, RelayUnusable
+from mail_orchestration.egress.feed import Feed
+from mail_orchestration.egress.lanes import Lane, Lanes
+from mail_orchestration.egress.reply import Reply
+from mail_orchestration.egress.results import Recorder, Results
+from mail_orchestration.egress.session import BLOCK_OCTETS, Prepared, Session
+from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.model import Outcome, OutgoingMessage
+
+MOST_BREAKS = 3
+"""A message that breaks this many connections in a row before its final dot is deferred: it must not spin."""
+
+
+class Connection:
+    """One connection, as long as the delivery lasts. `run` it as a task, `interrupt` it when that ends."""
+
+    def __init__(self, feed: Feed, lanes: Lanes, results: Results) -> None:
+        self._feed = feed
+        self._lanes = lanes
+        self._recorder = Recorder(results)
+        self._ending = False
+        self._opening: asyncio.Task[Session] | None = None
+        self._session: Session | None = None
+        self._answering = False
+        self._leaving = False
+
+    def interrupt(self) -> None:
+        """Begin no new body. What has begun is finished: its reply is read and its result recorded."""
+        self._ending = True
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._session is not None and self._answering:
+            self._session.abort()
+
+    def _is_ending(self) -> bool:
+        return self._ending
+
+    async def run(self) -> None:
+        """Send until no more comes or the delivery ends. What source and sink raise comes through."""
+        while not self._is_ending() and (message := await self._feed.take()) is not None:
+            lane = await self._lanes.acquire()
+            if lane is None:
+                self._feed.give_back(message)
+                return
+            try:
+                session = await self._open(lane)
+                if session is None:
+                    self._feed.give_back(message)
+                else:
+                    await self._use(lane, session, message)
+            finally:
+                self._lanes.release(lane)
+
+    async def _open(self, lane: Lane) -> Session | None:
+        if self._is_ending():
+            return None
+        self._opening = asyncio.ensure_future(Session.open(lane.relay, lane.context))
+        try:
+            return await self._opening
+        except RelayUnusable as error:
+            self._lanes.failed(lane, str(error))
+        except asyncio.CancelledError:
+            if not self._is_ending() or not self._opening.cancelled():
+                self._opening.cancel()
+                raise
+        finally:
+            self._opening = None
+        return None
+
+    async def _use(self, lane: Lane, session: Session, message: OutgoingMessage) -> None:
+        self._session, self._leaving = session, False
+        self._lanes.session_began(lane)
+        well = False
+        try:
+            well = await self._converse(lane, session, message)
+            await self._recorder.settle()
+            if well:
+                await session.quit()
+        finally:
+            session.abort()
+            self._session = None
+            self._lanes.session_ended(lane, well=well)
+
+    async def _converse(self, lane: Lane, session: Session, first: OutgoingMessage) -> bool:
+        """Mail transactions one after another. Returns whether the session is fit for QUIT."""
+        feed, recorder = self._feed, self._recorder
+        message: OutgoingMessage | None = first
+        under_way: Prepared | None = None
+        """The envelope of `message`, when it left behind the last final dot."""
+        while message is not None:
+            prepared = under_way or session.prepare(message)
+            if isinstance(prepared, Refusal):
+                await recorder.settle()
+                recorder.decided(
+                    message, Outcome.REJECTED, prepared.enhanced, prepared.reason, lane.relay.name
+                )
+                message = await self._next(lane, session)
+                continue
+            ahead: OutgoingMessage | None = None
+            try:
+                if under_way is None:
+                    if lane.gate is not None:
+                        await recorder.settle()
+                        if not await lane.gate.enter() or session.is_spent:
+                            feed.give_back(message)
+                            return True
+                    session.begin(prepared)
+                under_way = None
+                self._answering = True
+                verdict, reply = await session.answer(prepared)
+                self._answering = False
+                await recorder.settle()
+                if self._is_ending():
+                    feed.give_back(message)
+                    return False
+                if verdict is Verdict.GO_ON:
+                    ahead, under_way = self._look_ahead(lane, session)
+                    await session.send_body(prepared, under_way)
+                    verdict, reply = await session.final_reply()
+            except ConversationBroken as error:
+                await recorder.settle()
+                if ahead is not None:
+                    feed.give_back(ahead)
+                await self._broke(lane, session, message, str(error))
+                return False
+            finally:
+                self._answering = False
+            if not await self._conclude(lane, session, message, verdict, reply):
+                if ahead is not None:
+                    feed.give_back(ahead)
+                return False
+            if ahead is None:
+                message = await self._next(lane, session)
+            elif self._is_ending():
+                feed.give_back(ahead)
+                return False
+            else:
+                message = ahead
+        return True
+
+    def _look_ahead(self, lane: Lane, session: Session) -> tuple[OutgoingMessage | None, Prepared | None]:
+        """The next message and its envelope, to leave behind the body that is about to be sent."""
+        if not session.pipelining or lane.gate is not None or self._leaves(lane, session):
+            return None, None
+        ahead = self._feed.take_now()
+        if ahead is None:
+            return None, None
+        prepared = session.prepare(ahead)
+        if isinstance(prepared, Refusal) or len(prepared.body) > BLOCK_OCTETS:
+            # One that we refuse is recorded in its turn; a large one is not held where it is not being sent.
+            self._feed.give_back(ahead)
+            return None, None
+        return ahead, prepared
+
+    async def _next(self, lane: Lane, session: Session) -> OutgoingMessage | None:
+        """The message to go on with in this session; None when the session should end."""
+        if self._is_ending() or self._leaves(lane, session):
+            return None
+        message = self._feed.take_now()
+        if message is None:
+            # Whoever waits for more first knows that what was sent is durable.
+            await self._recorder.settle()
+            message = await self._feed.take()
+            if message is not None and (self._is_ending() or session.is_spent):
+                self._feed.give_back(message)
+                return None
+        return message
+
+    def _leaves(self, lane: Lane, session: Session) -> bool:
+        if session.is_spent or self._lanes.should_move(lane):
+            self._leaving = True
+        return self._leaving
+
+    async def _conclude(
+        self, lane: Lane, session: Session, message: OutgoingMessage, verdict: Verdict, reply: Reply
+    ) -> bool:
+        """Act on the relay's word on `message`. Returns whether the session goes on."""
+        name = lane.relay.name
+        match verdict:
+            case Verdict.ACCEPTED:
+                self._recorder.accepted(message, reply, name)
+            case Verdict.DEFERRED:
+                self._recorder.refused(message, Outcome.DEFERRED, reply, name)
+            case Verdict.REJECTED:
+                self._recorder.refused(message, Outcome.REJECTED, reply, name)
+            case Verdict.GIVE_BACK:
+                self._lanes.failed(lane, str(reply))
+                await self._unsent(lane, message, reply, "the relay closed the session with 421")
+                return False
+            case Verdict.SESSION_REFUSED:
+                self._lanes.failed(lane, str(reply))
+                self._feed.give_back(message)
+                return False
+            case Verdict.GO_ON | Verdict.OUT_OF_STEP:
+                await self._broke(lane, session, message, f"the relay is out of step: {reply.code}")
+                return False
+            case _:
+                assert_never(verdict)
+        self._lanes.answered(lane)
+        return session.wire.lost is None
+
+    async def _broke(self, lane: Lane, session: Session, message: OutgoingMessage, why: str) -> None:
+        """The conversation ended without the relay's word on `message`."""
+        if session.dot_written:
+            reason = f"no reply to the final dot: {why}"
+            self._recorder.decided(message, Outcome.UNCERTAIN, None, reason, lane.relay.name)
+            self._lanes.failed(lane, reason)
+        elif self._is_ending():
+            self._feed.give_back(message)
+        else:
+            self._lanes.failed(lane, why)
+            await self._unsent(lane, message, None, why)
+
+    async def _unsent(self, lane: Lane, message: OutgoingMessage, reply: Reply | None, why: str) -> None:
+        """The message was not sent: it comes next, unless it has broken too many connections."""
+        if self._feed.count_break(message) < MOST_BREAKS:
+            self._feed.give_back(message)
+            return
+        await self._recorder.settle()
+        if reply is not None:
+            self._recorder.refused(message, Outcome.DEFERRED, reply, lane.relay.name)
+        else:
+            reason = f"broke {MOST_BREAKS} connections before its final dot; the last: {why}"
+            self._recorder.decided(message, Outcome.DEFERRED, "4.4.2", reason, lane.relay.name)

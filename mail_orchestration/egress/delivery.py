@@ -1,0 +1,132 @@
+"""Deliver what a source gives over a number of connections, and record what becomes of each message.
+
+The story that calls `deliver` brings the source, the sink and the relays; this room knows no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mail_orchestration.egress.connection import Connection
+from mail_orchestration.egress.feed import Feed
+from mail_orchestration.egress.lanes import Lanes
+from mail_orchestration.egress.ports import MessageSource, ResultSink
+from mail_orchestration.egress.relay import Relay
+from mail_orchestration.egress.results import Results
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.model import Outcome
+
+__all__ = ["DeliveryReport", "MessageSource", "ResultSink", "deliver"]
+
+FAILURE_GRACE_S = 30.0
+"""How long, after source or sink failed, replies to bodies already sent are still waited for."""
+
+
+@dataclass(kw_only=True)
+class DeliveryReport:
+    """What one delivery did. The messages taken are `returned` and those with an outcome, together."""
+
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    """Durable results, per outcome."""
+    connections_opened: int = 0
+    """Sessions whose set-up succeeded."""
+    returned: int = 0
+    """Messages taken from the source that are unsent and have no result."""
+    last_relay_errors: dict[str, str] = field(default_factory=dict)
+    """Per relay that failed at any time, why it did last. Holds no address and no secret."""
+
+
+async def deliver(
+    source: MessageSource,
+    sink: ResultSink,
+    relays: Sequence[Relay],
+    *,
+    connections: int,
+    stop: asyncio.Event,
+    unreachable_after_s: float = 900.0,
+    clock: Callable[[], datetime] = utc_now,
+) -> DeliveryReport:
+    """Send what `source` gives until it has no more or `stop` is set, `connections` messages at a time.
+
+    After `stop` no body is begun; those begun are finished and recorded. Raises RelayUnreachable if no relay
+    could be used for `unreachable_after_s` seconds, BadSettings for wrong relays, and whatever
+    source and sink raise. In each case the replies to bodies already sent have been waited for, for at most
+    FAILURE_GRACE_S; a message without a result is unsent, but for those whose result the sink refused.
+    """
+    if not relays:
+        raise BadSettings("relays: at least one is needed")
+    if connections < 1:
+        raise BadSettings("connections: must be 1 or more")
+    if len({relay.name for relay in relays}) < len(relays):
+        raise BadSettings("relays: two have the same name")
+    used = min(connections, sum(relay.connections for relay in relays))
+    delivery = _Delivery(
+        Feed(source, max(2, used)), Lanes(relays, unreachable_after_s), Results(sink, clock), used
+    )
+    return await delivery.run(stop)
+
+
+class _Delivery:
+    def __init__(self, feed: Feed, lanes: Lanes, results: Results, connections: int) -> None:
+        self._feed = feed
+        self._lanes = lanes
+        self._results = results
+        self._connections = [Connection(feed, lanes, results) for _ in range(connections)]
+        self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def run(self, stop: asyncio.Event) -> DeliveryReport:
+        sending = [asyncio.create_task(connection.run()) for connection in self._connections]
+        helping = [
+            asyncio.create_task(self._feed.fill()),
+            asyncio.create_task(self._end_on(stop)),
+            asyncio.create_task(self._end_when_unreachable()),
+        ]
+        for task in (*sending, *helping):
+            task.add_done_callback(self._notice)
+        all_sent = asyncio.gather(*sending, return_exceptions=True)
+        try:
+            either: list[asyncio.Future[Any]] = [all_sent, self._failed]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not all_sent.done():
+                await asyncio.wait([all_sent], timeout=FAILURE_GRACE_S)
+        finally:
+            self._end()
+            for task in (*sending, *helping):
+                task.cancel()
+            await asyncio.gather(*sending, *helping, return_exceptions=True)
+        if self._failed.done():
+            raise self._failed.result()
+        return self._report()
+
+    def _report(self) -> DeliveryReport:
+        outcomes = {outcome: count for outcome, count in self._results.durable.items() if count}
+        return DeliveryReport(
+            outcomes=outcomes,
+            connections_opened=self._lanes.opened,
+            returned=self._feed.taken - sum(outcomes.values()),
+            last_relay_errors=self._lanes.last_errors(),
+        )
+
+    async def _end_on(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._end()
+
+    async def _end_when_unreachable(self) -> None:
+        raise await self._lanes.unreachable
+
+    def _end(self) -> None:
+        self._feed.end()
+        self._lanes.end()
+        for connection in self._connections:
+            connection.interrupt()
+
+    def _notice(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if not self._failed.done():
+                self._failed.set_result(error)
+            self._end()

@@ -1,0 +1,26 @@
+"""What can go wrong between us and a relay. A reply is data, never raised; these are broken conversations."""
+
+from __future__ import annotations
+
+import re
+
+from mail_orchestration.kernel.errors import Unavailable
+
+_ADDRESS = re.compile(r"[^\s<>,;:()\[\]\"']+@[^\s<>,;()\[\]\"']+")
+
+
+class ConversationBroken(Unavailable):
+    """The connection was lost, fell silent, or the relay spoke no SMTP."""
+
+
+class MalformedReply(ConversationBroken):
+    """The relay's answer is no SMTP reply (RFC 5321 §4.2)."""
+
+
+class RelayUnusable(Unavailable):
+    """No session can be set up with the relay now: the message says why, and no mail is to blame."""
+
+
+def without_addresses(text: str) -> str:
+    """`text` fit for logs and errors: what looks like an address is blotted out; 200 characters at most."""
+    return _ADDRESS.sub("<address>", text)[:200]

@@ -1,0 +1,182 @@
+"""Which relay a connection goes to: shares by weight, back-off after failures, fail-over (spec 6.8)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from mail_orchestration.egress.faults import without_addresses
+from mail_orchestration.egress.pacer import Gate, Pacer
+from mail_orchestration.egress.relay import Relay
+from mail_orchestration.egress.setup import tls_context
+from mail_orchestration.kernel.errors import RelayUnreachable
+
+log = logging.getLogger(__name__)
+
+
+class Lane:
+    """One relay as a delivery sees it. Raises BadSettings when its `ca_file` cannot be read."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay = relay
+        self.context = tls_context(relay)
+        rate = relay.messages_per_second
+        self.gate = None if rate is None else Gate(Pacer(rate))
+        self.held = 0
+        """Connections that are open or being opened."""
+        self.in_session = 0
+        """Connections past their set-up."""
+        self.failures = 0
+        """Back-offs in a row without a message answered since."""
+        self.retry_at = float("-inf")
+        self.last_error: str | None = None
+
+    def is_open_to_one_more(self, now: float) -> bool:
+        """Whether another connection may be opened. A relay that failed is first tried by a single one."""
+        return now >= self.retry_at and self.held < (self.relay.connections if self.failures == 0 else 1)
+
+    def load_with(self, more: int) -> float:
+        """Connections per weight, were there `more` of them."""
+        return (self.held + more) / self.relay.weight
+
+
+class Lanes:
+    """All relays of one delivery. `unreachable` resolves with the error when none is of use for too long."""
+
+    def __init__(self, relays: Sequence[Relay], unreachable_after_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lanes = [Lane(relay) for relay in relays]
+        self._unreachable_after_s = unreachable_after_s
+        self._failing_since: float | None = None
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._change: asyncio.Future[None] = self._loop.create_future()
+        self._will_judge = False
+        self._ended = False
+        self._may_be_uneven = False
+        self._moving = False
+        self.opened = 0
+        self.unreachable: asyncio.Future[RelayUnreachable] = self._loop.create_future()
+
+    async def acquire(self) -> Lane | None:
+        """A relay for one connection, waiting until there is one; None when the delivery ends."""
+        while not self._ended:
+            now = self._loop.time()
+            open_lanes = [lane for lane in self._lanes if lane.is_open_to_one_more(now)]
+            if open_lanes:
+                lane = min(open_lanes, key=lambda lane: lane.load_with(1))
+                lane.held += 1
+                self._moving = False
+                return lane
+            await asyncio.shield(self._change)
+        return None
+
+    def release(self, lane: Lane) -> None:
+        """The connection is closed."""
+        lane.held -= 1
+        self._changed()
+
+    def session_began(self, lane: Lane) -> None:
+        """A session's set-up succeeded."""
+        lane.in_session += 1
+        self.opened += 1
+
+    def session_ended(self, lane: Lane, *, well: bool) -> None:
+        """A session that had begun is over; `well`: the relay did not end it in the midst of mail."""
+        lane.in_session -= 1
+        if well:
+            self._failing_since = None
+
+    def answered(self, lane: Lane) -> None:
+        """The relay gave its word on a message: it is there."""
+        self._failing_since = None
+        if lane.failures and self._loop.time() >= lane.retry_at:
+            lane.failures = 0
+            self._changed()
+
+    def failed(self, lane: Lane, why: str) -> None:
+        """The relay could not be used, or said 421: leave it alone for a while."""
+        if self._ended:
+            return
+        now = self._loop.time()
+        lane.last_error = why = without_addresses(why)
+        if now >= lane.retry_at:
+            # Twenty connections that fail together are one failure.
+            lane.failures += 1
+            pause_s = lane.relay.backoff.seconds(lane.failures, random.random())  # noqa: S311 - no secret: jitter
+            lane.retry_at = now + pause_s
+            self._reopen(lane)
+            log.warning("relay %s: %s; left alone for %.1f s", lane.relay.name, why, pause_s)
+        if self._failing_since is None:
+            self._failing_since = now
+            self._judge_in(self._unreachable_after_s)
+
+    def should_move(self, lane: Lane) -> bool:
+        """Whether a connection of `lane` had better go to another relay, because that one came back."""
+        if not self._may_be_uneven or self._moving:
+            return False
+        now, load = self._loop.time(), lane.load_with(0)
+        if any(
+            other is not lane and other.is_open_to_one_more(now) and other.load_with(1) < load
+            for other in self._lanes
+        ):
+            # One at a time, or all would leave at once.
+            self._moving = True
+            return True
+        self._may_be_uneven = any(other.failures for other in self._lanes)
+        return False
+
+    def end(self) -> None:
+        """The delivery ends: whoever waits for a relay or for its pacer is sent away."""
+        self._ended = True
+        for timer in self._timers:
+            timer.cancel()
+        for lane in self._lanes:
+            if lane.gate is not None:
+                lane.gate.close()
+        self._changed()
+
+    def last_errors(self) -> dict[str, str]:
+        """Why each relay that ever failed did so last, by the relay's name."""
+        return {lane.relay.name: lane.last_error for lane in self._lanes if lane.last_error is not None}
+
+    def _reopen(self, lane: Lane) -> None:
+        # A timer may fire a millisecond early (uvloop's do): look again rather than leave the lane shut.
+        left_s = lane.retry_at - self._loop.time()
+        if left_s > 0:
+            self._call_later(max(left_s, 0.001), lambda: self._reopen(lane))
+        else:
+            self._changed()
+
+    def _judge(self) -> None:
+        self._will_judge = False
+        if self._failing_since is None or self._ended or self.unreachable.done():
+            return
+        left_s = self._failing_since + self._unreachable_after_s - self._loop.time()
+        if left_s > 0 or any(lane.in_session for lane in self._lanes):
+            self._judge_in(max(left_s, self._unreachable_after_s / 20, 0.01))
+            return
+        reasons = "; ".join(f"{name}: {why}" for name, why in self.last_errors().items())
+        self.unreachable.set_result(
+            RelayUnreachable(f"no relay could be reached for {self._unreachable_after_s:g} s ({reasons})")
+        )
+
+    def _judge_in(self, seconds: float) -> None:
+        if not self._will_judge:
+            self._will_judge = True
+            self._call_later(seconds, self._judge)
+
+    def _changed(self) -> None:
+        self._may_be_uneven = len(self._lanes) > 1
+        change, self._change = self._change, self._loop.create_future()
+        if not change.done():
+            change.set_result(None)
+
+    def _call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(timer)
+            call()
+
+        timer = self._loop.call_later(seconds, run)
+        self._timers.add(timer)

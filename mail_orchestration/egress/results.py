@@ -1,0 +1,88 @@
+"""From a relay's word to a durable result, and the count of both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+
+from mail_orchestration.egress.ports import ResultSink
+from mail_orchestration.egress.reply import Reply
+from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
+
+MAX_TEXT = 500
+"""Characters of a reply's text that a result keeps."""
+
+
+class Results:
+    """The results of one delivery."""
+
+    def __init__(self, sink: ResultSink, clock: Callable[[], datetime]) -> None:
+        self.sink = sink
+        self.clock = clock
+        self.durable: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        """Results that are durable, per outcome."""
+
+
+class Recorder:
+    """One connection's results: at most one of them is on its way to the sink."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._pending: asyncio.Future[None] | None = None
+        self._outcome = Outcome.ACCEPTED
+
+    def accepted(self, message: OutgoingMessage, reply: Reply, relay: str) -> None:
+        """The relay took the message. Its text is not kept, to keep the row narrow."""
+        self._begin(message, Outcome.ACCEPTED, reply.code, reply.enhanced, None, relay)
+
+    def refused(self, message: OutgoingMessage, outcome: Outcome, reply: Reply, relay: str) -> None:
+        """The relay deferred or rejected the message."""
+        self._begin(message, outcome, reply.code, reply.enhanced, reply.text, relay)
+
+    def decided(
+        self, message: OutgoingMessage, outcome: Outcome, enhanced: str | None, reason: str, relay: str
+    ) -> None:
+        """We ended the attempt ourselves, without a reply."""
+        self._begin(message, outcome, None, enhanced, reason, relay)
+
+    async def settle(self) -> None:
+        """Wait until the last result is durable. What the sink raises comes through."""
+        pending = self._pending
+        if pending is not None:
+            self._pending = None
+            await pending
+            self._results.durable[self._outcome] += 1
+
+    def _begin(
+        self,
+        message: OutgoingMessage,
+        outcome: Outcome,
+        code: int | None,
+        enhanced: str | None,
+        text: str | None,
+        relay: str,
+    ) -> None:
+        assert self._pending is None, "the last result is settled before the next message ends"
+        results = self._results
+        self._outcome = outcome
+        recorded = results.sink.record(
+            DeliveryResult(
+                message.message_no,
+                message.contact_id,
+                outcome,
+                code,
+                enhanced,
+                None if text is None else text[:MAX_TEXT],
+                relay,
+                results.clock(),
+            )
+        )
+        # A coroutine would not begin before somebody awaits it.
+        self._pending = (
+            recorded if isinstance(recorded, asyncio.Future) else asyncio.ensure_future(_awaited(recorded))
+        )
+
+
+async def _awaited(recorded: Awaitable[None]) -> None:
+    await recorded

@@ -1,0 +1,84 @@
+"""What a reply means for the message it answers: pure rules, no connection and no clock (spec 6.4)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from mail_orchestration.egress.reply import Reply
+
+SPEAKS_OF_THE_ADDRESS = frozenset(
+    {
+        "5.1.1",  # bad destination mailbox address
+        "5.1.2",  # bad destination system address
+        "5.1.3",  # bad destination mailbox address syntax
+        "5.1.6",  # destination mailbox has moved, no forwarding address
+        "5.1.10",  # recipient address has null MX (RFC 7505)
+        "5.2.1",  # mailbox disabled, not accepting messages
+    }
+)
+"""Enhanced status codes (RFC 3463) after which the address is suppressed. Not among them: 5.2.2, a full
+mailbox, which may be emptied, and 5.7.x, which is about us."""
+
+
+class Phase(StrEnum):
+    """The command of a mail transaction that a reply answers."""
+
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    FINAL_DOT = "final dot"
+
+
+class Verdict(StrEnum):
+    """What is to be done with the message."""
+
+    GO_ON = "go on"
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
+    REJECTED = "rejected"
+    GIVE_BACK = "give back"
+    """421: the relay closes the session; the message is neither sent nor attempted."""
+    SESSION_REFUSED = "session refused"
+    """The relay wants another set-up (authentication, TLS) before any mail: no fault of this message."""
+    OUT_OF_STEP = "out of step"
+    """No reply to what was said: the conversation is broken."""
+
+
+def verdict_on(reply: Reply, phase: Phase) -> Verdict:
+    """What `reply` to the command of `phase` means for the message."""
+    if reply.closes_the_session:
+        return Verdict.GIVE_BACK
+    if reply.is_positive:
+        match phase:
+            case Phase.RSET | Phase.MAIL | Phase.RCPT:
+                return Verdict.GO_ON
+            case Phase.FINAL_DOT:
+                return Verdict.ACCEPTED
+            case Phase.DATA:
+                return Verdict.OUT_OF_STEP
+    if reply.is_intermediate:
+        return Verdict.GO_ON if phase is Phase.DATA and reply.code == 354 else Verdict.OUT_OF_STEP
+    if phase is Phase.RSET:
+        return Verdict.OUT_OF_STEP
+    if phase is Phase.MAIL and reply.code in (530, 534, 535, 538):
+        # RFC 4954 §6 and RFC 3207 §4: authentication or STARTTLS is required first.
+        return Verdict.SESSION_REFUSED
+    if reply.is_transient or _means_too_many_recipients(reply, phase):
+        return Verdict.DEFERRED
+    return Verdict.REJECTED
+
+
+def speaks_of_the_address(reply: Reply) -> bool:
+    """Whether the relay says that this address takes no mail: a hard bounce, to be suppressed (spec 6.4)."""
+    return code_speaks_of_the_address(reply.code, reply.enhanced)
+
+
+def code_speaks_of_the_address(reply_code: int | None, enhanced_code: str | None) -> bool:
+    """The same of the two columns that a result keeps."""
+    return reply_code is not None and reply_code >= 500 and enhanced_code in SPEAKS_OF_THE_ADDRESS
+
+
+def _means_too_many_recipients(reply: Reply, phase: Phase) -> bool:
+    # RFC 5321 §4.5.3.1.10: 552 to RCPT means 452, unless its enhanced code tells of something else.
+    return phase is Phase.RCPT and reply.code == 552 and reply.enhanced in (None, "5.5.3")

@@ -1,0 +1,44 @@
+"""An opened installation: the settings, database and keys of one tenant, which every story is given."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mail_orchestration.audience.importing import ensure_installation
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.migrations import migrate
+from mail_orchestration.kernel.settings import Settings, load_settings
+from mail_orchestration.kernel.signing_secrets import load_signing_keys
+from mail_orchestration.kernel.tokens import SigningKeys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """One tenant, ready to work with."""
+
+    settings: Settings
+    database: Database
+    installation_id: int
+    keys: SigningKeys
+
+
+@contextlib.contextmanager
+def open_installation(
+    settings_path: Path | None = None, *, application_name: str, pool_size: int = 5
+) -> Iterator[Installation]:
+    """Read the settings, open the database (the embedded one when there is no DATABASE_URL) and bring it up to date.
+
+    Raises BadSettings naming file, line and key, or DatabaseUnavailable.
+    """
+    settings = load_settings(settings_path)
+    with Database.open(
+        settings.database_url, settings.data_dir, pool_size=pool_size, application_name=application_name
+    ) as database:
+        migrate(database)
+        keys = load_signing_keys(settings.data_dir, may_create=database.is_embedded)
+        with database.begin() as connection:
+            installation_id = ensure_installation(connection, settings.installation)
+        yield Installation(settings=settings, database=database, installation_id=installation_id, keys=keys)

@@ -1,0 +1,257 @@
+"""The settings file: who this installation is, its relays, mailcasters and audiences.
+
+Durations and sizes carry their unit in the name. Unknown keys are refused. Secrets never stand here: the file names an
+environment variable or a file that holds them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.yaml_document import read_yaml
+
+SETTINGS_VARIABLE = "MAIL_ORCHESTRATION_SETTINGS"
+SETTINGS_FILE = "mail_orchestration.yaml"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"there is no time zone named {value!r}") from error
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RelaySettings(_Section):
+    """One SMTP relay (spec 6.8)."""
+
+    name: Name
+    host: str = Field(min_length=1)
+    port: int = Field(default=25, ge=1, le=65535)
+    tls: Literal["none", "starttls", "implicit"] = "starttls"
+    ca_file: Path | None = None
+    server_name: str | None = None
+    username: str | None = None
+    password_env: str | None = None
+    password_file: Path | None = None
+    auth: Literal["plain", "login", "xoauth2"] | None = None
+    allow_plaintext_auth: bool = False
+    helo_name: str | None = None
+    weight: int = Field(default=1, ge=1)
+    connections: int = Field(default=20, ge=1)
+    messages_per_second: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _password_goes_with_username(self) -> RelaySettings:
+        named = (self.password_env is not None) + (self.password_file is not None)
+        if named > 1:
+            raise ValueError("name password_env or password_file, not both")
+        if (self.username is None) != (named == 0):
+            raise ValueError("username and password_env (or password_file) go together")
+        return self
+
+    def password(self) -> str | None:
+        """The secret itself, read when asked for. Raises BadSettings naming the relay and where the secret was sought."""
+        if self.password_env is not None:
+            value = os.environ.get(self.password_env)
+            if not value:
+                raise BadSettings(
+                    f"relay {self.name}: password_env names {self.password_env}, which is not in the environment"
+                )
+            return value
+        if self.password_file is not None:
+            try:
+                return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+            except OSError as error:
+                raise BadSettings(
+                    f"relay {self.name}: password_file {self.password_file} cannot be read: {error.strerror}"
+                ) from error
+        return None
+
+
+class MailcasterParameters(_Section):
+    """A configured worker (spec 4.2). Its type follows from these: see dispatch.mailcaster_type."""
+
+    name: Name
+    small_audience_threshold: int = Field(default=100, ge=1)
+    small_job_only: bool = False
+    large_job_only: bool = False
+    min_job_size: int = Field(default=2000, ge=1)
+    max_job_size: int = Field(default=10_000, ge=1)
+    percentage_job_size: float = Field(default=3, gt=0, le=100)
+    recovery_string_update_frequency: int = Field(default=100, ge=1)
+    automatic_mail_job_recovery: bool = True
+    job_recovery_expire_in_hours: float = Field(default=96, gt=0)
+    connections: int = Field(default=20, ge=1, le=1000)
+    relays: tuple[Name, ...] = ()
+    """The relays it delivers to; none named: all of them."""
+
+    @model_validator(mode="after")
+    def _min_is_below_max(self) -> MailcasterParameters:
+        if self.min_job_size >= self.max_job_size:
+            raise ValueError(
+                f"min_job_size ({self.min_job_size}) must be smaller than max_job_size ({self.max_job_size})"
+            )
+        return self
+
+
+class DispatcherSettings(_Section):
+    """What decides at dedup and watches over the queue (spec 3.1, 5.2)."""
+
+    small_audience_threshold: int = Field(default=100, ge=1)
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    hang_after_seconds: float = Field(default=7200, gt=0)
+    relay_unreachable_after_seconds: float = Field(default=900, gt=0)
+    assembly_processes: int = Field(default=2, ge=1, le=64)
+
+
+class AudienceSettings(_Section):
+    """Where an audience is filled from (spec 1.2). Exactly one source is named."""
+
+    name: Name
+    csv: Path | None = None
+    parquet: Path | None = None
+    direct_mailer: Path | None = None
+    sql: str | None = None
+    sql_url_env: str | None = None
+    """The environment variable with the SQLAlchemy URL of the database that `sql` runs on; none: our own."""
+    address_column: str = "email"
+    encoding: str = "utf-8"
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    mode: Literal["append", "replace"] = "append"
+    """append adds and refreshes; replace makes the audience what the source says."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> AudienceSettings:
+        named = [key for key in ("csv", "parquet", "direct_mailer", "sql") if getattr(self, key) is not None]
+        if len(named) > 1:
+            raise ValueError(f"an audience has one source, not {' and '.join(named)}")
+        if self.sql_url_env is not None and self.sql is None:
+            raise ValueError("sql_url_env goes with sql")
+        return self
+
+    @property
+    def has_source(self) -> bool:
+        """False for an audience that a DataFrame or a hand-made import fills."""
+        return any((self.csv, self.parquet, self.direct_mailer, self.sql))
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    installation: Name = "main"
+    time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    public_base_url: str = Field(default="http://localhost:8025", pattern=r"^https?://[^\s?#]+$")
+    """Where unsubscribe and tracking links point."""
+    data_dir: Path = Path(".mail_orchestration")
+    campaigns_dir: Path = Path("campaigns")
+    fetch_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Private networks that pages may be fetched from (spec 2.3), as CIDR."""
+    dispatcher: DispatcherSettings = DispatcherSettings()
+    relays: tuple[RelaySettings, ...] = ()
+    mailcasters: tuple[MailcasterParameters, ...] = ()
+    audiences: tuple[AudienceSettings, ...] = ()
+
+    folder: Path = Field(default=Path(), exclude=True)
+    """The folder of the settings file; its relative paths are resolved against it."""
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_known(self) -> Settings:
+        for section in ("relays", "mailcasters", "audiences"):
+            names = [item.name for item in getattr(self, section)]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{section}: two are named {name!r}")
+        relays = {relay.name for relay in self.relays}
+        for mailcaster in self.mailcasters:
+            for name in mailcaster.relays:
+                if name not in relays:
+                    raise ValueError(f"mailcaster {mailcaster.name}: there is no relay named {name!r}")
+        return self
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """The installation's time zone."""
+        return ZoneInfo(self.time_zone)
+
+    @property
+    def database_url(self) -> str | None:
+        """DATABASE_URL, or None: then the embedded server under `data_dir` serves."""
+        return os.environ.get("DATABASE_URL") or None
+
+    def mailcaster(self, name: str) -> MailcasterParameters:
+        """The mailcaster of that name. Raises BadSettings listing the names there are."""
+        for mailcaster in self.mailcasters:
+            if mailcaster.name == name:
+                return mailcaster
+        known = ", ".join(m.name for m in self.mailcasters) or "none"
+        raise BadSettings(f"there is no mailcaster named {name!r} (there are: {known})")
+
+    def audience(self, name: str) -> AudienceSettings:
+        """The audience of that name. Raises BadSettings listing the names there are."""
+        for audience in self.audiences:
+            if audience.name == name:
+                return audience
+        known = ", ".join(a.name for a in self.audiences) or "none"
+        raise BadSettings(f"the settings describe no audience named {name!r} (they describe: {known})")
+
+
+def settings_path(path: Path | None = None) -> Path:
+    """The file that is meant: the one given, the environment's, or the current folder's."""
+    return (path or Path(os.environ.get(SETTINGS_VARIABLE) or SETTINGS_FILE)).absolute()
+
+
+def load_settings(path: Path | None = None) -> Settings:
+    """Read and validate the settings. Raises BadSettings naming file, line and key.
+
+    Relative paths in the file count from the file's own folder, so that it means the same wherever it is used from.
+    """
+    file = settings_path(path)
+    if not file.is_file():
+        raise BadSettings(
+            f"there is no settings file {file}; make one with `mail-orchestration init`, or name one in {SETTINGS_VARIABLE}"
+        )
+    settings = read_yaml(file.read_bytes(), file=str(file), model=Settings, error=BadSettings)
+    folder = file.parent
+
+    def absolute(value: Path | None) -> Path | None:
+        return None if value is None else folder / value
+
+    return settings.model_copy(
+        update={
+            "folder": folder,
+            "data_dir": folder / settings.data_dir,
+            "campaigns_dir": folder / settings.campaigns_dir,
+            "relays": tuple(
+                relay.model_copy(
+                    update={
+                        "ca_file": absolute(relay.ca_file),
+                        "password_file": absolute(relay.password_file),
+                    }
+                )
+                for relay in settings.relays
+            ),
+            "audiences": tuple(
+                audience.model_copy(
+                    update={
+                        key: absolute(getattr(audience, key)) for key in ("csv", "parquet", "direct_mailer")
+                    }
+                )
+                for audience in settings.audiences
+            ),
+        }
+    )

@@ -1,0 +1,199 @@
+"""One mail job in a mailcaster's hands: deliver its messages, keep its heart beating, and settle how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import uvloop
+
+from mail_orchestration.composition.composer import Composer
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.claims import HeldClaim
+from mail_orchestration.dispatch.failure_policy import gives_up
+from mail_orchestration.egress.delivery import DeliveryReport, deliver
+from mail_orchestration.egress.relay import Relay
+from mail_orchestration.feedback.results_log import ResultsLog
+from mail_orchestration.frozen import FrozenRelease
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import RelayUnreachable, StateConflict
+from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.states import MailJobKind, MailJobState
+from mail_orchestration.mailcaster.message_feed import MessageFeed
+
+_log = logging.getLogger(__name__)
+
+STOP_POLL_S = 0.2
+"""How often a stop that came from a signal or from another thread is looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MailJobDone:
+    """How one mail job's turn with a mailcaster ended. The counts are of this turn."""
+
+    mail_job_id: int
+    parent_id: int | None
+    release_id: int
+    kind: MailJobKind
+    state: MailJobState
+    reason: str = ""
+    first_message: int
+    last_message: int
+    accepted: int = 0
+    deferred: int = 0
+    rejected: int = 0
+    uncertain: int = 0
+    stopped: int = 0
+    expired: int = 0
+    seconds: float = 0.0
+    relay_errors: dict[str, str] = field(default_factory=dict)
+    """Per relay that failed at any time, why it did last."""
+
+    @property
+    def results(self) -> int:
+        """How many messages got a result."""
+        return self.accepted + self.deferred + self.rejected + self.uncertain + self.stopped + self.expired
+
+
+class MailJobDelivery:
+    """Works on one claim until every message has a result, or it gives up, or is told to stop."""
+
+    def __init__(
+        self,
+        inst: Installation,
+        frozen: FrozenRelease,
+        claim: Claim,
+        parameters: MailcasterParameters,
+        relays: Sequence[Relay],
+        stop: threading.Event,
+    ) -> None:
+        self._inst = inst
+        self._frozen = frozen
+        self._claim = claim
+        self._parameters = parameters
+        self._relays = relays
+        self._stop = stop
+        self._gave_up = ""
+        self._is_stopping = False
+        self._counts: dict[Outcome, int] = {}
+
+    def run(self) -> MailJobDone:
+        """Deliver and settle. Raises ClaimLost when somebody else has the mail job, DatabaseUnavailable when the database went."""
+        began = time.monotonic()
+        relay_errors: dict[str, str] = {}
+        with HeldClaim(self._inst.database, self._claim) as held:
+            try:
+                relay_errors = uvloop.run(self._deliver(held)).last_relay_errors
+            except RelayUnreachable as error:
+                self._gave_up = str(error)
+            held.progress(self._counts)
+            state = self._settle(held)
+        return MailJobDone(
+            mail_job_id=self._claim.mail_job_id,
+            parent_id=self._claim.parent_id,
+            release_id=self._claim.release_id,
+            kind=self._claim.kind,
+            state=state,
+            reason=self._gave_up,
+            first_message=self._claim.first_message,
+            last_message=self._claim.last_message,
+            seconds=time.monotonic() - began,
+            relay_errors=relay_errors,
+            **{str(outcome): count for outcome, count in self._counts.items()},
+        )
+
+    def _settle(self, held: HeldClaim) -> MailJobState:
+        """Every message has a result: finished. Else it was given up, asked to stop, or the shift ends."""
+        now = utc_now()
+        if self._gave_up:
+            return held.fail(self._gave_up, now)
+        if self._is_stopping:
+            held.let_go_stopped(now)
+            return MailJobState.STOPPED_R
+        try:
+            return held.finish(now)
+        except StateConflict:
+            if not self._stop.is_set():
+                raise
+            held.hand_back()
+            return MailJobState.RUNNING
+
+    async def _deliver(self, held: HeldClaim) -> DeliveryReport:
+        definition = self._frozen.campaign.definition
+        self._end = asyncio.Event()
+        async with ResultsLog(
+            self._inst.database,
+            release_id=self._claim.release_id,
+            released_on=self._claim.released_on,
+            mail_job_id=self._claim.mail_job_id,
+            fence=self._claim.fence,
+        ) as log:
+            self._results, self._rejected, self._ended = log, 0, 0
+            self._most_errors = definition.maximum_error_percentage
+            feed = MessageFeed(
+                self._inst.database,
+                self._claim,
+                self._frozen.compressor(),
+                reverse_path=self._reverse_path(),
+                expires_at=definition.expires_at,
+                clock=utc_now,
+                record=log.record,
+            )
+            keeper = asyncio.create_task(self._keep(held))
+            try:
+                return await deliver(
+                    feed,
+                    self,
+                    self._relays,
+                    connections=self._parameters.connections,
+                    stop=self._end,
+                    unreachable_after_s=self._inst.settings.dispatcher.relay_unreachable_after_seconds,
+                )
+            finally:
+                keeper.cancel()
+                await asyncio.gather(keeper, feed.close(), return_exceptions=True)
+                self._counts = dict(log.counts)
+
+    def record(self, result: DeliveryResult) -> asyncio.Future[None]:
+        """Egress' `ResultSink`: into the log, with an eye on how many are refused (spec 3.7)."""
+        self._ended += 1
+        if result.outcome is Outcome.REJECTED:
+            self._rejected += 1
+            if not self._gave_up and gives_up(self._ended, self._rejected, self._most_errors):
+                self._gave_up = f"{self._rejected} of {self._ended} messages were rejected, more than {self._most_errors:g} %"
+                self._end.set()
+        return self._results.record(result)
+
+    async def _keep(self, held: HeldClaim) -> None:
+        """Heartbeat, progress and the outside's wish to stop, beside the delivery."""
+        heartbeat_s = self._inst.settings.dispatcher.heartbeat_seconds
+        frequency = self._parameters.recovery_string_update_frequency
+        told, next_beat = 0, time.monotonic() + heartbeat_s
+        try:
+            while True:
+                await asyncio.sleep(STOP_POLL_S)
+                if self._stop.is_set():
+                    self._end.set()
+                if time.monotonic() >= next_beat:
+                    next_beat = time.monotonic() + heartbeat_s
+                    self._is_stopping |= await asyncio.to_thread(held.heartbeat, utc_now())
+                counts = dict(self._results.counts)
+                if sum(counts.values()) - told >= frequency:
+                    told = sum(counts.values())
+                    self._is_stopping |= await asyncio.to_thread(held.progress, counts)
+                if self._is_stopping:
+                    self._end.set()
+        except Exception:
+            # The results log meets the same trouble at its next write and ends the delivery with it.
+            _log.exception("mail job %d: heartbeat failed", self._claim.mail_job_id)
+            self._end.set()
+
+    def _reverse_path(self) -> str:
+        composer = Composer(self._frozen.campaign, self._frozen.facts, self._inst.keys)
+        return composer.envelope_sender()

@@ -1,0 +1,167 @@
+"""A shift: at once after each mail job the next one, until there is no more work (spec 4.3)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.claims import claim_next
+from mail_orchestration.dispatch.mail_jobs import waiting_work
+from mail_orchestration.dispatch.shifts import note_shift, start_shift
+from mail_orchestration.frozen import FrozenRelease, read_frozen
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import ClaimLost
+from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
+from mail_orchestration.relays import relays_of
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShiftSummary:
+    """What a mailcaster did in one shift."""
+
+    mail_jobs: int
+    messages: int
+    """Messages that got a result."""
+    seconds: float
+    ended_because: Literal["no work", "stopped", "time budget"]
+
+
+def has_work(inst: Installation, mailcaster: str, *, now: datetime) -> bool:
+    """True when there is work that this mailcaster would take. Cheap, and locks nothing."""
+    with inst.database.begin() as connection:
+        return waiting_work(
+            connection,
+            inst.settings.mailcaster(mailcaster),
+            now,
+            inst.settings.dispatcher.hang_after_seconds,
+            installation_id=inst.installation_id,
+        )
+
+
+def run_shift(
+    inst: Installation,
+    mailcaster: str,
+    *,
+    stop: threading.Event,
+    time_budget_s: float | None = None,
+    on_mail_job_done: Callable[[MailJobDone], None] | None = None,
+) -> ShiftSummary:
+    """Take mail jobs and deliver them until there is no more work, `stop` is set, or the time budget is used up.
+
+    When `stop` is set the messages in flight are finished and recorded, and the rest is left to the next shift. Raises
+    BadSettings, and DatabaseUnavailable when the database goes: what was not sent then hangs and is recovered.
+    """
+    return _Shift(inst, mailcaster, stop, time_budget_s, on_mail_job_done).run()
+
+
+class _Shift:
+    def __init__(
+        self,
+        inst: Installation,
+        mailcaster: str,
+        stop: threading.Event,
+        time_budget_s: float | None,
+        on_mail_job_done: Callable[[MailJobDone], None] | None,
+    ) -> None:
+        self._inst = inst
+        self._parameters = inst.settings.mailcaster(mailcaster)
+        self._relays = relays_of(inst.settings, self._parameters.relays)
+        self._stop = stop
+        self._budget_s = time_budget_s
+        self._on_mail_job_done = on_mail_job_done
+        self._frozen: FrozenRelease | None = None
+        self._mail_jobs = self._messages = 0
+
+    def run(self) -> ShiftSummary:
+        began = time.monotonic()
+        with self._inst.database.begin() as connection:
+            self._shift = start_shift(
+                connection,
+                self._inst.installation_id,
+                self._parameters.name,
+                host=socket.gethostname(),
+                process_id=os.getpid(),
+                now=utc_now(),
+            )
+        ended_because: Literal["no work", "stopped", "time budget"] = "no work"
+        while True:
+            if self._stop.is_set():
+                ended_because = "stopped"
+                break
+            if self._budget_s is not None and time.monotonic() - began > self._budget_s:
+                ended_because = "time budget"
+                break
+            claim = self._claim()
+            if claim is None:
+                break
+            self._note(claim.mail_job_id)
+            self._work_on(claim)
+        self._note(None, is_over=True)
+        return ShiftSummary(
+            mail_jobs=self._mail_jobs,
+            messages=self._messages,
+            seconds=time.monotonic() - began,
+            ended_because=ended_because,
+        )
+
+    def _claim(self) -> Claim | None:
+        return claim_next(
+            self._inst.database,
+            self._inst.installation_id,
+            self._parameters,
+            now=utc_now(),
+            hang_after_s=self._inst.settings.dispatcher.hang_after_seconds,
+        )
+
+    def _work_on(self, claim: Claim) -> None:
+        delivery = MailJobDelivery(
+            self._inst, self._frozen_release(claim), claim, self._parameters, self._relays, self._stop
+        )
+        try:
+            done = delivery.run()
+        except ClaimLost as lost:
+            # Somebody else has it and will send what is left: nothing is lost, and nothing more is ours to do.
+            _log.warning("%s", lost)
+            return
+        self._mail_jobs += 1
+        self._messages += done.results
+        _log.info(
+            "mail job %d is %s: %d results in %.1f s",
+            done.mail_job_id,
+            done.state,
+            done.results,
+            done.seconds,
+        )
+        if self._on_mail_job_done is not None:
+            self._on_mail_job_done(done)
+
+    def _frozen_release(self, claim: Claim) -> FrozenRelease:
+        """The release of the claim; children of one parent follow each other, so the last one is kept."""
+        if self._frozen is None or self._frozen.release.release_id != claim.release_id:
+            with self._inst.database.begin() as connection:
+                self._frozen = read_frozen(connection, self._inst, claim.release_id)
+        return self._frozen
+
+    def _note(self, mail_job_id: int | None, *, is_over: bool = False) -> None:
+        with self._inst.database.begin() as connection:
+            self._shift = note_shift(
+                connection,
+                self._inst.installation_id,
+                self._shift,
+                mail_job_id=mail_job_id,
+                mail_jobs_done=self._mail_jobs,
+                messages_done=self._messages,
+                now=utc_now(),
+                is_over=is_over,
+            )

@@ -1,0 +1,29 @@
+"""The maintenance story: what runs beside the mail, by schedule, and may be run at any time (spec 6.5, 8.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from mail_orchestration.audience.resolving import mark_interrupted
+
+from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
+from mail_orchestration.installation import Installation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanSummary:
+    """What a clean-up found and did."""
+
+    interrupted: list[int]
+    """Mail jobs whose dedup had been cut off: they can be released again."""
+
+
+def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
+    """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5)."""
+    return CleanSummary(interrupted=mark_interrupted(inst.database, now))
+
+
+def close_days(inst: Installation, *, now: datetime) -> list[ClosedDay]:
+    """Close every day before today that is not closed yet (spec 8.2): after missing nights, all of them."""
+    return close_days_due(inst.database, inst.installation_id, inst.settings.zone, now)

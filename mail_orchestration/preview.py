@@ -1,0 +1,164 @@
+"""The preview story: a campaign as one contact would get it, on the screen or in a mailbox, without a release (spec 2.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mail_orchestration.audience.members import find_member
+
+from mail_orchestration.composition.checking import Finding, check
+from mail_orchestration.composition.composer import ComposedMessage, Composer
+from mail_orchestration.composition.context import MailJobFacts
+from mail_orchestration.composition.definition import Campaign, load_campaign
+from mail_orchestration.egress.delivery import deliver
+from mail_orchestration.egress.page_fetcher import PageFetcher
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.addresses import normalise_address
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import NotFound, Unavailable
+from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage, Recipient
+from mail_orchestration.kernel.pages import Page, PageUnavailable
+from mail_orchestration.relays import relays_of
+
+TEST_CONNECTIONS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """One message, and what `check` has to say about the campaign."""
+
+    message: ComposedMessage
+    recipient: Recipient
+    findings: Sequence[Finding]
+
+    @property
+    def data(self) -> bytes:
+        """The RFC 5322 message."""
+        return self.message.data
+
+    @property
+    def subject(self) -> str:
+        """Its subject, decoded."""
+        return self.message.subject
+
+    @property
+    def size(self) -> int:
+        """Its octets."""
+        return len(self.message.data)
+
+
+def preview_message(
+    inst: Installation, folder: Path, *, address: str | None = None, now: datetime
+) -> Preview:
+    """Compose the campaign for the contact with this address, or for its sample contact.
+
+    Raises BadCampaign, CompositionError naming template and line, NotFound when no audience of the campaign has the address.
+    """
+    campaign = load_campaign(folder)
+    recipient = _sample(campaign) if address is None else _member(inst, campaign, address)
+    return Preview(
+        message=_compose(inst, campaign, recipient, utc_now()),
+        recipient=recipient,
+        findings=check(campaign),
+    )
+
+
+def test_send(
+    inst: Installation, folder: Path, addresses: Sequence[str], *, now: datetime
+) -> list[DeliveryResult]:
+    """Send the campaign to these addresses at once: what `preview` shows, through the relays of the settings.
+
+    A member of the campaign's audiences gets her own message, everybody else the sample contact's. It is outside
+    the frequency policy and not counted (spec 8.6), and leaves no mail job. Raises as `preview_message`, BadAddress,
+    and RelayUnreachable. The result's message number is the address's place in `addresses`, from 1.
+    """
+    campaign = load_campaign(folder)
+    recipients = [_member_or_sample(inst, campaign, address) for address in addresses]
+    messages = deque(
+        OutgoingMessage(number, recipient.contact_id, composed.reverse_path, recipient.address, composed.data)
+        for number, recipient in enumerate(recipients, 1)
+        for composed in (_compose(inst, campaign, recipient, now),)
+    )
+    kept = _Kept(messages)
+    asyncio.run(_send(inst, kept))
+    return sorted(kept.results, key=lambda result: result.message_no)
+
+
+async def _send(inst: Installation, kept: _Kept) -> None:
+    report = await deliver(
+        kept,
+        kept,
+        relays_of(inst.settings),
+        connections=TEST_CONNECTIONS,
+        stop=asyncio.Event(),
+        unreachable_after_s=30.0,
+    )
+    if report.returned:
+        raise Unavailable(f"{report.returned} test messages were not sent: {report.last_relay_errors}")
+
+
+class _Kept:
+    """Source and sink of a delivery in memory: a test message that is lost is sent again by hand."""
+
+    def __init__(self, messages: deque[OutgoingMessage]) -> None:
+        self._messages = messages
+        self.results: list[DeliveryResult] = []
+
+    async def take(self) -> OutgoingMessage | None:
+        return self._messages.popleft() if self._messages else None
+
+    def record(self, result: DeliveryResult) -> Awaitable[None]:
+        self.results.append(result)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+def _compose(inst: Installation, campaign: Campaign, recipient: Recipient, now: datetime) -> ComposedMessage:
+    facts = MailJobFacts(
+        installation=inst.settings.installation,
+        mail_job_id=0,
+        released_at=now,
+        public_base_url=inst.settings.public_base_url,
+    )
+    composer = Composer(campaign, facts, inst.keys)
+    request = composer.page_request(recipient)
+    if request is None:
+        return composer.compose(recipient)
+
+    async def fetch() -> Page | PageUnavailable:
+        async with PageFetcher(allowed=inst.settings.fetch_allowed_networks) as fetcher:
+            return await fetcher.fetch(request)
+
+    page = asyncio.run(fetch())
+    if isinstance(page, PageUnavailable):
+        raise Unavailable(f"the page of the body could not be fetched: {page.reason}")
+    return composer.compose(recipient, page)
+
+
+def _member(inst: Installation, campaign: Campaign, address: str) -> Recipient:
+    with inst.database.begin() as connection:
+        found = find_member(
+            connection, inst.installation_id, campaign.definition.audiences, normalise_address(address)
+        )
+    if found is None:
+        raise NotFound(f"no audience of campaign {campaign.definition.name} has the address {address}")
+    return found
+
+
+def _member_or_sample(inst: Installation, campaign: Campaign, address: str) -> Recipient:
+    try:
+        return _member(inst, campaign, address)
+    except NotFound:
+        return _sample(campaign, normalise_address(address))
+
+
+def _sample(campaign: Campaign, address: str = "sample@example.org") -> Recipient:
+    return Recipient(
+        recipient_no=1, contact_id=0, address=address, attributes=dict(campaign.definition.sample_contact)
+    )

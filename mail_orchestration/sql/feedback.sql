@@ -1,0 +1,238 @@
+-- Results, daily counts, books and reports.
+
+-- name: append_results
+-- One flush of the results log: every row, or none when the mail job is no longer held under this fence. The row lock
+-- makes whoever takes the mail job away wait until this flush has committed, or makes this flush see the new fence.
+WITH held AS (
+    SELECT FROM mail_job
+    WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
+    FOR SHARE
+)
+INSERT INTO result (
+    released_on, release_id, mail_job_id,
+    message_no, contact_id, occurred_at, outcome, reply_code, enhanced_code, reply_text, relay
+)
+SELECT
+    CAST(:released_on AS date), CAST(:release_id AS bigint), CAST(:mail_job_id AS bigint),
+    r.message_no, r.contact_id, r.occurred_at, r.outcome, r.reply_code, r.enhanced_code, r.reply_text, r.relay
+FROM unnest(
+    CAST(:message_nos AS integer[]), CAST(:contact_ids AS bigint[]), CAST(:moments AS timestamptz[]),
+    CAST(:outcomes AS outcome[]), CAST(:reply_codes AS smallint[]), CAST(:enhanced_codes AS text[]),
+    CAST(:reply_texts AS text[]), CAST(:relays AS text[])
+) AS r (message_no, contact_id, occurred_at, outcome, reply_code, enhanced_code, reply_text, relay)
+WHERE EXISTS (SELECT FROM held);
+
+-- name: require_durable_commits
+-- A session whose database or user was set to lose the last commits in a crash is set right; stronger settings stay.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+
+
+-- name: has_mails_between
+-- Whether any mail of the installation was accepted in a span of time, for a day that may have none.
+SELECT EXISTS (
+    SELECT FROM result AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    WHERE r.occurred_at >= CAST(:starts_at AS timestamptz) AND r.occurred_at < CAST(:ends_at AS timestamptz)
+        AND r.outcome = 'accepted' AND j.installation_id = CAST(:installation_id AS integer)
+);
+
+-- name: ensure_partitions_of_day
+-- The partitions of one day, made where they are missing.
+SELECT ensure_day_partitions(CAST(:day AS date));
+
+-- name: count_mails_of_day
+-- The daily log of one day from its accepted results. Results are only ever added, so that a repeat can only find more:
+-- the larger figure is right, also after retention dropped the results. The order keeps two runs from a deadlock.
+INSERT INTO daily_mail_count AS known (day, installation_id, contact_id, mails)
+SELECT CAST(:day AS date), CAST(:installation_id AS integer), r.contact_id, count(*)
+FROM result AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.occurred_at >= CAST(:starts_at AS timestamptz) AND r.occurred_at < CAST(:ends_at AS timestamptz)
+    AND r.outcome = 'accepted' AND j.installation_id = CAST(:installation_id AS integer)
+GROUP BY r.contact_id
+ORDER BY r.contact_id
+ON CONFLICT (contact_id, day) DO UPDATE SET mails = excluded.mails WHERE known.mails < excluded.mails;
+
+-- name: close_day
+-- The day's totals, from the daily log itself.
+INSERT INTO closed_day (installation_id, day, closed_at, mails, contacts)
+SELECT
+    CAST(:installation_id AS integer), CAST(:day AS date), CAST(:now AS timestamptz), coalesce(sum(c.mails), 0), count(*)
+FROM daily_mail_count AS c
+WHERE c.day = CAST(:day AS date) AND c.installation_id = CAST(:installation_id AS integer)
+ON CONFLICT (installation_id, day) DO UPDATE
+SET closed_at = excluded.closed_at, mails = excluded.mails, contacts = excluded.contacts
+RETURNING mails, contacts;
+
+-- name: closed_days
+-- When each day of the installation was closed, and the moment of its first release, before which there is no mail.
+SELECT c.day, c.closed_at, f.first_released_at
+FROM (
+    SELECT min(r.released_at) AS first_released_at
+    FROM release AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    WHERE j.installation_id = CAST(:installation_id AS integer)
+) AS f
+LEFT JOIN closed_day AS c ON c.installation_id = CAST(:installation_id AS integer)
+ORDER BY c.day;
+
+-- name: count_contacts_by_mails
+-- For each window, how many contacts got how many mails. A mail of day D counts through D + days. One pass over the
+-- days, each put into the narrowest window that it belongs to, before the wider ones add up.
+WITH span AS (
+    SELECT days, coalesce(lag(days) OVER (ORDER BY days), -1) AS previous
+    FROM (SELECT DISTINCT unnest(CAST(:windows AS integer[])) AS days) AS w
+),
+dated AS (
+    SELECT CAST(:today AS date) - age AS day, span.days AS narrowest
+    FROM span, generate_series(span.previous + 1, span.days) AS age
+),
+per_contact AS (
+    SELECT c.contact_id, d.narrowest, sum(c.mails) AS mails
+    FROM daily_mail_count AS c
+    INNER JOIN dated AS d ON d.day = c.day
+    WHERE c.installation_id = CAST(:installation_id AS integer)
+        AND c.day BETWEEN CAST(:first_day AS date) AND CAST(:today AS date)
+    GROUP BY c.contact_id, d.narrowest
+),
+per_window AS (
+    SELECT span.days, p.contact_id, sum(p.mails) AS mails
+    FROM per_contact AS p
+    INNER JOIN span ON span.days >= p.narrowest
+    GROUP BY span.days, p.contact_id
+)
+SELECT days, CAST(mails AS integer) AS mails, count(*) AS contacts
+FROM per_window
+GROUP BY days, mails
+ORDER BY days, mails;
+
+
+-- name: release_for_report
+-- What is known of a release besides its rows.
+SELECT r.released_on, r.released_at, c.name AS campaign, j.state, j.kind, j.reason
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+INNER JOIN campaign AS c ON c.campaign_id = r.campaign_id
+WHERE r.release_id = CAST(:release_id AS bigint);
+
+-- name: count_books
+-- Every row of a release, counted once, in one statement so that all lines are of the same instant. The last result of a
+-- message counts. What has none is being sent when its mail job is being worked on, and was stopped with its release.
+WITH this_release AS (
+    SELECT r.*, j.state FROM release AS r INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    WHERE r.release_id = CAST(:release_id AS bigint)
+),
+last_result AS (
+    SELECT DISTINCT ON (message_no) message_no, outcome FROM result
+    WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+    ORDER BY message_no, occurred_at DESC, outcome
+),
+message AS (
+    SELECT m.message_no, l.message_no AS result_of, l.outcome
+    FROM (
+        SELECT message_no FROM assembled_message
+        WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+    ) AS m
+    FULL JOIN last_result AS l ON l.message_no = m.message_no
+),
+worked_on AS (
+    SELECT coalesce(range_agg(int4range(first_message, last_message, '[]')), '{}') AS messages FROM mail_job
+    WHERE release_id = CAST(:release_id AS bigint) AND state IN ('RUNNING', 'STOPPING')
+),
+unsent AS (
+    SELECT count(*) FILTER (WHERE m.message_no <@ w.messages) AS sending, count(*) AS all_of_them
+    FROM message AS m
+    CROSS JOIN worked_on AS w
+    WHERE m.outcome IS NULL
+)
+SELECT 'audience_rows' AS line, '' AS detail, coalesce(audience_rows, 0) AS number FROM this_release
+UNION ALL
+SELECT 'duplicates', '', coalesce(duplicates, 0) FROM this_release
+UNION ALL
+SELECT
+    CASE
+        WHEN p.bypass_reason IS NOT NULL THEN 'bypassed'
+        WHEN r.assembled_at IS NULL AND p.recipient_no > r.assembled_up_to THEN 'unassembled'
+        ELSE 'assembly_done'
+    END, coalesce(p.bypass_reason, ''), count(*)
+FROM recipient AS p
+CROSS JOIN this_release AS r
+WHERE p.release_id = CAST(:release_id AS bigint) AND p.released_on = CAST(:released_on AS date)
+GROUP BY 1, 2
+UNION ALL
+SELECT 'bypassed_later', reason, count(*) FROM bypass
+WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+GROUP BY reason
+UNION ALL
+SELECT CASE WHEN message_no IS NULL THEN 'stray' ELSE 'outcome' END, CAST(outcome AS text), count(*)
+FROM message WHERE outcome IS NOT NULL
+GROUP BY 1, 2
+UNION ALL
+SELECT 'sending', '', sending FROM unsent
+UNION ALL
+SELECT CASE WHEN r.state = 'STOPPED' THEN 'stopped_unsent' ELSE 'waiting' END, '', u.all_of_them - u.sending
+FROM unsent AS u CROSS JOIN this_release AS r;
+
+-- name: report_mail_jobs
+-- The mail jobs of a release that messages are sent under, with what each recorded.
+SELECT
+    j.mail_job_id, j.state, j.mailcaster, j.recovers_id, j.first_message, j.last_message,
+    coalesce(r.accepted, 0) AS accepted, coalesce(r.deferred, 0) AS deferred, coalesce(r.rejected, 0) AS rejected,
+    coalesce(r.uncertain, 0) AS uncertain, coalesce(r.others, 0) AS others,
+    r.first_result_at, r.last_result_at
+FROM mail_job AS j
+LEFT JOIN (
+    SELECT
+        mail_job_id,
+        count(*) FILTER (WHERE outcome = 'accepted') AS accepted,
+        count(*) FILTER (WHERE outcome = 'deferred') AS deferred,
+        count(*) FILTER (WHERE outcome = 'rejected') AS rejected,
+        count(*) FILTER (WHERE outcome = 'uncertain') AS uncertain,
+        count(*) FILTER (WHERE outcome IN ('stopped', 'expired')) AS others,
+        min(occurred_at) AS first_result_at, max(occurred_at) AS last_result_at
+    FROM result
+    WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+    GROUP BY mail_job_id
+) AS r ON r.mail_job_id = j.mail_job_id
+WHERE j.release_id = CAST(:release_id AS bigint) AND (j.kind IN ('small', 'child') OR r.mail_job_id IS NOT NULL)
+ORDER BY j.mail_job_id;
+
+-- name: report_domains
+-- Recipient domains by number of messages, with the last result of each message. A quoted local part may hold an @.
+SELECT
+    split_part(m.address, '@', -1) AS domain,
+    count(*) AS messages,
+    count(*) FILTER (WHERE l.outcome = 'accepted') AS accepted,
+    count(*) FILTER (WHERE l.outcome = 'deferred') AS deferred,
+    count(*) FILTER (WHERE l.outcome = 'rejected') AS rejected,
+    count(*) FILTER (WHERE l.outcome = 'uncertain') AS uncertain,
+    count(*) FILTER (WHERE l.outcome IN ('stopped', 'expired')) AS others
+FROM assembled_message AS m
+LEFT JOIN (
+    SELECT DISTINCT ON (message_no) message_no, outcome FROM result
+    WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+    ORDER BY message_no, occurred_at DESC, outcome
+) AS l ON l.message_no = m.message_no
+WHERE m.release_id = CAST(:release_id AS bigint) AND m.released_on = CAST(:released_on AS date)
+GROUP BY 1
+ORDER BY messages DESC, domain
+LIMIT CAST(:most AS integer);
+
+-- name: report_replies
+-- What relays answered, by reply code and enhanced status code, with one text of each.
+SELECT outcome, reply_code, enhanced_code, count(*) AS results, min(reply_text) AS sample
+FROM result
+WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+GROUP BY outcome, reply_code, enhanced_code
+ORDER BY results DESC, outcome, reply_code, enhanced_code
+LIMIT CAST(:most AS integer);
+
+-- name: report_timeline
+-- Results per bucket of time and outcome, the buckets counted from the epoch.
+SELECT
+    date_bin(make_interval(secs => CAST(:bucket_seconds AS integer)), occurred_at, CAST('epoch' AS timestamptz)) AS starts_at,
+    outcome, count(*) AS results
+FROM result
+WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+GROUP BY 1, 2
+ORDER BY 1, 2;

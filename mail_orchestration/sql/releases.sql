@@ -1,0 +1,110 @@
+-- Statements of dispatch/releases.py: what a release freezes, and which releases wait for what.
+
+-- name: freeze_content
+-- Keep one file under its hash; the same content is kept once.
+INSERT INTO content (sha256, bytes) VALUES (CAST(:sha256 AS bytea), CAST(:bytes AS bytea))
+ON CONFLICT (sha256) DO NOTHING;
+
+-- name: read_content
+-- The files with these hashes.
+SELECT sha256, bytes FROM content WHERE sha256 = ANY(CAST(:hashes AS bytea[]));
+
+-- name: register_campaign
+-- Make the campaign known or note its new digest; a paused campaign stays paused.
+INSERT INTO campaign AS known (installation_id, name, state, digest, changed_at)
+VALUES (CAST(:installation_id AS integer), :name, :state, CAST(:digest AS bytea), CAST(:now AS timestamptz))
+ON CONFLICT (installation_id, name) DO UPDATE
+SET digest = excluded.digest,
+    state = CASE WHEN known.state = 'paused' THEN known.state ELSE excluded.state END,
+    changed_at = CASE WHEN known.digest = excluded.digest THEN known.changed_at ELSE excluded.changed_at END
+RETURNING campaign_id;
+
+-- name: lock_release_request
+-- Two releases under one request key wait for each other, so that the second finds the first.
+SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.release.' || CAST(:request_key AS text), 0));
+
+-- name: release_of_request
+-- The release that was made under a request key.
+SELECT release_id FROM release WHERE request_key = :request_key;
+
+-- name: ensure_day
+-- Make the partitions that a release of this day fills.
+SELECT ensure_day_partitions(CAST(:day AS date));
+
+-- name: insert_release
+-- Freeze what was released.
+INSERT INTO release (
+    release_id, campaign_id, released_at, released_on, request_key, files, digest, topic, starts_at, expires_at,
+    audience_ids, excluded_audience_ids
+) VALUES (
+    CAST(:release_id AS bigint), CAST(:campaign_id AS integer), CAST(:released_at AS timestamptz),
+    CAST(:released_on AS date), CAST(:request_key AS text), CAST(:files AS jsonb), CAST(:digest AS bytea), :topic,
+    CAST(:starts_at AS timestamptz), CAST(:expires_at AS timestamptz),
+    CAST(:audience_ids AS integer[]), CAST(:excluded_audience_ids AS integer[])
+);
+
+-- name: read_release
+-- One release with its campaign's name and its mail job's state.
+SELECT r.release_id, r.released_at, r.released_on, r.files, r.topic, r.starts_at, r.expires_at, r.audience_ids,
+    r.excluded_audience_ids, r.resolved_at, r.audience_rows, r.duplicates, r.recipient_count, r.assembled_up_to,
+    r.assembled_at, r.message_count, r.bypassed_count, r.dictionary, r.reported_at, c.name AS campaign, j.state
+FROM release AS r
+INNER JOIN campaign AS c USING (campaign_id)
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.release_id = CAST(:release_id AS bigint) AND j.installation_id = CAST(:installation_id AS integer);
+
+-- name: releases_to_assemble
+-- Mail jobs that were released and are not assembled yet, the most important and oldest first.
+SELECT j.mail_job_id
+FROM mail_job AS j
+INNER JOIN release AS r ON r.release_id = j.mail_job_id
+WHERE j.state = 'QUEUING' AND j.installation_id = CAST(:installation_id AS integer) AND r.assembled_at IS NULL
+ORDER BY j.priority DESC, j.mail_job_id;
+
+-- name: releases_to_queue
+-- Assembled mail jobs whose start time has come.
+SELECT j.mail_job_id
+FROM mail_job AS j
+INNER JOIN release AS r ON r.release_id = j.mail_job_id
+WHERE j.state = 'QUEUING' AND j.installation_id = CAST(:installation_id AS integer) AND r.assembled_at IS NOT NULL
+    AND (r.starts_at IS NULL OR r.starts_at <= CAST(:now AS timestamptz))
+ORDER BY j.priority DESC, j.mail_job_id;
+
+-- name: releases_to_report
+-- Mail jobs that have ended and have no report yet.
+SELECT r.release_id
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.reported_at IS NULL AND j.ended_at IS NOT NULL AND j.installation_id = CAST(:installation_id AS integer)
+ORDER BY r.release_id;
+
+-- name: mark_reported
+-- The mail job's report is written, if it has ended.
+UPDATE release SET reported_at = CAST(:now AS timestamptz)
+FROM mail_job AS j
+WHERE j.mail_job_id = release.release_id AND j.ended_at IS NOT NULL AND release.reported_at IS NULL
+    AND release.release_id = CAST(:release_id AS bigint);
+
+-- name: forget_resolving
+-- A release that was cut off in dedup begins again: dedup was one transaction, so nothing is left of it.
+UPDATE release SET resolving_since = NULL WHERE release_id = CAST(:release_id AS bigint) AND resolved_at IS NULL;
+
+-- name: keep_dictionary
+-- The dictionary that this release's messages are compressed against, set once.
+UPDATE release SET dictionary = CAST(:sha256 AS bytea), assembling_since = CAST(:now AS timestamptz)
+WHERE release_id = CAST(:release_id AS bigint) AND dictionary IS NULL;
+
+-- name: try_lock_assembly
+-- One assembler at a time works on a release; the lock goes with the session.
+SELECT pg_try_advisory_lock(hashtextextended('mail_orchestration.assembly.' || CAST(:release_id AS bigint), 0));
+
+-- name: assembly_so_far
+-- How many recipients dedup left to be assembled, and how many of those could not be composed.
+SELECT
+    (
+        SELECT count(*) FROM recipient
+        WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint) AND bypass_reason IS NULL
+    ) - count(*) FILTER (WHERE stage IN ('preprocess', 'filter')) AS to_assemble,
+    count(*) FILTER (WHERE stage = 'compose') AS failed
+FROM bypass
+WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint);

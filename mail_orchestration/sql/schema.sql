@@ -1,0 +1,325 @@
+-- The tables of mail_orchestration, in the order that mail flows. A person who knows this page knows the system.
+--
+-- Everything lives in the schema mail_orchestration; the search path is set by the connection.
+-- Big tables (recipient, bypass, assembled_message, result, daily_mail_count) are insert-only and partitioned by
+-- day, so that retention drops partitions and never deletes rows. Partitions are made by ensure_day_partitions().
+-- Small tables (mail_job, mailcaster_shift) are updated; they are kept narrow and vacuumed eagerly.
+
+
+-- Who may be written to ------------------------------------------------------------------------------------------
+
+CREATE TABLE installation (
+    installation_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- address is as it goes on the envelope; address_key is what two spellings of one mailbox have in common.
+CREATE TABLE contact (
+    contact_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    installation_id integer NOT NULL REFERENCES installation,
+    address text NOT NULL,
+    address_key text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT contact_is_known_by_address UNIQUE (installation_id, address_key)
+);
+
+CREATE TABLE audience (
+    audience_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    installation_id integer NOT NULL REFERENCES installation,
+    name text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT audience_is_known_by_name UNIQUE (installation_id, name)
+);
+
+-- The details of a contact belong to the membership: each list keeps its own, and the list named first in a
+-- release gives the details of a contact that is in several. attributes is null where a source has no extra column.
+CREATE TABLE audience_member (
+    audience_id integer NOT NULL REFERENCES audience ON DELETE CASCADE,
+    contact_id bigint NOT NULL REFERENCES contact,
+    body_format text,
+    locale text,
+    guid text,
+    url text,
+    attributes jsonb,
+    import_id bigint NOT NULL,
+    PRIMARY KEY (audience_id, contact_id)
+);
+
+CREATE TABLE audience_import (
+    import_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    audience_id integer NOT NULL REFERENCES audience ON DELETE CASCADE,
+    source text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz,
+    rows_read bigint NOT NULL DEFAULT 0,
+    rows_accepted bigint NOT NULL DEFAULT 0,
+    rows_repeated bigint NOT NULL DEFAULT 0,
+    rows_rejected bigint NOT NULL DEFAULT 0,
+    CONSTRAINT finished_import_accounts_for_every_row
+        CHECK (finished_at IS NULL OR rows_read = rows_accepted + rows_repeated + rows_rejected)
+);
+
+-- A row that could not be imported: nothing of a source is dropped in silence.
+CREATE TABLE audience_reject (
+    import_id bigint NOT NULL REFERENCES audience_import ON DELETE CASCADE,
+    line bigint NOT NULL,
+    value text NOT NULL,
+    reason text NOT NULL
+);
+CREATE INDEX audience_reject_of_import ON audience_reject (import_id, line);
+
+-- topic '' is everything; another topic is an opt-out of that topic alone.
+CREATE TABLE suppression (
+    contact_id bigint NOT NULL REFERENCES contact,
+    topic text NOT NULL DEFAULT '',
+    reason text NOT NULL,
+    detail text NOT NULL DEFAULT '',
+    suppressed_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (contact_id, topic),
+    CONSTRAINT suppression_reason_is_known
+        CHECK (reason IN ('opted_out', 'opted_out_of_topic', 'hard_bounce', 'complaint', 'manual')),
+    CONSTRAINT only_an_opt_out_names_a_topic CHECK ((topic <> '') = (reason = 'opted_out_of_topic'))
+);
+
+
+-- What is said ---------------------------------------------------------------------------------------------------
+
+-- Files of released campaigns by their hash: a release freezes what it says.
+CREATE TABLE content (
+    sha256 bytea PRIMARY KEY,
+    bytes bytea NOT NULL,
+    CONSTRAINT content_is_known_by_its_hash CHECK (sha256 = sha256(bytes))
+);
+
+CREATE TABLE campaign (
+    campaign_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    installation_id integer NOT NULL REFERENCES installation,
+    name text NOT NULL,
+    state text NOT NULL DEFAULT 'live',
+    digest bytea NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT campaign_is_known_by_name UNIQUE (installation_id, name),
+    CONSTRAINT campaign_state_is_known CHECK (state IN ('test', 'live', 'paused', 'deleted'))
+);
+
+
+-- Mail jobs ------------------------------------------------------------------------------------------------------
+
+CREATE TYPE mail_job_state AS ENUM (
+    'QUEUING', 'INTERRUPTED',
+    'QUEUED', 'P_QUEUED', 'P_ASSIGNING', 'P_ASSIGNED',
+    'RUNNING', 'STOPPING', 'STOPPED_R', 'STOPPED_Q', 'RECOVERING',
+    'STOPPED', 'RECOVERED', 'FINISHED', 'FAILED', 'P_FINISHED', 'P_FAILED', 'P_PARTIAL_FINISHED'
+);
+
+CREATE TYPE mail_job_kind AS ENUM ('small', 'parent', 'child');
+
+-- One row for each mail job. release_id is the mail job that a release made: itself for small ones and parents, the
+-- parent for children, the first of the chain for what recovery made.
+-- Messages are numbered 1 … message_count in a release; a mail job covers first_message … last_message of them.
+CREATE TABLE mail_job (
+    mail_job_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    release_id bigint NOT NULL,
+    installation_id integer NOT NULL REFERENCES installation,
+    parent_id bigint REFERENCES mail_job,
+    recovers_id bigint REFERENCES mail_job,
+    kind mail_job_kind,
+    state mail_job_state NOT NULL,
+    reason text NOT NULL DEFAULT '',
+    priority integer NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    queued_at timestamptz,
+    started_at timestamptz,
+    ended_at timestamptz,
+    first_message integer,
+    last_message integer,
+    next_message integer,
+    mailcaster text,
+    fence bigint NOT NULL DEFAULT 0,
+    heartbeat_at timestamptz,
+    accepted integer NOT NULL DEFAULT 0,
+    deferred integer NOT NULL DEFAULT 0,
+    rejected integer NOT NULL DEFAULT 0,
+    uncertain integer NOT NULL DEFAULT 0,
+    stopped integer NOT NULL DEFAULT 0,
+    CONSTRAINT running_has_a_mailcaster_and_a_heartbeat
+        CHECK (state NOT IN ('RUNNING', 'STOPPING') OR (mailcaster IS NOT NULL AND heartbeat_at IS NOT NULL)),
+    CONSTRAINT child_has_a_parent CHECK ((kind = 'child') = (parent_id IS NOT NULL)),
+    CONSTRAINT kind_is_known_once_queued
+        CHECK (kind IS NOT NULL OR state IN ('QUEUING', 'INTERRUPTED', 'STOPPED', 'FAILED')),
+    CONSTRAINT queued_has_messages
+        CHECK (state IN ('QUEUING', 'INTERRUPTED', 'STOPPED', 'FAILED') OR (first_message <= last_message AND queued_at IS NOT NULL)),
+    CONSTRAINT only_a_parent_hands_out_messages CHECK ((kind = 'parent' AND next_message IS NOT NULL) OR next_message IS NULL),
+    CONSTRAINT parent_hands_out_what_it_has
+        CHECK (next_message IS NULL OR next_message BETWEEN first_message AND last_message + 1),
+    CONSTRAINT p_assigned_has_handed_out_all
+        CHECK (state NOT IN ('P_ASSIGNED', 'P_FINISHED', 'P_FAILED', 'P_PARTIAL_FINISHED') OR next_message = last_message + 1),
+    CONSTRAINT p_assigning_has_messages_left CHECK (state NOT IN ('P_QUEUED', 'P_ASSIGNING') OR next_message <= last_message),
+    CONSTRAINT ended_is_terminal CHECK (
+        (ended_at IS NOT NULL)
+        = (state IN ('STOPPED', 'RECOVERED', 'FINISHED', 'FAILED', 'P_FINISHED', 'P_FAILED', 'P_PARTIAL_FINISHED'))
+    )
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200);
+
+-- What mailcasters look for, in the order in which they take it. The states are in the index's key and not in its
+-- predicate only for the live ones: ended mail jobs, which are most, are not in it.
+CREATE INDEX mail_job_to_take ON mail_job (state, priority DESC, queued_at, mail_job_id)
+    WHERE state IN ('QUEUING', 'QUEUED', 'P_QUEUED', 'P_ASSIGNING', 'P_ASSIGNED', 'RUNNING', 'STOPPING', 'RECOVERING');
+CREATE INDEX mail_job_children ON mail_job (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX mail_job_of_release ON mail_job (release_id);
+CREATE UNIQUE INDEX mail_job_is_recovered_once ON mail_job (recovers_id) WHERE recovers_id IS NOT NULL;
+
+-- What a release froze, and what dedup and assembly counted. One row for each top-level mail job.
+-- released_on is the partition of everything big that belongs to the release.
+CREATE TABLE release (
+    release_id bigint PRIMARY KEY REFERENCES mail_job,
+    campaign_id integer NOT NULL REFERENCES campaign,
+    released_at timestamptz NOT NULL,
+    released_on date NOT NULL,
+    request_key text UNIQUE,
+    files jsonb NOT NULL,
+    digest bytea NOT NULL,
+    topic text NOT NULL DEFAULT '',
+    starts_at timestamptz,
+    expires_at timestamptz,
+    audience_ids integer[] NOT NULL,
+    excluded_audience_ids integer[] NOT NULL DEFAULT '{}',
+    resolving_since timestamptz,
+    resolved_at timestamptz,
+    audience_rows bigint,
+    duplicates bigint,
+    recipient_count integer,
+    assembling_since timestamptz,
+    assembled_up_to integer NOT NULL DEFAULT 0,
+    assembled_at timestamptz,
+    message_count integer NOT NULL DEFAULT 0,
+    bypassed_count integer NOT NULL DEFAULT 0,
+    dictionary bytea REFERENCES content,
+    reported_at timestamptz,
+    CONSTRAINT resolved_is_counted
+        CHECK (resolved_at IS NULL OR audience_rows = duplicates + recipient_count),
+    CONSTRAINT assembled_is_resolved CHECK (assembled_at IS NULL OR resolved_at IS NOT NULL),
+    CONSTRAINT assembled_is_complete
+        CHECK (assembled_at IS NULL OR message_count + bypassed_count = recipient_count)
+);
+CREATE INDEX release_to_report ON release (release_id) WHERE reported_at IS NULL;
+CREATE INDEX release_of_campaign ON release (campaign_id, released_at DESC);
+
+
+-- What one release holds, by the million -------------------------------------------------------------------------
+
+-- bypass_reason is what dedup already knew (suppressed, excluded, a failed check); later reasons are rows of bypass.
+CREATE TABLE recipient (
+    released_on date NOT NULL,
+    release_id bigint NOT NULL,
+    recipient_no integer NOT NULL,
+    audience_id integer NOT NULL,
+    contact_id bigint NOT NULL,
+    bypass_reason text,
+    PRIMARY KEY (release_id, recipient_no, released_on)
+) PARTITION BY RANGE (released_on);
+
+-- Reasons found after dedup: custom components, templates, empty bodies. stage is the Direct Mailer stage.
+CREATE TABLE bypass (
+    released_on date NOT NULL,
+    release_id bigint NOT NULL,
+    recipient_no integer NOT NULL,
+    stage text NOT NULL,
+    reason text NOT NULL,
+    detail text NOT NULL,
+    PRIMARY KEY (release_id, recipient_no, released_on)
+) PARTITION BY RANGE (released_on);
+
+-- message is compressed against the release's dictionary.
+CREATE TABLE assembled_message (
+    released_on date NOT NULL,
+    release_id bigint NOT NULL,
+    message_no integer NOT NULL,
+    recipient_no integer NOT NULL,
+    contact_id bigint NOT NULL,
+    size integer NOT NULL,
+    address text NOT NULL,
+    message bytea NOT NULL,
+    PRIMARY KEY (release_id, message_no, released_on)
+) PARTITION BY RANGE (released_on);
+
+CREATE TYPE outcome AS ENUM ('accepted', 'deferred', 'rejected', 'uncertain', 'stopped', 'expired');
+
+-- The results log. A message can have more than one result (deferred, later accepted): the last one counts.
+CREATE TABLE result (
+    released_on date NOT NULL,
+    release_id bigint NOT NULL,
+    message_no integer NOT NULL,
+    mail_job_id bigint NOT NULL,
+    contact_id bigint NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    outcome outcome NOT NULL,
+    reply_code smallint,
+    enhanced_code text,
+    reply_text text,
+    relay text NOT NULL
+) PARTITION BY RANGE (released_on);
+CREATE INDEX result_of_message ON result (release_id, message_no);
+CREATE INDEX result_by_time ON result USING brin (occurred_at) WITH (pages_per_range = 32);
+
+
+-- How often somebody was written to ------------------------------------------------------------------------------
+
+-- The daily log (spec 8.2): mails accepted for a contact on a day of the installation's time zone. Written once for each
+-- day by the nightly close, which can be repeated.
+CREATE TABLE daily_mail_count (
+    day date NOT NULL,
+    installation_id integer NOT NULL,
+    contact_id bigint NOT NULL,
+    mails integer NOT NULL CHECK (mails > 0),
+    PRIMARY KEY (contact_id, day)
+) PARTITION BY RANGE (day);
+
+CREATE TABLE closed_day (
+    installation_id integer NOT NULL REFERENCES installation,
+    day date NOT NULL,
+    closed_at timestamptz NOT NULL,
+    mails bigint NOT NULL,
+    contacts bigint NOT NULL,
+    PRIMARY KEY (installation_id, day)
+);
+
+
+-- Who works ------------------------------------------------------------------------------------------------------
+
+-- The last shift of each mailcaster, for status displays.
+CREATE TABLE mailcaster_shift (
+    installation_id integer NOT NULL REFERENCES installation,
+    mailcaster text NOT NULL,
+    host text NOT NULL,
+    process_id integer NOT NULL,
+    started_at timestamptz NOT NULL,
+    heartbeat_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    mail_job_id bigint REFERENCES mail_job,
+    mail_jobs_done integer NOT NULL DEFAULT 0,
+    messages_done bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (installation_id, mailcaster)
+) WITH (fillfactor = 50);
+
+
+-- Partitions -----------------------------------------------------------------------------------------------------
+
+-- Makes the partitions of one day. LIKE and ATTACH take a lock that running inserts and reads do not feel, which
+-- CREATE TABLE … PARTITION OF would not; the advisory lock lets one session at a time make them.
+CREATE FUNCTION ensure_day_partitions(day date) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    parent text;
+    partition text;
+BEGIN
+    FOREACH parent IN ARRAY ARRAY['recipient', 'bypass', 'assembled_message', 'result', 'daily_mail_count'] LOOP
+        partition := parent || '_' || to_char(day, 'YYYYMMDD');
+        CONTINUE WHEN to_regclass(partition) IS NOT NULL;
+        PERFORM pg_advisory_xact_lock(hashtextextended('mail_orchestration.ensure_day_partitions', 0));
+        CONTINUE WHEN to_regclass(partition) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', partition, parent);
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition, day, day + 1);
+    END LOOP;
+END
+$$;

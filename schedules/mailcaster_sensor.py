@@ -1,0 +1,53 @@
+"""One sensor for the whole fleet of mailcasters: it wakes those for whom there is work.
+
+One and not one for each, because fifty sensors cost a fifth of a core. A mailcaster works one shift at a
+time, which is guarded three times: here, by the run queue's limit on the tag, and by the lease in the
+database, which is the truth.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.mail_system import MailSystem
+from jobs.mailcaster import Shift, mailcaster
+from jobs.tags import MAILCASTER
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.mailcaster import has_work
+from schedules.release_sensors import LOOK_EVERY_S
+from schedules.runs import is_occupied
+
+
+@dg.sensor(
+    name="mailcasters",
+    job=mailcaster,
+    minimum_interval_seconds=LOOK_EVERY_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description=(
+        "Global delivery queue: wakes each mailcaster for whom there is work and who is not at work "
+        "already. Switched off, shifts that run end when they find no more work, and no new one begins."
+    ),
+)
+def mailcaster_sensor(
+    context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
+) -> dg.SensorResult:
+    """Eligible work and no active run: one run for the mailcaster."""
+    installation = mail.shared()
+    requests = []
+    said = []
+    for parameters in installation.settings.mailcasters:
+        name = parameters.name
+        if not has_work(installation, name, now=utc_now()):
+            continue
+        occupied = is_occupied(context.instance, mailcaster.name, {MAILCASTER: name})
+        if occupied is not None:
+            said.append(f"{name}: {occupied}")
+            continue
+        requests.append(
+            dg.RunRequest(
+                run_config=dg.RunConfig(ops={"work_a_shift": Shift(mailcaster=name)}), tags={MAILCASTER: name}
+            )
+        )
+    if not requests:
+        return dg.SensorResult(skip_reason="; ".join(said) or "There is no work for any mailcaster.")
+    return dg.SensorResult(run_requests=requests)

@@ -1,0 +1,83 @@
+"""The sensors that carry a release from its assembly to its report: Assemble, Queue for delivery, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from assets.mail_system import MailSystem
+from assets.partitions import MAIL_JOBS, partition_key_of
+from jobs.asset_jobs import assemble, queue_for_delivery, report
+from mail_orchestration.broadcast import releases_to_assemble, releases_to_queue, releases_to_report
+from mail_orchestration.kernel.clock import utc_now
+from schedules.runs import is_occupied
+
+LOOK_EVERY_S = 2
+"""Dagster's daemon looks every 5 s; an interval just below that is due each time, one of 5 s only every
+second time."""
+
+RUNS_AT_ONCE = 10
+"""Of each kind in one tick: Dagster starts a run in seconds, and what is left is found by the next tick."""
+
+
+@dg.sensor(
+    name="assemble",
+    job=assemble,
+    minimum_interval_seconds=LOOK_EVERY_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts Assemble for each release that is not assembled yet.",
+)
+def assemble_sensor(
+    context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
+) -> dg.SensorResult:
+    """Released and not assembled: one run each."""
+    return _runs_for(context, "assemble", releases_to_assemble(mail.shared()))
+
+
+@dg.sensor(
+    name="queue_for_delivery",
+    job=queue_for_delivery,
+    minimum_interval_seconds=LOOK_EVERY_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts Queue for delivery for each release that is assembled and whose start time has come.",
+)
+def queue_for_delivery_sensor(
+    context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
+) -> dg.SensorResult:
+    """Assembled and not queued: one run each."""
+    return _runs_for(context, "queue_for_delivery", releases_to_queue(mail.shared(), now=utc_now()))
+
+
+@dg.sensor(
+    name="report",
+    job=report,
+    minimum_interval_seconds=LOOK_EVERY_S,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Writes the report of each mail job that has ended.",
+)
+def report_sensor(context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]) -> dg.SensorResult:
+    """Ended and not reported: one run each."""
+    return _runs_for(context, "report", releases_to_report(mail.shared()))
+
+
+def _runs_for(
+    context: dg.SensorEvaluationContext, job_name: str, release_ids: Iterable[int]
+) -> dg.SensorResult:
+    requests = []
+    skipped = []
+    for release_id in release_ids:
+        key = partition_key_of(release_id)
+        occupied = is_occupied(context.instance, job_name, {"dagster/partition": key})
+        if occupied is None:
+            requests.append(dg.RunRequest(partition_key=key))
+        else:
+            skipped.append(f"mail job {key}: {occupied}")
+        if len(requests) == RUNS_AT_ONCE:
+            break
+    if not requests:
+        return dg.SensorResult(skip_reason="; ".join(skipped) or "No mail job waits for this.")
+    keys = [request.partition_key for request in requests if request.partition_key]
+    return dg.SensorResult(
+        run_requests=requests, dynamic_partitions_requests=[MAIL_JOBS.build_add_request(keys)]
+    )

@@ -1,0 +1,46 @@
+"""What is done at set times: the nightly close of the day, and the cleaning of the delivery queue."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from jobs.asset_jobs import frequency
+from jobs.clean_delivery_queue import clean_delivery_queue
+from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.settings import load_settings
+
+
+def installation_time_zone() -> str:
+    """The installation's time zone, in which its nights are; UTC as long as there are no settings to be
+    read.
+
+    Definitions must load without settings, so that Dagster's UI can come up and its sensors can say what
+    is missing.
+    """
+    try:
+        return load_settings().time_zone
+    except BadSettings:
+        return "UTC"
+
+
+close_of_the_day_schedule = dg.ScheduleDefinition(
+    name="close_of_the_day",
+    job=frequency,
+    # A quarter past midnight: what was sent just before it has its result by then. Were it late, the next
+    # night has it.
+    cron_schedule="15 0 * * *",
+    execution_timezone=installation_time_zone(),
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description=(
+        "Every night: closes the days that are over and tells the frequency counters. A night that was "
+        "missed is made up for by the next one."
+    ),
+)
+
+clean_delivery_queue_schedule = dg.ScheduleDefinition(
+    name="clean_delivery_queue",
+    job=clean_delivery_queue,
+    cron_schedule="*/10 * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every ten minutes: marks interrupted mail jobs, fails dead runs, drops old partition keys.",
+)

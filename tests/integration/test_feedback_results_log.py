@@ -1,0 +1,310 @@
+"""The results log against PostgreSQL: durable, fenced, many connections to a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.feedback.results_log import ResultsLog
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
+from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from tests.integration.feedback_fixtures import DAY, a_result, add_installation, add_mail_job, execute
+
+_BUMP = "UPDATE mail_job SET fence = fence + 1 WHERE mail_job_id = :id"
+
+
+@pytest.fixture
+def mail_job_id(database: Database) -> int:
+    execute(database, "SELECT ensure_day_partitions(:day)", day=DAY)
+    return add_mail_job(database, None, installation_id=add_installation(database), last=100_000)
+
+
+def _log(database: Database, mail_job_id: int, fence: int = 1) -> ResultsLog:
+    return ResultsLog(database, release_id=mail_job_id, released_on=DAY, mail_job_id=mail_job_id, fence=fence)
+
+
+def _written(database: Database) -> list[int]:
+    return [no for (no,) in execute(database, "SELECT message_no FROM result ORDER BY message_no")]
+
+
+async def _deliver(log: ResultsLog, connections: int, messages: int) -> None:
+    numbers = iter(range(1, messages + 1))
+
+    async def connection() -> None:
+        for number in numbers:
+            await log.record(a_result(number))
+
+    await asyncio.gather(*(connection() for _ in range(connections)))
+
+
+@pytest.mark.rule("5.1")
+def test_connections_share_commits_and_every_result_is_there_once(
+    database: Database, mail_job_id: int
+) -> None:
+    async def run() -> ResultsLog:
+        async with _log(database, mail_job_id) as log:
+            await _deliver(log, connections=50, messages=2000)
+        return log
+
+    log = asyncio.run(run())
+    assert _written(database) == list(range(1, 2001))
+    assert log.counts == {Outcome.ACCEPTED: 2000}
+    assert log.flushes <= 2000 / 10
+
+
+def test_what_resolved_is_seen_by_others_at_once(database: Database, mail_job_id: int) -> None:
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            await log.record(a_result(7))
+            assert await asyncio.to_thread(_written, database) == [7]
+
+    asyncio.run(run())
+
+
+def test_every_field_comes_back_as_it_was(database: Database, mail_job_id: int) -> None:
+    odd = 'a "quoted" \\ back\\slash, {braces}, NULL\r\n\tü 漢 \N{PILE OF POO}'
+    results = [
+        a_result(1, Outcome.REJECTED, reply_text=odd, relay='relay "two", {x}', enhanced_code="5.1.1"),
+        a_result(2, Outcome.UNCERTAIN, reply_text="", enhanced_code=None),
+        a_result(3, Outcome.STOPPED, reply_text="NULL", relay=""),
+        a_result(4, Outcome.DEFERRED, reply_text="nul \0 and \udcff here"),
+        a_result(5, Outcome.EXPIRED),
+    ]
+
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            await asyncio.gather(*(log.record(result) for result in results))
+
+    asyncio.run(run())
+    rows = execute(
+        database,
+        "SELECT message_no, contact_id, outcome, reply_code, enhanced_code, reply_text, relay, occurred_at"
+        " FROM result ORDER BY message_no",
+    )
+    read = [DeliveryResult(*row[:2], Outcome(row[2]), *row[3:]) for row in rows]
+    expected = [
+        *results[:3],
+        a_result(4, Outcome.DEFERRED, reply_text="nul \N{REPLACEMENT CHARACTER} and ? here"),
+    ]
+    assert read == [*expected, results[4]]
+
+
+@pytest.mark.rule("5.5")
+def test_a_fence_that_moved_ends_everything_that_waits(database: Database, mail_job_id: int) -> None:
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            await log.record(a_result(1))
+            await asyncio.to_thread(execute, database, _BUMP, id=mail_job_id)
+            waiting = [log.record(a_result(number)) for number in range(2, 12)]
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [ClaimLost] * 10
+            with pytest.raises(ClaimLost, match=f"mail job {mail_job_id} under fence 1"):
+                log.record(a_result(12))
+
+    with pytest.raises(ClaimLost):
+        asyncio.run(run())
+    assert _written(database) == [1]
+
+
+@pytest.mark.rule("5.5")
+@pytest.mark.parametrize(
+    ("state", "is_held"), [("STOPPING", True), ("FINISHED", False), ("RECOVERED", False)]
+)
+def test_only_a_mail_job_that_is_worked_on_takes_results(
+    database: Database, mail_job_id: int, state: str, is_held: bool
+) -> None:
+    execute(
+        database,
+        "UPDATE mail_job SET state = CAST(:state AS mail_job_state),"
+        " ended_at = CASE WHEN :ended THEN now() END WHERE mail_job_id = :id",
+        state=state,
+        ended=not is_held,
+        id=mail_job_id,
+    )
+
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            await log.record(a_result(1))
+
+    if is_held:
+        asyncio.run(run())
+    else:
+        with pytest.raises(ClaimLost):
+            asyncio.run(run())
+    assert _written(database) == ([1] if is_held else [])
+
+
+@pytest.mark.rule("5.5")
+def test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence(
+    database: Database, mail_job_id: int
+) -> None:
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            with database.begin() as recovery:
+                recovery.execute(text(_BUMP), {"id": mail_job_id})
+                waiting = log.record(a_result(1))
+                assert await asyncio.to_thread(_somebody_waits_for_a_lock, database)
+                assert not waiting.done()
+            with pytest.raises(ClaimLost):
+                await waiting
+
+    with pytest.raises(ClaimLost):
+        asyncio.run(run())
+    assert _written(database) == []
+
+
+@pytest.mark.rule("5.5")
+def test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_results(
+    database: Database, mail_job_id: int
+) -> None:
+    """A trigger holds the flush's transaction open after its rows are written: a slow commit."""
+    execute(
+        database,
+        """
+        CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$
+        """,
+    )
+    execute(database, "CREATE TRIGGER slow AFTER INSERT ON result FOR EACH ROW EXECUTE FUNCTION be_slow()")
+    read_by_recovery: list[int] = []
+
+    def recover() -> None:
+        with database.begin() as connection:
+            connection.execute(text(_BUMP), {"id": mail_job_id})
+            read_by_recovery.extend(connection.execute(text("SELECT message_no FROM result")).scalars())
+
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            with database.begin() as brake:
+                brake.execute(text("SELECT pg_advisory_xact_lock(42)"))
+                waiting = log.record(a_result(1))
+                assert await asyncio.to_thread(_somebody_waits_for_a_lock, database)
+                recovery = threading.Thread(target=recover)
+                recovery.start()
+                assert await asyncio.to_thread(_somebody_waits_for_a_lock, database, 2)
+                assert read_by_recovery == []
+                assert not waiting.done()
+            await waiting
+            await asyncio.to_thread(recovery.join)
+
+    asyncio.run(run())
+    assert read_by_recovery == [1]
+
+
+def _somebody_waits_for_a_lock(database: Database, how_many: int = 1) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        [[waiting]] = execute(
+            database,
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        if waiting >= how_many:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.rule("5.1")
+def test_results_of_connections_that_were_cancelled_are_written_before_the_end(
+    database: Database, mail_job_id: int
+) -> None:
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            for number in range(1, 6):
+                log.record(a_result(number)).cancel()
+
+    asyncio.run(run())
+    assert _written(database) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("is_flushing", [True, False])
+def test_a_database_that_goes_away_is_said_so_and_nothing_is_reported_durable(
+    database: Database, server_url: str, mail_job_id: int, is_flushing: bool
+) -> None:
+    def terminate() -> None:
+        with psycopg.connect(server_url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE query LIKE '%INSERT INTO result%' AND pid <> pg_backend_pid()"
+            )
+
+    async def run() -> None:
+        async with _log(database, mail_job_id) as log:
+            await log.record(a_result(1))
+            if is_flushing:
+                with database.begin() as recovery:
+                    recovery.execute(text(_BUMP), {"id": mail_job_id})
+                    waiting = [log.record(a_result(number)) for number in (2, 3)]
+                    assert await asyncio.to_thread(_somebody_waits_for_a_lock, database)
+                    waiting.append(log.record(a_result(4)))
+                    await asyncio.to_thread(terminate)
+                    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+                assert [type(outcome) for outcome in outcomes] == [DatabaseUnavailable] * 3
+            else:
+                await asyncio.to_thread(terminate)
+                with pytest.raises(DatabaseUnavailable):
+                    await log.record(a_result(2))
+            assert log.counts == {Outcome.ACCEPTED: 1}
+
+    with pytest.raises(DatabaseUnavailable):
+        asyncio.run(run())
+    assert _written(database) == [1]
+
+
+_DELIVERS_FOR_EVER = """
+import asyncio, sys
+from pathlib import Path
+from mail_orchestration.feedback.results_log import ResultsLog
+from mail_orchestration.kernel.database import Database
+from tests.integration.feedback_fixtures import DAY, a_result
+
+async def run(database, mail_job_id):
+    numbers = iter(range(1, 100_000))
+    async with ResultsLog(
+        database, release_id=mail_job_id, released_on=DAY, mail_job_id=mail_job_id, fence=1
+    ) as log:
+        async def connection():
+            for number in numbers:
+                print("sent", number, flush=True)
+                await log.record(a_result(number))
+                print("durable", number, flush=True)
+        await asyncio.gather(*(connection() for _ in range(20)))
+
+with Database.open(sys.argv[1], Path("."), application_name="killed") as database:
+    asyncio.run(run(database, int(sys.argv[2])))
+"""
+
+
+@pytest.mark.rule("5.1")
+def test_kill_9_loses_no_result_that_resolved_and_leaves_one_open_per_connection(
+    database: Database, database_url: str, mail_job_id: int
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _DELIVERS_FOR_EVER, database_url, str(mail_job_id)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout is not None
+        said: dict[str, set[int]] = {"sent": set(), "durable": set()}
+        for line in process.stdout:
+            match line.split():
+                case [what, number]:
+                    said[what].add(int(number))
+            if len(said["durable"]) == 500:
+                process.kill()
+    assert len(said["durable"]) >= 500
+    # The killed client's last statement may still be on its way to a commit.
+    execute(database, _BUMP, id=mail_job_id)
+    written = set(_written(database))
+    assert said["durable"] - written == set()
+    assert len(said["sent"] - written) <= 20

@@ -1,0 +1,301 @@
+"""A relay in the test's own loop, steered by the address: `drop-at-rcpt@…` drops the connection at RCPT.
+
+The local part of the reverse-path steers MAIL, that of the recipient all later commands. What it took, after
+the final dot and a positive reply, stands in `accepted`; every command and its moment in `heard`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+import struct
+from base64 import b64decode
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from mail_orchestration.egress.relay import Backoff, Relay, Secret, Timeouts, TlsMode
+
+
+class _Drop(Exception):  # noqa: N818 - no error: the script asks for it
+    pass
+
+
+@dataclass
+class Script:
+    """How the relay behaves towards everybody."""
+
+    greeting: str = "220 scripted ESMTP"
+    extensions: list[str] = field(default_factory=lambda: ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"])
+    knows_ehlo: bool = True
+    starttls: ssl.SSLContext | None = None
+    inject_behind_starttls: bytes = b""
+    password: str | None = None
+    reply_delay_s: float = 0.0
+
+
+class ScriptedRelay:
+    """`async with ScriptedRelay() as relay:` listens on a free port of the loopback address."""
+
+    def __init__(self, script: Script | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+        self.script = script or Script()
+        self._tls = tls
+        self.accepted: Counter[str] = Counter()
+        """Recipients of the messages taken, each with how often."""
+        self.data: dict[str, bytes] = {}
+        """The latest message per recipient, still dot-stuffed."""
+        self.heard: list[tuple[float, str]] = []
+        """Every command, with the loop's time."""
+        self.tries: Counter[str] = Counter()
+        self.sessions = 0
+        self._when: tuple[int, Callable[[], None]] | None = None
+        self._server: asyncio.Server | None = None
+        self._talks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> ScriptedRelay:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls, limit=2**20)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for talk in list(self._talks):
+            talk.cancel()
+        await asyncio.gather(*self._talks, return_exceptions=True)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def commands(self, verb: str) -> list[str]:
+        return [command for _, command in self.heard if command.upper().startswith(verb)]
+
+    def when_accepted(self, count: int, call: Callable[[], None]) -> None:
+        """Call once when `count` messages have been taken."""
+        self._when = (count, call)
+
+    def take(self, recipient: str, data: bytes) -> None:
+        self.accepted[recipient] += 1
+        self.data[recipient] = data
+        if self._when is not None and self.accepted.total() == self._when[0]:
+            self._when[1]()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._talks.add(task)
+        self.sessions += 1
+        try:
+            await _Talk(self, reader, writer).run()
+        except (_Drop, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
+            pass
+        finally:
+            self._talks.discard(task)
+            writer.transport.abort()
+
+
+class _Talk:
+    def __init__(
+        self, relay: ScriptedRelay, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.relay, self.script = relay, relay.script
+        self.reader, self.writer = reader, writer
+        self.encrypted = False
+        self.sender: str | None = None
+        self.recipient: str | None = None
+        self.recipient_stands = False
+
+    async def say(self, text: str) -> None:
+        if self.script.reply_delay_s:
+            await asyncio.sleep(self.script.reply_delay_s)
+        self.writer.write(text.encode() + b"\r\n")
+        await self.writer.drain()
+
+    async def hear(self) -> str:
+        line = await self.reader.readuntil(b"\n")
+        text = line.decode().rstrip("\r\n")
+        self.relay.heard.append((asyncio.get_running_loop().time(), text))
+        return text
+
+    async def run(self) -> None:
+        await self.say(self.script.greeting)
+        while True:
+            command = await self.hear()
+            verb = command.split(" ")[0].upper()
+            match verb:
+                case "EHLO" if self.script.knows_ehlo:
+                    lines = ["scripted", *self.script.extensions]
+                    if self.script.starttls and not self.encrypted:
+                        lines.append("STARTTLS")
+                    await self.say("\r\n".join(f"250-{line}" for line in lines[:-1]) + f"\r\n250 {lines[-1]}")
+                case "HELO":
+                    await self.say("250 scripted")
+                case "STARTTLS" if self.script.starttls:
+                    self.writer.write(b"220 go on\r\n" + self.script.inject_behind_starttls)
+                    await self.writer.drain()
+                    await self.writer.start_tls(self.script.starttls)
+                    self.encrypted = True
+                case "AUTH":
+                    await self.authenticate(command)
+                case "MAIL" | "RCPT" | "DATA":
+                    await self.transaction(verb, command)
+                case "RSET":
+                    self.sender = self.recipient = None
+                    await self.say("250 2.0.0 forgotten")
+                case "QUIT":
+                    await self.say("221 2.0.0 bye")
+                    return
+                case _:
+                    await self.say("502 5.5.1 what?")
+
+    async def authenticate(self, command: str) -> None:
+        _, mechanism, *initial = command.split(" ")
+        if mechanism == "LOGIN":
+            await self.say("334 VXNlcm5hbWU6")
+            user = b64decode(await self.hear()).decode()
+            await self.say("334 UGFzc3dvcmQ6")
+            password = b64decode(await self.hear()).decode()
+        elif mechanism == "XOAUTH2":
+            found = re.fullmatch("user=(.*)\x01auth=Bearer (.*)\x01\x01", b64decode(initial[0]).decode())
+            assert found
+            user, password = found.groups()
+        else:
+            _, user, password = b64decode(initial[0]).decode().split("\0")
+        if user == "user" and password == self.script.password:
+            await self.say("235 2.7.0 welcome")
+            return
+        if mechanism == "XOAUTH2":
+            await self.say("334 eyJzdGF0dXMiOiI0MDEifQ==")
+            assert await self.hear() == ""
+        await self.say(f"535 5.7.8 no such thing as {user} with {password} or {(initial or ['?'])[0]}")
+
+    async def transaction(self, verb: str, command: str) -> None:
+        path = re.search("<(.*?)>", command)
+        if verb == "MAIL":
+            assert path
+            if self.sender is not None:
+                await self.say("503 5.5.1 nested MAIL")
+                return
+            self.sender, self.recipient, self.recipient_stands = path[1], None, False
+        elif self.sender is None:
+            await self.say("503 5.5.1 no sender")
+            return
+        elif verb == "RCPT":
+            assert path
+            self.recipient = path[1]
+        steering = (self.sender if verb == "MAIL" else self.recipient or "") or ""
+        local = steering.partition("@")[0]
+        if verb != "DATA":
+            self.relay.tries[local] += 1
+        if verb == "DATA" and not self.recipient_stands and "354" not in local:
+            await self.say("503 5.5.1 no recipient")
+            return
+        if await self.misbehave(local, verb.lower()):
+            if verb == "MAIL":
+                self.sender = None
+            return
+        if verb == "MAIL":
+            await self.say("250 2.1.0 sender fine")
+        elif verb == "RCPT":
+            self.recipient_stands = True
+            await self.say("250 2.1.5 recipient fine")
+        else:
+            await self.body(local)
+
+    async def body(self, local: str) -> None:
+        await self.say("354 go on")
+        if local.startswith("early-"):
+            await self.reader.read(1000)
+            await self.say(local.split("-")[1] + " 5.3.4 that is enough")
+            await asyncio.sleep(0.2)
+            raise _Drop
+        lines: list[bytes] = []
+        while (line := await self.reader.readuntil(b"\n")) != b".\r\n":
+            lines.append(line)
+            if local.startswith("drop-in-body"):
+                raise _Drop
+        recipient, stands = self.recipient or "", self.recipient_stands
+        self.sender = self.recipient = None
+        if not stands:
+            await self.say("554 5.5.1 no valid recipients")
+            return
+        if await self.misbehave(local, "dot"):
+            return
+        self.relay.take(recipient, b"".join(lines))
+        await self.say("250 2.0.0 taken")
+
+    async def misbehave(self, local: str, where: str) -> bool:
+        """Do what the local part asks for at `where`. Returns whether the command has had its reply."""
+        asked = re.match(rf"(once-)?([a-z]+|\d{{3}})-at-{where}(?:-|$)(\d-\d-\d+)?", local)
+        if not asked or (asked[1] and self.relay.tries[local] > 1):
+            return False
+        match asked[2]:
+            case "drop":
+                raise _Drop
+            case "reset":
+                raw: socket.socket = self.writer.get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                raise _Drop
+            case "silence":
+                await asyncio.sleep(60)
+            case "trickle":
+                for octet in b"250 2.0.0 slowly, slowly, slowly, slowly, slowly":
+                    self.writer.write(bytes([octet]))
+                    await asyncio.sleep(0.03)
+            case "malformed":
+                await self.say("hello, how do you do?")
+            case "huge":
+                await self.say("\r\n".join(["250-" + "x" * 500] * 200))
+            case "twice":
+                await self.say("250 2.0.0 once\r\n250 2.0.0 twice")
+            case code:
+                enhanced = (asked[3] or f"{code[0]}-0-0").replace("-", ".")
+                await self.say(f"{code} {enhanced} as asked for by the address")
+                if code == "421":
+                    raise _Drop
+        return True
+
+
+def relay_to(
+    server: ScriptedRelay,
+    name: str = "scripted",
+    *,
+    tls: TlsMode = TlsMode.NONE,
+    password: str | None = None,
+    wait_s: float = 5.0,
+    **more: object,
+) -> Relay:
+    """A Relay that leads to `server`, with short back-offs, and `wait_s` seconds for every reply."""
+    waits = Timeouts(
+        **{
+            f"{step}_s": wait_s
+            for step in (
+                "greeting",
+                "hello",
+                "authentication",
+                "mail",
+                "rcpt",
+                "data",
+                "data_block",
+                "final_dot",
+            )
+        },
+        quit_s=1.0,
+    )
+    settings: dict[str, object] = {
+        "name": name,
+        "host": "127.0.0.1",
+        "port": server.port,
+        "tls": tls,
+        "timeouts": waits,
+        "backoff": Backoff(first_s=0.02, longest_s=0.1),
+        "username": None if password is None else "user",
+        "password": None if password is None else Secret(password),
+    }
+    return Relay(**{**settings, **more})  # type: ignore[arg-type]

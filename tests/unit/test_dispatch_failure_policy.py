@@ -1,0 +1,26 @@
+"""When a mailcaster gives up because too much is refused (spec 3.7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mail_orchestration.dispatch.failure_policy import gives_up
+
+
+@pytest.mark.rule("3.7")
+@pytest.mark.parametrize(
+    ("sent", "refused", "percentage", "is_up"),
+    [
+        pytest.param(99, 99, 25, False, id="too early to say"),
+        pytest.param(100, 26, 25, True, id="the hundredth message decides"),
+        pytest.param(100, 25, 25, False, id="exactly the limit is allowed"),
+        pytest.param(1000, 251, 25, True, id="just above"),
+        pytest.param(1000, 250, 25, False, id="just at"),
+        pytest.param(1000, 1000, 100, False, id="100 % never gives up"),
+        pytest.param(1000, 1, 0, True, id="0 % allows none"),
+        pytest.param(1000, 3, 0.25, True, id="fractions of a percent"),
+        pytest.param(0, 0, 25, False, id="nothing sent"),
+    ],
+)
+def test_gives_up(sent: int, refused: int, percentage: float, is_up: bool) -> None:
+    assert gives_up(sent, refused, percentage) is is_up
