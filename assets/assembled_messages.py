@@ -1,11 +1,15 @@
 """WHAT each recipient gets: every message, complete, before the first one leaves."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets import shown
-from assets.checks import assembly_failures, books_balance, check_assembly_failures, check_books_balance
+from assets.checks import (
+    ASSEMBLY_FAILURES,
+    assembly_failures,
+    books_balance,
+    check_assembly_failures,
+    check_books_balance,
+)
 from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
 from assets.partitions import MAIL_JOBS, mail_job_id_of
@@ -14,6 +18,7 @@ from mail_orchestration.broadcast import AssemblySummary, assemble_release, rele
 from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import AssemblyFailed
 from mail_orchestration.kernel.states import MailJobState
 
 
@@ -39,7 +44,7 @@ from mail_orchestration.kernel.states import MailJobState
 )
 def assembled_messages(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Every message of one release, assembled and stored byte for byte as it will be sent.
 
     A template fault on the last recipient is found here, before the first mail leaves. A message that
@@ -96,4 +101,20 @@ def assemble_once(
             tenth = 10 * done // total
             context.log.info("mail job %d: %d of %d recipients assembled", release_id, done, total)
 
-    return assemble_release(installation, release_id, now=utc_now(), progress=progress)
+    try:
+        return assemble_release(installation, release_id, now=utc_now(), progress=progress)
+    except AssemblyFailed:
+        # The check says so too, although the asset is not materialised: it is what an operator looks at.
+        failed = check_assembly_failures(installation, release_id)
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=ASSEMBLY_FAILURES,
+                passed=False,
+                severity=dg.AssetCheckSeverity.ERROR,
+                description=failed.description,
+                metadata=failed.metadata,
+                blocking=True,
+            )
+        )
+        raise

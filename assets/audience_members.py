@@ -1,14 +1,12 @@
 """WHO, before anyone is chosen: the audiences and their members."""
 
-from __future__ import annotations
-
 import dagster as dg
-from mail_orchestration.audience.importing import ImportSummary
 from pydantic import Field
 
 from assets import shown
 from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
+from mail_orchestration.audience.importing import ImportSummary
 from mail_orchestration.broadcast import fill_audience
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadInput
@@ -46,7 +44,7 @@ class AudiencesToImport(dg.Config):
 )
 def audience_members(
     context: dg.AssetExecutionContext, config: AudiencesToImport, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """The contacts of each audience, read anew from the sources that the settings file describes.
 
     Materialise it to import: every audience with a source, or those that the config names. Rows with a bad

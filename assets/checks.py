@@ -10,10 +10,11 @@ import dagster as dg
 from sqlalchemy import text
 
 from assets import shown
-from mail_orchestration.broadcast import frozen_campaign, release, resolve_release
+from mail_orchestration.broadcast import release
+from mail_orchestration.dispatch.releases import assembly_so_far
 from mail_orchestration.feedback.books import Books, books
+from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
 
 NO_CONTACT_TWICE = "no_contact_twice"
 ASSEMBLY_FAILURES = "assembly_failures"
@@ -88,31 +89,20 @@ def check_no_contact_twice(installation: Installation, release_id: int) -> dg.As
 
 def check_assembly_failures(installation: Installation, release_id: int) -> dg.AssetCheckResult:
     """Weigh the messages that could not be assembled against the campaign's limit."""
-    found = release(installation, release_id)
-    limit = frozen_campaign(installation, found).definition.maximum_assembly_failures_percentage
-    before = resolve_release(installation, release_id, now=utc_now()).bypassed
     with installation.database.begin() as connection:
-        account = books(connection, release_id)
-    failed = {
-        reason: count - before.get(reason, 0)
-        for reason, count in account.bypassed.items()
-        if count > before.get(reason, 0)
-    }
-    failures = sum(failed.values())
-    to_assemble = account.recipients - sum(before.values())
-    above_limit = bool(to_assemble) and 100 * failures / to_assemble > limit
+        frozen = read_frozen(connection, installation, release_id)
+        to_assemble, failed = assembly_so_far(connection, frozen.release)
+    limit = frozen.campaign.definition.maximum_assembly_failures_percentage
+    above_limit = 100 * failed > limit * to_assemble
     return dg.AssetCheckResult(
         check_name=ASSEMBLY_FAILURES,
-        passed=failures == 0,
+        passed=failed == 0,
         severity=dg.AssetCheckSeverity.ERROR if above_limit else dg.AssetCheckSeverity.WARN,
         description=(
-            f"{failures:,} of {to_assemble:,} messages could not be assembled; the campaign's limit is "
-            f"{limit} %."
+            f"{failed:,} of {to_assemble:,} messages could not be assembled; "
+            f"the campaign's limit is {limit:g} %."
         ),
-        metadata={
-            "failures": failures,
-            "by_reason": shown.counts(failed, of=to_assemble, word="reason", nothing="None failed."),
-        },
+        metadata={"failures": failed, "to_assemble": to_assemble, "limit_percentage": limit},
     )
 
 

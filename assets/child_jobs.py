@@ -1,7 +1,5 @@
 """Queue for delivery: the mail job enters the global queue, where mailcasters divide it into children."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets import shown
@@ -35,7 +33,7 @@ from mail_orchestration.kernel.states import MailJobKind, MailJobState
 )
 def child_jobs(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """Queue for delivery: puts one assembled mail job into the global queue and shows its children.
 
     A small mail job is queued as it is; a parent is divided by the mailcasters that take from it, each as

@@ -22,8 +22,6 @@ place where a whole list is in memory at once: beyond a few million rows let the
 name the file in the settings instead.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import dagster as dg
@@ -54,9 +52,11 @@ def audience_from_dataframe(
     import. `audience` may hold letters, digits and underscores, as it becomes part of the asset's key.
     """
 
+    key = _key(upstream)
+
     @dg.asset(
         key=[audience_members.key.path[-1], audience],
-        ins={"frame": dg.AssetIn(key=_key(upstream))},
+        ins={"frame": dg.AssetIn(key=key)},
         group_name=group_name,
         kinds={"postgres", "pandas"},
         owners=shown.OWNERS,
@@ -68,9 +68,11 @@ def audience_from_dataframe(
     )
     def dataframe_audience(
         context: dg.AssetExecutionContext, frame: pd.DataFrame, mail: dg.ResourceParam[MailSystem]
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         with told_to_operators(), mail.opened("import") as installation:
-            source = DataFrameSource(frame, address_column=address_column)
+            source = DataFrameSource(
+                frame=frame, address_column=address_column, label=f"asset {key.to_user_string()}"
+            )
             summary = fill_audience(installation, audience, source=source, mode=mode, now=utc_now())
         return dg.MaterializeResult(metadata=import_metadata({audience: summary}))
 

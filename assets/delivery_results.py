@@ -1,7 +1,5 @@
 """ONTO THE WIRE: what became of the messages of each child, and delivering chosen children by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -77,7 +75,7 @@ class DeliverByHand(dg.Config):
 )
 def delivery_results(
     context: dg.AssetExecutionContext, config: DeliverByHand, mail: dg.ResourceParam[MailSystem]
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult]:
     """Deliver chosen mail jobs that wait; tell the figures of chosen ones that have ended."""
     with told_to_operators(), mail.opened("delivery by hand") as installation, interrupts() as stop:
         mailcaster = _mailcaster(installation, config.mailcaster)
@@ -91,7 +89,7 @@ def delivery_results(
             done = _as_done(found)
             if found.state in _READY:
                 delivered = work_on(installation, mailcaster, found.mail_job_id, stop)
-                work_done = f"delivered by {mailcaster}" if delivered else "nothing: a mailcaster took it first"
+                work_done = f"delivered by {mailcaster}" if delivered else "nothing: another took it first"
                 done = delivered or done
             context.log_event(told(done, mailcaster=found.mailcaster or mailcaster, this_run=work_done))
     if stop.is_set():
@@ -141,7 +139,8 @@ def _metadata(
     }
     return {
         shown.ROW_COUNT: done.results,
-        "state": f"{done.state.value} ({without_addresses(done.reason)})" if done.reason else done.state.value,
+        "state": done.state.value,
+        "reason": without_addresses(done.reason),
         "kind": done.kind.value,
         "release": partition_key_of(done.release_id),
         "mailcaster": mailcaster or "none",

@@ -1,7 +1,5 @@
 """WHAT CAME BACK: the report of one release."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets import shown
@@ -39,7 +37,7 @@ from mail_orchestration.kernel.clock import utc_now
 )
 def mail_job_report(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """What became of every message of one release: the books, its mail jobs, domains, replies and the
     course of time.
 

@@ -25,7 +25,7 @@ class _Kept:
 
     installation: Installation
     stack: contextlib.ExitStack
-    version: tuple[int, int, int]
+    version: tuple[object, ...]
 
 
 class MailSystem:
@@ -81,10 +81,10 @@ class MailSystem:
         if kept is not None:
             kept.stack.close()
 
-    def _version(self) -> tuple[int, int, int]:
+    def _version(self) -> tuple[object, ...]:
         file = settings_path(self._settings)
         try:
             facts = file.stat()
         except OSError:
-            return (os.getpid(), 0, 0)
-        return (os.getpid(), facts.st_mtime_ns, facts.st_size)
+            return (os.getpid(), file)
+        return (os.getpid(), file, facts.st_mtime_ns, facts.st_size)

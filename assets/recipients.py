@@ -1,7 +1,5 @@
 """WHO of one release: dedup, verify, filter."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets import shown
@@ -43,7 +41,7 @@ from mail_orchestration.kernel.states import MailJobState
 )
 def recipients(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult[None]:
+) -> dg.MaterializeResult:
     """The recipients of one release: its audiences without the duplicates, each recipient checked and
     filtered.
 

@@ -1,7 +1,7 @@
 """Clean delivery queue: what was cut off is marked, what is dead is said to be, what is old goes (spec
 6.5)."""
 
-from __future__ import annotations
+from datetime import datetime
 
 import dagster as dg
 
@@ -13,7 +13,9 @@ from jobs.mailcaster import mailcaster
 from jobs.old_keys import delete_old_keys
 from jobs.tags import PROCESS
 from mail_orchestration import maintenance
+from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.dispatch.shifts import shifts
+from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
 
 
@@ -24,11 +26,7 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
     now = utc_now()
     with told_to_operators(), mail.opened("cleaning") as installation:
         summary = maintenance.clean_delivery_queue(installation, now=now)
-        with installation.database.begin() as connection:
-            last_signs = {
-                shift.mailcaster: shift.heartbeat_at
-                for shift in shifts(connection, installation.installation_id)
-            }
+        last_signs = last_signs_of_life(installation)
     dead = fail_dead_runs(context.instance, last_signs, job_name=mailcaster.name, now=now)
     keys = delete_old_keys(context.instance)
     context.log.info(
@@ -48,6 +46,18 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
             "old_partition_keys": keys,
         }
     )
+
+
+def last_signs_of_life(installation: Installation) -> dict[str, datetime]:
+    """When each mailcaster was last heard of: from its shift, or from the mail job that it works on."""
+    signs = {}
+    with installation.database.begin() as connection:
+        for shift in shifts(connection, installation.installation_id):
+            beats = [shift.heartbeat_at]
+            if shift.mail_job_id is not None:
+                beats.append(mail_job(connection, shift.mail_job_id).heartbeat_at or shift.heartbeat_at)
+            signs[shift.mailcaster] = max(beats)
+    return signs
 
 
 @dg.job(

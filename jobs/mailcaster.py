@@ -5,8 +5,6 @@ job takes 12 ms. The shift works in a thread of its own, so that the main thread
 events meanwhile.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +18,7 @@ from assets.failures import told_to_operators
 from assets.interrupts import interrupts
 from assets.mail_system import MailSystem
 from assets.partitions import CHILD_JOBS, add_keys
-from jobs.tags import MAILCASTER, PROCESS
+from jobs.tags import MAIL_JOBS_DONE, MAILCASTER, PROCESS
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.mailcaster import MailJobDone, ShiftSummary, run_shift
 
@@ -56,6 +54,7 @@ def work_a_shift(context: dg.OpExecutionContext, config: Shift, mail: dg.Resourc
             raise BadInput("time_budget_minutes must be more than 0")
         with interrupts() as stop:
             summary, interrupted = _work(context, config, mail, stop)
+    context.instance.add_run_tags(context.run_id, {MAIL_JOBS_DONE: str(summary.mail_jobs)})
     context.add_output_metadata(
         {
             "mail_jobs": summary.mail_jobs,

@@ -1,7 +1,5 @@
 """Releasing a campaign from Dagster's launchpad: it becomes a mail job, and the sensors do the rest."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import dagster as dg

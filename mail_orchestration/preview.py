@@ -1,4 +1,4 @@
-"""The preview story: a campaign as one contact would get it, on the screen or in a mailbox, without a release (spec 2.1)."""
+"""The preview story: a campaign as one contact would get it, without a release (spec 2.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 
 from mail_orchestration.audience.members import find_member
-
 from mail_orchestration.composition.checking import Finding, check
 from mail_orchestration.composition.composer import ComposedMessage, Composer
 from mail_orchestration.composition.context import MailJobFacts
@@ -52,12 +51,11 @@ class Preview:
         return len(self.message.data)
 
 
-def preview_message(
-    inst: Installation, folder: Path, *, address: str | None = None, now: datetime
-) -> Preview:
+def preview_message(inst: Installation, folder: Path, *, address: str | None = None) -> Preview:
     """Compose the campaign for the contact with this address, or for its sample contact.
 
-    Raises BadCampaign, CompositionError naming template and line, NotFound when no audience of the campaign has the address.
+    Raises BadCampaign, CompositionError naming template and line, and NotFound when no audience of the campaign
+    has the address.
     """
     campaign = load_campaign(folder)
     recipient = _sample(campaign) if address is None else _member(inst, campaign, address)

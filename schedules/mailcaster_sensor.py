@@ -5,8 +5,6 @@ time, which is guarded three times: here, by the run queue's limit on the tag, a
 database, which is the truth.
 """
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.mail_system import MailSystem
@@ -15,7 +13,7 @@ from jobs.tags import MAILCASTER
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.mailcaster import has_work
 from schedules.release_sensors import LOOK_EVERY_S
-from schedules.runs import is_occupied
+from schedules.runs import why_not_now
 
 
 @dg.sensor(
@@ -39,9 +37,9 @@ def mailcaster_sensor(
         name = parameters.name
         if not has_work(installation, name, now=utc_now()):
             continue
-        occupied = is_occupied(context.instance, mailcaster.name, {MAILCASTER: name})
-        if occupied is not None:
-            said.append(f"{name}: {occupied}")
+        reason = why_not_now(context.instance, mailcaster.name, {MAILCASTER: name})
+        if reason is not None:
+            said.append(f"{name}: {reason}")
             continue
         requests.append(
             dg.RunRequest(

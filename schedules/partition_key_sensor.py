@@ -1,7 +1,5 @@
 """Partition keys of what was released or delivered outside of Dagster, from the CLI for one."""
 
-from __future__ import annotations
-
 import dagster as dg
 
 from assets.mail_system import MailSystem

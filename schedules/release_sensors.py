@@ -1,7 +1,5 @@
 """The sensors that carry a release from its assembly to its report: Assemble, Queue for delivery, report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import dagster as dg
@@ -11,7 +9,7 @@ from assets.partitions import MAIL_JOBS, partition_key_of
 from jobs.asset_jobs import assemble, queue_for_delivery, report
 from mail_orchestration.broadcast import releases_to_assemble, releases_to_queue, releases_to_report
 from mail_orchestration.kernel.clock import utc_now
-from schedules.runs import is_occupied
+from schedules.runs import why_not_now
 
 LOOK_EVERY_S = 2
 """Dagster's daemon looks every 5 s; an interval just below that is due each time, one of 5 s only every
@@ -68,11 +66,11 @@ def _runs_for(
     skipped = []
     for release_id in release_ids:
         key = partition_key_of(release_id)
-        occupied = is_occupied(context.instance, job_name, {"dagster/partition": key})
-        if occupied is None:
+        reason = why_not_now(context.instance, job_name, {"dagster/partition": key})
+        if reason is None:
             requests.append(dg.RunRequest(partition_key=key))
         else:
-            skipped.append(f"mail job {key}: {occupied}")
+            skipped.append(f"mail job {key}: {reason}")
         if len(requests) == RUNS_AT_ONCE:
             break
     if not requests:

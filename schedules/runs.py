@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from jobs.tags import MAIL_JOBS_DONE
+
 UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.QUEUED,
@@ -21,19 +23,21 @@ UNFINISHED = [
 PAUSE_AFTER_FAILURE_S = 60
 """What failed is tried again after a minute, not after a tick: a run costs seconds of a core."""
 
+PAUSE_AFTER_IDLE_SHIFT_S = 20
+"""A shift that found nothing to take, since others were quicker or the work is still held, is not repeated at once."""
 
-def is_occupied(instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str]) -> str | None:
+
+def why_not_now(instance: dg.DagsterInstance, job_name: str, tags: Mapping[str, str]) -> str | None:
     """Why no run of the job with these tags should be asked for now; None when one should."""
-    unfinished = instance.get_runs(
-        dg.RunsFilter(job_name=job_name, tags=dict(tags), statuses=UNFINISHED), limit=1
-    )
-    if unfinished:
+    wanted = dict(tags)
+    if instance.get_runs(dg.RunsFilter(job_name=job_name, tags=wanted, statuses=UNFINISHED), limit=1):
         return "at work"
-    latest = instance.get_run_records(dg.RunsFilter(job_name=job_name, tags=dict(tags)), limit=1)
-    for record in latest:
-        ended = record.end_time or record.update_timestamp.timestamp()
-        if record.dagster_run.status is dg.DagsterRunStatus.FAILURE and (
-            time.time() - ended < PAUSE_AFTER_FAILURE_S
-        ):
+    for latest in instance.get_run_records(dg.RunsFilter(job_name=job_name, tags=wanted), limit=1):
+        ended = latest.end_time or latest.update_timestamp.timestamp()
+        since = time.time() - ended
+        run = latest.dagster_run
+        if run.status is dg.DagsterRunStatus.FAILURE and since < PAUSE_AFTER_FAILURE_S:
             return f"failed less than {PAUSE_AFTER_FAILURE_S} s ago"
+        if run.tags.get(MAIL_JOBS_DONE) == "0" and since < PAUSE_AFTER_IDLE_SHIFT_S:
+            return "found nothing to take just now"
     return None

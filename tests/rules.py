@@ -1,7 +1,7 @@
-"""`python tests/rules.py`: every rule that is built must be shown by a test; lists those that are not, and exits with 1.
+"""`python tests/rules.py`: every rule that is built must be shown by a test.
 
-The rules are those of docs/reference/behaviour.md. A test names the ones it shows: `@pytest.mark.rule("4.4")`. Read from
-the source, so that it takes no database and no second.
+Lists those that are not, and exits with 1. The rules are those of docs/reference/behaviour.md; a test names the ones it
+shows: `@pytest.mark.rule("4.4")`. Read from the source, so that it takes no database and no second.
 """
 
 from __future__ import annotations

@@ -11,23 +11,20 @@ details of everybody it names, all of them: it is the newer word. A contact's ad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
 from sqlalchemy import Connection
 
+from mail_orchestration.audience.merging import merge_contacts
 from mail_orchestration.audience.rows import Reject, Source
-from mail_orchestration.audience.staging import StagedBatch, stage
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import BadAudience
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _WORTH_ANALYZING = 10_000
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +117,12 @@ def import_audience(
     read = accepted = repeated = removed = 0
     by_reason: Counter[str] = Counter()
     with database.begin() as connection:
-        connection.execute(STATEMENTS["lock_imports"], {"installation_id": installation_id})
-        connection.execute(STATEMENTS["make_audience_staging"])
-        for chunk in staged_ahead(source):
-            merged = _merge_members(connection, chunk, key)
+        for chunk in merge_contacts(connection, installation_id, source):
+            merged = connection.execute(STATEMENTS["merge_members"], key).rowcount if chunk.lines else 0
             _store_rejects(connection, import_id, chunk.rejects)
             read += chunk.read
             accepted += merged
-            repeated += chunk.repeated + len(chunk.rows) - merged
+            repeated += chunk.repeated + len(chunk.lines) - merged
             by_reason.update(reject.code for reject in chunk.rejects)
             if progress is not None:
                 progress(read)
@@ -161,37 +156,6 @@ def import_audience(
         members_removed=removed,
         by_reason=dict(by_reason),
     )
-
-
-def staged_ahead(source: Source) -> Iterator[StagedBatch]:
-    """The source's rows, checked, one batch ahead in a thread of their own while the database merges the last one."""
-    batches = source.batches()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audience-source") as thread:
-
-        def following() -> StagedBatch | None:
-            batch = next(batches, None)
-            return None if batch is None else stage(batch)
-
-        ahead: Future[StagedBatch | None] = thread.submit(following)
-        try:
-            while (staged := ahead.result()) is not None:
-                ahead = thread.submit(following)
-                yield staged
-                # Else two batches lie in memory here while the third is read.
-                del staged
-        finally:
-            # In the thread that reads: some drivers' connections know only the thread that made them.
-            thread.submit(getattr(batches, "close", lambda: None)).result()
-
-
-def _merge_members(connection: Connection, chunk: StagedBatch, key: dict[str, int]) -> int:
-    """Merge a chunk; the number of members that it made or refreshed."""
-    if not chunk.rows:
-        return 0
-    connection.execute(STATEMENTS["empty_staging"])
-    copy_rows(connection, STATEMENTS["copy_staging"], chunk.rows)
-    connection.execute(STATEMENTS["merge_contacts"], {"installation_id": key["installation_id"]})
-    return connection.execute(STATEMENTS["merge_members"], key).rowcount
 
 
 def _store_rejects(connection: Connection, import_id: int, found: list[Reject]) -> None:

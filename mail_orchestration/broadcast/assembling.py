@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from mail_orchestration.audience.resolving import recipients_to_assemble
+from mail_orchestration.audience.handover import recipients_to_assemble
 from sqlalchemy import Connection
 
 from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool, FetchPages
@@ -88,10 +88,9 @@ class _Assembly:
         self._frozen = frozen
         self._release = frozen.release
         self._progress = progress
+        named = frozen.campaign.definition.components
         self._stages = [
-            component
-            for stage in ("cookies", "compose")
-            for component in load_components(frozen.campaign.definition.components, stage)
+            component for stage in ("cookies", "compose") for component in load_components(named, stage)
         ]
         self._next_message = self._release.message_count + 1
         self._up_to = self._release.assembled_up_to
@@ -117,7 +116,7 @@ class _Assembly:
             )
             with self._inst.database.begin() as connection:
                 releases.keep_dictionary(connection, self._release.release_id, pool.dictionary, now)
-            reading = stack.enter_context(self._inst.database.begin())
+            reading = stack.enter_context(self._inst.database.connect_autocommit())
             gathered = AssembledBatch([], [])
             for batch in pool.assemble(self._batches(reading)):
                 gathered.messages.extend(batch.messages)
@@ -138,18 +137,14 @@ class _Assembly:
         )
 
     def _batches(self, reading: Connection) -> Iterator[Sequence[Recipient]]:
-        """Recipients in order. Those whom a custom component bypasses, and those who left the audience, are set aside."""
-        batches = recipients_to_assemble(
-            reading, self._release.release_id, after_recipient_no=self._up_to, batch=ASSEMBLY_BATCH
-        )
-        for recipients, gone in batches:
-            self._set_aside += (("verify", bypass) for bypass in gone)
-            found = run_components(self._stages, recipients)
+        """Recipients in order. Whom a custom component bypasses, and who left the audience, is set aside."""
+        batches = recipients_to_assemble(reading, self._release.release_id, self._up_to, ASSEMBLY_BATCH)
+        for batch in batches:
+            self._set_aside += (("verify", bypass) for bypass in batch.bypasses)
+            found = run_components(self._stages, batch.recipients)
             self._set_aside += ((component.stage, bypass) for component, bypass in found)
             bypassed = {bypass.recipient_no for _, bypass in found}
-            yield (
-                [each for each in recipients if each.recipient_no not in bypassed] if bypassed else recipients
-            )
+            yield [each for each in batch.recipients if each.recipient_no not in bypassed]
 
     def _store(self, batch: AssembledBatch) -> None:
         """One transaction: messages, reasons, and how far assembly got."""

@@ -7,11 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from mail_orchestration.audience.resolving import ResolveSummary, resolve_recipients
+from mail_orchestration.audience.resolving import AUDIENCE_STAGES, ResolveSummary, resolve_recipients
 from sqlalchemy import Connection
 
 from mail_orchestration.audience.described_source import source_of_settings
-from mail_orchestration.audience.importing import ImportSummary, find_audience, import_audience
+from mail_orchestration.audience.importing import ImportSummary, import_audience
+from mail_orchestration.audience.members import find_audiences
 from mail_orchestration.audience.sources import DataFrameSource, Source
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.dispatch import releases
@@ -21,7 +22,8 @@ from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
 from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
-from mail_orchestration.kernel.errors import BadCampaign, StateConflict
+from mail_orchestration.kernel.components import load_components
+from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound, StateConflict
 from mail_orchestration.kernel.states import MailJobState
 
 
@@ -144,19 +146,29 @@ def releases_to_report(inst: Installation) -> list[int]:
 def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> ResolveSummary:
     """Dedup, verify and filter (spec 1.3 to 1.6): who gets it, and who is bypassed and why.
 
-    All or nothing, and once for each release: done before, it tells what it did.
+    All or nothing, and once for each release: done before, it tells what it did. Raises ComponentFailed when a custom
+    component raised, NotFound when there is none by that name: the mail job is FAILED then, and nothing is sent.
     """
     with inst.database.begin() as connection:
         frozen = read_frozen(connection, inst, release_id)
     definition = frozen.campaign.definition
-    return resolve_recipients(
-        inst.database,
-        release_id,
-        small_audience_threshold=inst.settings.dispatcher.small_audience_threshold,
-        required_attributes=definition.required_attributes,
-        components=definition.components,
-        now=now,
-    )
+    try:
+        return resolve_recipients(
+            inst.database,
+            release_id,
+            small_audience_threshold=inst.settings.dispatcher.small_audience_threshold,
+            required_attributes=definition.required_attributes,
+            components=[
+                component
+                for stage in AUDIENCE_STAGES
+                for component in load_components(definition.components, stage)
+            ],
+            now=now,
+        )
+    except (ComponentFailed, NotFound) as failure:
+        with inst.database.begin() as connection:
+            transition(connection, release_id, MailJobState.QUEUING, MailJobState.FAILED, str(failure), now)
+        raise
 
 
 def queue_release(inst: Installation, release_id: int, *, now: datetime) -> MailJobState:
@@ -183,12 +195,12 @@ def report_release(inst: Installation, release_id: int, *, now: datetime) -> Mai
 
 
 def _known_audiences(connection: Connection, inst: Installation, key: str, names: list[str]) -> list[int]:
-    found = {name: find_audience(connection, inst.installation_id, name) for name in names}
-    if unknown := [name for name, audience_id in found.items() if audience_id is None]:
+    found = find_audiences(connection, inst.installation_id, names)
+    if unknown := [name for name in names if name not in found]:
         raise BadCampaign(
             f"campaign.yaml: {key}: there is no audience named {', '.join(unknown)}; import it first"
         )
-    return [audience_id for audience_id in found.values() if audience_id is not None]
+    return [found[name] for name in dict.fromkeys(names)]
 
 
 def _fill_test_audience(inst: Installation, campaign: Campaign, now: datetime) -> str:

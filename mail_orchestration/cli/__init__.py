@@ -11,6 +11,6 @@ import sys
 
 def main() -> None:
     """The entry point of the console script."""
-    from mail_orchestration.cli import commands
+    from mail_orchestration.cli.commands import run
 
-    sys.exit(commands.run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

@@ -28,7 +28,7 @@ Arguments = ParamSpec("Arguments")
 app = typer.Typer(
     name="mail-orchestration",
     help="Bulk mail on Dagster and PostgreSQL: who receives it, what it says, what became of it.",
-    epilog=f"Exit codes:\n\n{table()}",
+    epilog=f"Exit codes:\n{table()}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,7 +44,7 @@ _COMMON = {
             "--settings",
             "-s",
             metavar="FILE",
-            help="The settings file. [default: $MAIL_ORCHESTRATION_SETTINGS or ./mail_orchestration.yaml]",
+            help="The settings file; without it $MAIL_ORCHESTRATION_SETTINGS, or ./mail_orchestration.yaml.",
         ),
     ],
     "debug": Annotated[bool, typer.Option("--debug", help="Show log lines, and a traceback with an error.")],
@@ -59,19 +59,21 @@ def command(
     def register(function: Callable[Concatenate[Face, Arguments], ExitCode | None]) -> Callable[..., None]:
         @functools.wraps(function)
         def call(*, as_json: bool, settings: Path | None, debug: bool, **arguments: Any) -> None:
-            code = function(Face(as_json=as_json, settings_path=settings), **arguments)  # type: ignore[call-arg, arg-type]
+            code = function(Face(as_json=as_json, settings_path=settings), **arguments)  # type: ignore[call-arg]
             raise typer.Exit(code or ExitCode.OK)
 
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
         defaults: dict[str, bool | None] = {"as_json": False, "settings": None, "debug": False}
         common = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=annotation)
+            inspect.Parameter(
+                key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=annotation
+            )
             for key, annotation in _COMMON.items()
         ]
         parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + common
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {item.name: item.annotation for item in parameters}
-        del call.__wrapped__  # type: ignore[attr-defined]
+        del call.__wrapped__
         into.command(name, rich_help_panel=panel)(call)
         return call
 
@@ -94,7 +96,9 @@ def run(arguments: Sequence[str]) -> int:
     options = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
     as_json, debug = "--json" in options, "--debug" in options
     logging.basicConfig(
-        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
     )
     try:
         return int(app(list(arguments), standalone_mode=False, prog_name="mail-orchestration") or ExitCode.OK)
@@ -104,13 +108,18 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(error, error.format_message(), ExitCode.BAD_INPUT, as_json=as_json, debug=debug)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _tell(error, "interrupted", ExitCode.INTERRUPTED, as_json=as_json, debug=False)
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does: nothing more can be said, not even at exit.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has gone, as `head` does; typer then exits. Nothing can be said any more, not even at
+        # the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        return _tell(error, f"{place}{error.strerror or error}", ExitCode.BAD_INPUT, as_json=as_json, debug=debug)
+        is_ours_to_mend = isinstance(
+            error, FileNotFoundError | FileExistsError | NotADirectoryError | PermissionError
+        )
+        code = ExitCode.BAD_INPUT if is_ours_to_mend else ExitCode.UNAVAILABLE
+        return _tell(error, f"{place}{error.strerror or error}", code, as_json=as_json, debug=debug)
     except Exception as error:
         return _tell(error, f"{type(error).__name__}: {error}", ExitCode.DEFECT, as_json=as_json, debug=True)
 

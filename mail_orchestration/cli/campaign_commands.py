@@ -30,7 +30,9 @@ PANEL = "Campaigns"
 CampaignArgument = Annotated[
     str, typer.Argument(metavar="CAMPAIGN", help="The campaign's folder, or its name under campaigns_dir.")
 ]
-MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1, help="The number that release gave.")]
+MailJobArgument = Annotated[
+    int, typer.Argument(metavar="MAIL_JOB", min=1, help="The number that release gave.")
+]
 
 
 def campaign_folder(settings: Settings | None, name: str) -> Path:
@@ -79,7 +81,10 @@ def _settings(face: Face) -> Settings:
 
 def _show_findings(console: Console, findings: Sequence[Any]) -> None:
     if findings:
-        rows = [(each.severity, f"{each.file}:{each.line}" if each.line else each.file, each.message) for each in findings]
+        rows = [
+            (each.severity, f"{each.file}:{each.line}" if each.line else each.file, each.message)
+            for each in findings
+        ]
         console.print(table("", "where", "finding", rows=rows))
 
 
@@ -98,7 +103,8 @@ def preview(
     from mail_orchestration.preview import preview_message
 
     with face.open() as inst:
-        made = preview_message(inst, campaign_folder(inst.settings, campaign), address=address)
+        folder = campaign_folder(inst.settings, campaign)
+        made = preview_message(inst, folder, address=address)
     message = email.message_from_bytes(made.data, policy=email.policy.default)
     bodies = {kind: _body(message, kind) for kind in ("html", "plain")}
     written = []
@@ -145,8 +151,14 @@ def show_message(console: Console, data: bytes, *, lines: int | None = None) -> 
     content.append("\n" + "\n".join(body[:lines]))
     if lines is not None and len(body) > lines:
         content.append(f"\n… {len(body) - lines} more lines", style="dim")
-    parts = [f"{part.get_content_type()} {part.get_filename() or ''}".strip() for part in message.walk() if not part.is_multipart()]
-    console.print(Panel(content, subtitle=f"{', '.join(parts)} · {shown(len(data))} octets", subtitle_align="left"))
+    parts = [
+        f"{part.get_content_type()} {part.get_filename() or ''}".strip()
+        for part in message.walk()
+        if not part.is_multipart()
+    ]
+    console.print(
+        Panel(content, subtitle=f"{', '.join(parts)} · {shown(len(data))} octets", subtitle_align="left")
+    )
 
 
 def _body(message: EmailMessage, kind: str) -> str | None:
@@ -179,7 +191,10 @@ def test_send(
         for address, each in zip(addresses, results, strict=True)
     ]
     rows = [[answer[key] for key in ("address", "outcome", "relay", "reply_text")] for answer in answers]
-    face.answer({"results": answers}, lambda console: console.print(table("address", "outcome", "relay", "reply", rows=rows)))
+    face.answer(
+        {"results": answers},
+        lambda console: console.print(table("address", "outcome", "relay", "reply", rows=rows)),
+    )
     return None if all(each.outcome is Outcome.ACCEPTED for each in results) else ExitCode.NOT_WELL
 
 
@@ -193,7 +208,9 @@ def release(
     key: Annotated[
         str | None, typer.Option(help="Whoever releases twice under one key gets the same mail job.")
     ] = None,
-    priority: Annotated[int | None, typer.Option(min=-1000, max=1000, help="[default: the campaign's]")] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=-1000, max=1000, help="Instead of the campaign's own.")
+    ] = None,
 ) -> ExitCode | None:
     """Freeze a campaign as it is now and make a mail job of it."""
     from mail_orchestration.broadcast import release_campaign
@@ -211,7 +228,9 @@ def release(
         console.print(f"[bold]mail job {made.release_id}[/] of campaign {made.campaign}: {state}")
         _show_assembly(console, done)
         if not now:
-            console.print("Dagster's sensors carry it on; without them: mail-orchestration assemble, then queue")
+            console.print(
+                "Dagster's sensors carry it on; without them: mail-orchestration assemble, then queue"
+            )
 
     face.answer(document, show)
     return None
@@ -232,7 +251,10 @@ def release_again_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
 
 @command("assemble", PANEL)
 def assemble(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
-    """Dedup, verify and filter a release's recipients and compose all their messages. Cut off, it goes on where it was."""
+    """Dedup, verify and filter a release's recipients, and compose all their messages.
+
+    Cut off, it goes on where it was.
+    """
     with face.open() as inst:
         done = _assemble(face, inst, mail_job)
         state = _state(inst, mail_job)
@@ -286,7 +308,11 @@ def _show_assembly(console: Console, done: dict[str, Any]) -> None:
         return
     resolved = done["resolved"]
     assembled: AssemblySummary | None = done["assembled"]
-    rows = [("audience rows", resolved.audience_rows), ("duplicates", resolved.duplicates), ("recipients", resolved.recipients)]
+    rows = [
+        ("audience rows", resolved.audience_rows),
+        ("duplicates", resolved.duplicates),
+        ("recipients", resolved.recipients),
+    ]
     rows += [(f"bypassed: {reason}", count) for reason, count in sorted(resolved.bypassed.items())]
     if assembled is not None:
         rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
@@ -295,8 +321,9 @@ def _show_assembly(console: Console, done: dict[str, Any]) -> None:
     if assembled is not None and assembled.messages:
         per_message = assembled.stored_bytes / assembled.messages
         console.print(
-            f"{assembled.messages / max(assembled.seconds, 1e-6):,.0f} messages/s; {shown(assembled.composed_bytes)} octets "
-            f"composed, {shown(assembled.stored_bytes)} stored ({per_message:,.0f} a message)"
+            f"{assembled.messages / max(assembled.seconds, 1e-6):,.0f} messages/s; "
+            f"{shown(assembled.composed_bytes)} octets composed, {shown(assembled.stored_bytes)} stored "
+            f"({per_message:,.0f} a message)"
         )
     elif assembled is not None and assembled.already_done:
         console.print("It had been assembled before; nothing was done twice.")

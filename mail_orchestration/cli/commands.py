@@ -1,24 +1,12 @@
-"""All commands, registered by importing their modules, and `run`."""
+"""All commands, registered by importing their modules in the order in which `--help` shows them, and `run`."""
 
 from __future__ import annotations
 
-from mail_orchestration.cli import (
-    campaign_commands,
-    care_commands,
-    demo_commands,
-    mail_job_commands,
-    mailcaster_commands,
-    setup_commands,
-)
+from importlib import import_module
+
 from mail_orchestration.cli.app import app, run
 
-__all__ = [
-    "app",
-    "campaign_commands",
-    "care_commands",
-    "demo_commands",
-    "mail_job_commands",
-    "mailcaster_commands",
-    "run",
-    "setup_commands",
-]
+__all__ = ["app", "run"]
+
+for _module in ("setup", "campaign", "mail_job", "mailcaster", "care", "demo"):
+    import_module(f"mail_orchestration.cli.{_module}_commands")

@@ -52,18 +52,14 @@ def dagster_url(database_url: str) -> str:
     parts = urlsplit(database_url)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     query["options"] = f"{query.get('options', '')} -csearch_path=dagster".strip()
-    return urlunsplit(parts._replace(scheme="postgresql+psycopg2", query=urlencode(query, quote_via=quote, safe="/")))
+    return urlunsplit(
+        parts._replace(scheme="postgresql+psycopg2", query=urlencode(query, quote_via=quote, safe="/"))
+    )
 
 
-def environment_for_dagster(
-    home: Path, *, settings: Path, database_url: str, keep_database_url: bool
-) -> Mapping[str, str]:
-    """This process's environment with what Dagster's processes need of it.
-
-    `keep_database_url` says whether DATABASE_URL, if it is set, is meant for this installation.
-    """
-    own = {key: value for key, value in os.environ.items() if key != "DATABASE_URL" or keep_database_url}
-    return own | {
+def environment_for_dagster(home: Path, *, settings: Path, database_url: str) -> Mapping[str, str]:
+    """This process's environment with what Dagster's processes need of it."""
+    return os.environ | {
         "DAGSTER_HOME": str(home),
         SETTINGS_VARIABLE: str(settings),
         DAGSTER_URL_VARIABLE: dagster_url(database_url),

@@ -17,15 +17,38 @@ CUSTOMERS, FRIENDS, GUESTS = "customers", "friends-of-the-garden", "workshop-gue
 
 _SEED = 2027
 _FIRST_NAMES = (
-    "Søren Zoë Jürgen Łucja François Niña Ümit Željko Chloé Gonçalo Ágnes Bjørk Renée Šárka Иван Ελένη 花子 Thị "
-    "Anna John Mary Peter Sofia Lars Emma Noah Mia Paul Ida Leo Clara Hugo Ella Max"
-).split()
+    "Søren", "Zoë", "Jürgen", "Łucja", "François", "Niña", "Ümit", "Željko", "Chloé", "Gonçalo", "Ágnes",
+    "Bjørk", "Renée", "Šárka", "Иван", "Ελένη", "花子", "Thị", "Anna", "John", "Mary", "Peter", "Sofia",
+    "Lars", "Emma", "Noah", "Mia", "Paul", "Ida", "Leo", "Clara", "Hugo", "Ella", "Max",
+)  # fmt: skip
 _LAST_NAMES = (
-    "Müller Łukasiewicz Nguyễn Çelik Ångström García O’Neill Østergård Dvořák Horváth Papadopoulos 田中 Иванова "
-    "D’Angelo Smith Jones Brown Jensen Rossi Novák Kowalska Schmidt Weber Silva Costa Martin"
-).split()
-_CITIES = ("Kraków", "München", "København", "Coruña", "Besançon", "Łódź", "Zürich", "Århus", "İzmir", "東京", "Bath", "")
-_DOMAINS = ("example.com", "example.com", "example.com", "example.org", "example.org", "example.net", "bücher.example")
+    "Müller", "Łukasiewicz", "Nguyễn", "Çelik", "Ångström", "García", "O’Neill", "Østergård", "Dvořák",
+    "Horváth", "Papadopoulos", "田中", "Иванова", "D’Angelo", "Smith", "Jones", "Brown", "Jensen", "Rossi",
+    "Novák", "Kowalska", "Schmidt", "Weber", "Silva", "Costa", "Martin",
+)  # fmt: skip
+_CITIES = (
+    "Kraków",
+    "München",
+    "København",
+    "Coruña",
+    "Besançon",
+    "Łódź",
+    "Zürich",
+    "Århus",
+    "İzmir",
+    "東京",
+    "Bath",
+    "",
+)
+_DOMAINS = (
+    "example.com",
+    "example.com",
+    "example.com",
+    "example.org",
+    "example.org",
+    "example.net",
+    "bücher.example",
+)
 
 _BAD_ADDRESSES = (
     "not-an-address",
@@ -140,7 +163,9 @@ def _write_friends(file: Path, people: Sequence[Person]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    rows = [{"email": person.address, "first_name": person.first_name, "city": person.city} for person in people]
+    rows = [
+        {"email": person.address, "first_name": person.first_name, "city": person.city} for person in people
+    ]
     rows += [{"email": address, "first_name": "Nobody", "city": ""} for address in _BAD_ADDRESSES]
     parquet.write_table(pa.Table.from_pylist(rows), file)
 

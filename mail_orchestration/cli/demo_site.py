@@ -1,7 +1,7 @@
 """The demo's installation on one machine: its folder, relay, settings, database and Dagster.
 
-Everything lies in one folder, which is made anew: nothing outside it is touched, and DATABASE_URL is not looked at, so
-that a demo never meets real mail.
+Everything lies in one folder, which is made anew: nothing outside it is touched. DATABASE_URL is not looked at unless
+asked for, so that a demo never meets real mail.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +52,24 @@ relays:
 
 # Three that differ, so that their children do. All are of the type large job priority.
 mailcasters:
-  - {{ name: snail, small_audience_threshold: 50, min_job_size: {small}, max_job_size: {medium}, percentage_job_size: 2, connections: 2 }}
-  - {{ name: hare, small_audience_threshold: 50, min_job_size: {medium}, max_job_size: {large}, percentage_job_size: 10, connections: 6 }}
-  - {{ name: horse, small_audience_threshold: 50, min_job_size: {large}, max_job_size: {huge}, percentage_job_size: 20, connections: 10 }}
+  - name: snail
+    small_audience_threshold: 50
+    min_job_size: {small}
+    max_job_size: {medium}
+    percentage_job_size: 2
+    connections: 2
+  - name: hare
+    small_audience_threshold: 50
+    min_job_size: {medium}
+    max_job_size: {large}
+    percentage_job_size: 10
+    connections: 6
+  - name: horse
+    small_audience_threshold: 50
+    min_job_size: {large}
+    max_job_size: {huge}
+    percentage_job_size: 20
+    connections: 10
 
 audiences:
   - {{ name: {customers}, csv: audiences/customers.csv }}
@@ -93,10 +108,11 @@ class Dagster:
 
 
 @contextlib.contextmanager
-def open_site(folder: Path, *, command: str, contacts: int) -> Iterator[Site]:
+def open_site(folder: Path, *, command: str, contacts: int, on_database_url: bool = False) -> Iterator[Site]:
     """Make `folder` anew with contacts, settings, relay and database; at the end of the block all processes end.
 
-    Raises StateConflict when another demo runs in the folder.
+    With `on_database_url` the database is that of DATABASE_URL. Raises StateConflict when another demo runs in the
+    folder.
     """
     with _alone_in(folder):
         _make_anew(folder)
@@ -104,14 +120,19 @@ def open_site(folder: Path, *, command: str, contacts: int) -> Iterator[Site]:
         relay_folder.mkdir()
         files = write_demo_files(folder / "audiences", contacts)
         rate = max(20, contacts // 25)
-        with Services(folder=folder, logs=logs, environment=_without_database_url()) as services:
+        with (
+            _database_url(keep=on_database_url),
+            Services(folder=folder, logs=logs, environment=dict(os.environ)) as services,
+        ):
             relay = services.start(
                 "relay", "mail_orchestration.cli.demo_relay", str(relay_folder), is_needed_by_workers=True
             )
-            port = int(services.wait_for_file(relay, relay_folder / PORT_FILE, seconds=RELAY_IS_UP_WITHIN_SECONDS))
+            port = int(
+                services.wait_for_file(relay, relay_folder / PORT_FILE, seconds=RELAY_IS_UP_WITHIN_SECONDS)
+            )
             settings_path = folder / SETTINGS_FILE
             settings_path.write_text(_settings(command, contacts, port, rate), encoding="utf-8")
-            with _database_of_our_own(), open_installation(settings_path, application_name="demo") as inst:
+            with open_installation(settings_path, application_name="demo") as inst:
                 # Inside, so that workers end while the database is still held.
                 try:
                     yield Site(
@@ -135,13 +156,20 @@ def start_dagster(site: Site, *, port: int) -> Dagster:
     workspace = write_dagster_home(home, code_server_port=code_port)
     services = site.services
     services.environment = environment_for_dagster(
-        home, settings=site.settings_path, database_url=site.inst.database.url, keep_database_url=False
+        home, settings=site.settings_path, database_url=site.inst.database.url
     )
     # One code server for both: each would load the definitions in a process of its own.
     code_server = services.start(
         "code-server",
         "dagster",
-        *("code-server", "start", "--module-name", DEFINITIONS_MODULE, "--working-directory", str(checkout())),
+        *(
+            "code-server",
+            "start",
+            "--module-name",
+            DEFINITIONS_MODULE,
+            "--working-directory",
+            str(checkout()),
+        ),
         *("--host", "127.0.0.1", "--port", str(code_port), "--location-name", LOCATION_NAME),
     )
     services.wait_for_port(code_server, code_port, seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
@@ -151,7 +179,9 @@ def start_dagster(site: Site, *, port: int) -> Dagster:
         "dagster_webserver",
         *("--host", "127.0.0.1", "--port", str(port), "--workspace", str(workspace)),
     )
-    return Dagster(url=f"http://127.0.0.1:{port}", webserver=webserver, daemon=daemon, code_server=code_server)
+    return Dagster(
+        url=f"http://127.0.0.1:{port}", webserver=webserver, daemon=daemon, code_server=code_server
+    )
 
 
 def wait_for_dagster(site: Site, dagster: Dagster) -> None:
@@ -206,18 +236,12 @@ def _make_anew(folder: Path) -> None:
     folder.mkdir()
 
 
-def _without_database_url() -> Mapping[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "DATABASE_URL"}
-
-
 @contextlib.contextmanager
-def _database_of_our_own() -> Iterator[None]:
-    """Within the block DATABASE_URL is not there: a demo on a real database would carry real mail to its relay."""
-    kept = os.environ.pop("DATABASE_URL", None)
+def _database_url(*, keep: bool) -> Iterator[None]:
+    """Within the block DATABASE_URL is not there, for this process and its children, unless it is to be kept."""
+    taken = None if keep else os.environ.pop("DATABASE_URL", None)
     try:
         yield
     finally:
-        if kept is not None:
-            os.environ["DATABASE_URL"] = kept
-
-
+        if taken is not None:
+            os.environ["DATABASE_URL"] = taken

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from mail_orchestration.kernel.errors import BadInput, ClaimLost, MailOrchestrationError, StateConflict, Unavailable
+from mail_orchestration.kernel.errors import (
+    BadInput,
+    ClaimLost,
+    MailOrchestrationError,
+    StateConflict,
+    Unavailable,
+)
 
 
 class ExitCode(IntEnum):
@@ -45,4 +51,4 @@ def exit_code_of(error: MailOrchestrationError) -> ExitCode:
 
 def table() -> str:
     """The exit codes as lines of text, for `--help`."""
-    return "\n\n".join(f"{code:>3}  {MEANING[code]}" for code in ExitCode)
+    return "\n".join(f"{code:>3}  {MEANING[code]}" for code in ExitCode)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mail_orchestration.installation import Installation
 
-WIDTH_WITHOUT_TERMINAL = 120
+WIDTH_WITHOUT_TERMINAL = 140
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,16 @@ class Face:
     def progress(self, what: str, *, total: int | None = None) -> Iterator[Callable[[int, int | None], None]]:
         """A bar on stderr while the block runs: call what is yielded with (done, total). None without a terminal."""
         if self.as_json or not sys.stderr.isatty():
-            yield lambda done, total=None: None
+            yield _no_progress
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         columns = (
             SpinnerColumn(),
@@ -79,10 +86,14 @@ class Face:
         with Progress(*columns, console=self.aside, transient=True) as bars:
             task = bars.add_task(what, total=total)
 
-            def show(done: int, total: int | None = None) -> None:
-                bars.update(task, completed=done, **({} if total is None else {"total": total}))
+            def show(done: int, total: int | None = total) -> None:
+                bars.update(task, completed=done, total=total)
 
             yield show
+
+
+def _no_progress(done: int, total: int | None = None) -> None:
+    pass
 
 
 def plain(value: Any) -> Any:
@@ -105,16 +116,29 @@ def plain(value: Any) -> Any:
 
 
 def table(*columns: str, rows: Sequence[Sequence[object]], title: str | None = None) -> RenderableType:
-    """A table; columns whose cells are all numbers (or empty) are set to the right."""
+    """A table; columns whose cells are all numbers (or empty) are set to the right. Without names it has no head."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(columns),
+    )
     for position, column in enumerate(columns):
         cells = [row[position] for row in rows]
         is_number = all(isinstance(cell, int | float) or cell in (None, "") for cell in cells) and bool(cells)
-        made.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        is_short = is_number or any(isinstance(cell, datetime) for cell in cells)
+        made.add_column(
+            column,
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=is_short and len(column) < 12,
+        )
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(shown(cell)) for cell in row))
     return made
@@ -135,6 +159,12 @@ def shown(value: object) -> str:
             return f"{value:%Y-%m-%d %H:%M:%S}"
         case _:
             return str(value)
+
+
+def database_name(inst: Installation) -> str:
+    """Where the installation's database is, without anything secret."""
+    name = str(inst.database).removeprefix("Database(").removesuffix(")")
+    return f"{name} (embedded)" if inst.database.is_embedded else name
 
 
 def _escaped(sentence: str) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.cli.face import Face, database_name, shown, table
 from mail_orchestration.kernel.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 
 MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1)]
 
-STATE_STYLES = {"FINISHED": "green", "FAILED": "red", "STOPPED": "yellow", "INTERRUPTED": "yellow", "RUNNING": "cyan"}
+STATE_STYLES = {
+    "FINISHED": "green",
+    "FAILED": "red",
+    "STOPPED": "yellow",
+    "INTERRUPTED": "yellow",
+    "RUNNING": "cyan",
+}
 
 
 @command("status", PANEL)
@@ -51,14 +57,17 @@ def status(face: Face) -> ExitCode | None:
             live = [state for state in MailJobState if not state.is_ended]
             waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
             audiences = audience_sizes(connection, inst.installation_id)
-        database = str(inst.database)
+        database = database_name(inst)
         embedded = inst.database.is_embedded
     with ThreadPoolExecutor(max_workers=8) as pool:
         relays = list(pool.map(_relay_status, settings.relays))
     warnings = fleet_warnings(settings.mailcasters, settings.dispatcher.small_audience_threshold)
     if not settings.relays:
         warnings.append("no relay is configured: nothing can be sent")
-    mailcasters = [_mailcaster_status(each, mailcaster_type(each).value, last.get(each.name)) for each in settings.mailcasters]
+    mailcasters = [
+        _mailcaster_status(each, mailcaster_type(each).value, last.get(each.name))
+        for each in settings.mailcasters
+    ]
     document = {
         "installation": settings.installation,
         "database": database,
@@ -71,9 +80,11 @@ def status(face: Face) -> ExitCode | None:
     }
 
     def show(console: Console) -> None:
-        console.print(f"[bold]{settings.installation}[/] on {database}{' (embedded)' if embedded else ''}")
+        console.print(f"[bold]{settings.installation}[/] on {database}")
         relay_keys = ("name", "host", "port", "tls", "weight", "reachable")
-        console.print(table("relay", *relay_keys[1:], rows=[[each[key] for key in relay_keys] for each in relays]))
+        console.print(
+            table("relay", *relay_keys[1:], rows=[[each[key] for key in relay_keys] for each in relays])
+        )
         keys = ("name", "type", "state", "since", "mail_jobs", "messages")
         heads = ("mailcaster", "type", "shift", "since", "mail jobs", "messages")
         console.print(table(*heads, rows=[[each[key] for key in keys] for each in mailcasters]))
@@ -124,9 +135,13 @@ def _mailcaster_status(parameters: MailcasterParameters, kind: str, shift: Any) 
 @command("mail-jobs", PANEL)
 def mail_jobs_(
     face: Face,
-    mail_job: Annotated[int | None, typer.Argument(metavar="MAIL_JOB", min=1, help="This one, as a tree.")] = None,
+    mail_job: Annotated[
+        int | None, typer.Argument(metavar="MAIL_JOB", min=1, help="This one, as a tree.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many of the newest.")] = 20,
-    state: Annotated[list[str] | None, typer.Option(help="Only those in this state; may be repeated.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only those in this state; may be repeated.")
+    ] = None,
 ) -> ExitCode | None:
     """List mail jobs, newest first, or show one with its children. Exit code 1 when that one has failed."""
     from mail_orchestration.dispatch.mail_jobs import mail_jobs
@@ -177,12 +192,19 @@ def read_tree(inst: Installation, number: int) -> tuple[MailJob, list[MailJob]]:
 
 
 def _line(job: MailJob) -> str:
-    figures = f"{job.accepted:,} accepted, {job.deferred:,} deferred, {job.rejected:,} rejected, {job.uncertain:,} uncertain"
-    span = f" messages {job.first_message:,}–{job.last_message:,}" if job.first_message and job.last_message else ""
-    who = f" by {job.mailcaster}" if job.mailcaster else ""
-    recovers = f" (recovers {job.recovers_id})" if job.recovers_id else ""
-    campaign = f" {job.campaign}" if job.campaign and job.parent_id is None else ""
-    return f"[bold]{job.mail_job_id}[/]{campaign} {styled_state(job.state)}{span}{who}{recovers}: {figures}{f' – {job.reason}' if job.reason else ''}"
+    parts = [f"[bold]{job.mail_job_id}[/]"]
+    if job.campaign and job.parent_id is None:
+        parts.append(job.campaign)
+    parts.append(styled_state(job.state))
+    if job.first_message and job.last_message:
+        parts.append(f"messages {job.first_message:,}–{job.last_message:,}")
+    if job.mailcaster:
+        parts.append(f"by {job.mailcaster}")
+    if job.recovers_id:
+        parts.append(f"(recovers {job.recovers_id})")
+    figures = ("accepted", "deferred", "rejected", "uncertain", "stopped")
+    parts.append("– " + ", ".join(f"{getattr(job, name):,} {name}" for name in figures if getattr(job, name)))
+    return " ".join(parts).removesuffix("– ") + (f" [yellow]{job.reason}[/]" if job.reason else "")
 
 
 def styled_state(state: str) -> str:
@@ -211,7 +233,19 @@ def show_mail_jobs(console: Console, found: Sequence[MailJob]) -> None:
         )
         for job in found
     ]
-    heads = ("mail job", "campaign", "state", "priority", "released", "messages", "accepted", "deferred", "rejected", "uncertain", "reason")
+    heads = (
+        "mail job",
+        "campaign",
+        "state",
+        "priority",
+        "released",
+        "messages",
+        "accepted",
+        "deferred",
+        "rejected",
+        "uncertain",
+        "reason",
+    )
     console.print(table(*heads, rows=rows))
 
 
@@ -219,10 +253,17 @@ def show_mail_jobs(console: Console, found: Sequence[MailJob]) -> None:
 def report(
     face: Face,
     mail_job: MailJobArgument,
-    csv: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables as CSV files there.")] = None,
-    parquet: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the tables as Parquet files there.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the tables as CSV files there.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the tables as Parquet files there.")
+    ] = None,
 ) -> ExitCode | None:
-    """What became of a mail job: books, children, domains, replies, rates. Exit code 1 when the books do not balance."""
+    """What became of a mail job: books, children, domains, replies, rates.
+
+    Exit code 1 when the books do not balance.
+    """
     from mail_orchestration.feedback.reports import mail_job_report
 
     with face.open() as inst, inst.database.begin() as connection:
@@ -231,14 +272,39 @@ def report(
     document = {"report": made, "balances": made.books.balances, "written": written}
 
     def show(console: Console) -> None:
-        from rich.markdown import Markdown
-
-        console.print(Markdown(made.to_markdown()))
+        show_report(console, made)
         for file in written:
             console.print(f"[green]written[/] {file}")
 
     face.answer(document, show)
     return None if made.books.balances else ExitCode.NOT_WELL
+
+
+def show_report(console: Console, made: MailJobReport) -> None:
+    """Headline, books and every table that has rows; columns without any value are left out."""
+    from dataclasses import fields
+
+    from rich.text import Text
+
+    rate = "" if made.messages_per_second is None else f", {made.messages_per_second:,.1f} results/s"
+    console.print(f"[bold]{made.campaign}[/], mail job {made.release_id}: {styled_state(made.state)}{rate}")
+    console.print(Text(made.books.explanation))
+    for name, (kind, rows) in made.tables().items():
+        if not rows or name == "timeline":
+            continue
+        columns = [
+            each.name for each in fields(kind) if any(getattr(row, each.name) is not None for row in rows)
+        ]
+        heads = [column.replace("_", " ").replace(" per second", "/s") for column in columns]
+        # Mail jobs are named by their number, which is no quantity.
+        cells = [
+            [
+                str(getattr(row, column)) if column == "mail_job_id" else getattr(row, column)
+                for column in columns
+            ]
+            for row in rows
+        ]
+        console.print(table(*heads, rows=cells, title=name.replace("_", " ").capitalize()))
 
 
 def _write_csv(made: MailJobReport, folder: Path | None) -> list[Path]:
@@ -267,7 +333,10 @@ def _write_parquet(made: MailJobReport, folder: Path | None) -> list[Path]:
 def message(
     face: Face,
     mail_job: MailJobArgument,
-    who: Annotated[str, typer.Argument(metavar="ADDRESS|NUMBER", help="The recipient's address, or the message's number.")],
+    who: Annotated[
+        str,
+        typer.Argument(metavar="ADDRESS|NUMBER", help="The recipient's address, or the message's number."),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to this file.")] = None,
 ) -> ExitCode | None:
     """The exact octets of the message that one recipient of a mail job gets, or got."""

@@ -54,12 +54,29 @@ def stop_on_signals() -> Iterator[StopSignal]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM does what Ctrl-C does, so that whatever was started is ended."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @command("run", PANEL, into=mailcasters)
 def run(
     face: Face,
     name: Annotated[str, typer.Argument(help="The mailcaster's name in the settings.")],
     forever: Annotated[
-        bool, typer.Option("--forever", help="Look again every few seconds instead of ending when nothing is left.")
+        bool,
+        typer.Option(
+            "--forever", help="Look again every few seconds instead of ending when nothing is left."
+        ),
     ] = False,
     time_budget: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="Take no further mail job after this time.")
@@ -89,9 +106,7 @@ def run(
     with face.open() as inst, stop_on_signals() as stop:
         inst.settings.mailcaster(name)
         while True:
-            shift = run_shift(
-                inst, name, stop=stop.event, time_budget_s=time_budget, on_mail_job_done=tell
-            )
+            shift = run_shift(inst, name, stop=stop.event, time_budget_s=time_budget, on_mail_job_done=tell)
             shifts += 1
             messages += shift.messages
             seconds += shift.seconds
@@ -109,7 +124,9 @@ def run(
     }
     face.answer(
         document,
-        lambda console: console.print(f"{len(finished)} mail jobs, {messages:,} messages; ended: {ended_because}"),
+        lambda console: console.print(
+            f"{len(finished)} mail jobs, {messages:,} messages; ended: {ended_because}"
+        ),
     )
     if was_interrupted:
         return ExitCode.INTERRUPTED

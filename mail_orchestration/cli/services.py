@@ -119,7 +119,7 @@ class Services:
             self._wait_a_moment(service, deadline)
 
     def stop(self) -> None:
-        """End everything that was started here, and what that started in turn; the database's server is not ours to end."""
+        """End everything that was started here, and what that started in turn, but the database's server."""
         first = [service.process for service in self._services if not service.is_needed_by_workers]
         last = [service.process for service in self._services if service.is_needed_by_workers]
         kept = {process.pid for process in last}

@@ -9,7 +9,7 @@ import typer
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.cli.face import Face, database_name, shown, table
 from mail_orchestration.kernel.errors import BadAudience, BadInput
 
 if TYPE_CHECKING:
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 PANEL = "Installation and audiences"
 
 Kind = Literal["csv", "parquet", "direct-mailer"]
-KIND_OF_SUFFIX: dict[str, Kind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "direct-mailer"}
+Mode = Literal["append", "replace"]
+KIND_OF_SUFFIX: dict[str, Kind] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "direct-mailer",
+}
 
 
 @command("init", PANEL)
@@ -54,7 +60,7 @@ def init(
     if not keys_from_environment and create_signing_keys(key_file):
         made.append(str(key_file))
     with open_installation(settings_file, application_name="mail-orchestration init") as inst:
-        database = str(inst.database)
+        database = database_name(inst)
     document = {
         "settings": settings_file,
         "made": made,
@@ -72,7 +78,9 @@ def init(
         if made and not keys_from_environment:
             console.print(f"\nKeep [bold]{key_file}[/]: links in mail that was sent are signed with it.")
         option = "" if settings_file == Path(SETTINGS_FILE) else f" --settings {settings_file}"
-        console.print(f"\nNext: mail-orchestration import{option}, then mail-orchestration check{option} welcome")
+        console.print(
+            f"\nNext: mail-orchestration import{option}, then mail-orchestration check{option} welcome"
+        )
 
     face.answer(document, show)
     return None
@@ -88,12 +96,13 @@ def _is_set(variable: str) -> bool:
 def import_(
     face: Face,
     audience: Annotated[
-        str | None, typer.Argument(help="The audience to fill; none: every one whose source is in the settings.")
+        str | None,
+        typer.Argument(help="The audience to fill; none: every one whose source is in the settings."),
     ] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read this file instead.")] = None,
-    kind: Annotated[Kind | None, typer.Option(help="What the file is. [default: by its name]")] = None,
+    kind: Annotated[Kind | None, typer.Option(help="What the file is; without it, by its name.")] = None,
     mode: Annotated[
-        Literal["append", "replace"] | None,
+        Mode | None,
         typer.Option(help="append adds and refreshes, replace makes the audience what the file says."),
     ] = None,
     address_column: Annotated[str, typer.Option(help="The column with the address.")] = "email",
@@ -112,9 +121,12 @@ def import_(
     if suppressions is not None:
         if audience or file:
             raise BadInput("--suppressions stands alone: the suppression list is no audience")
-        return _import_suppressions(face, suppressions, reason, topic, address_column, encoding, delimiter)
+        _import_suppressions(face, suppressions, reason, topic, address_column, encoding, delimiter)
+        return None
     if file is not None and audience is None:
-        raise BadInput("name the audience that the file fills: mail-orchestration import AUDIENCE --file FILE")
+        raise BadInput(
+            "name the audience that the file fills: mail-orchestration import AUDIENCE --file FILE"
+        )
     with face.open() as inst:
         if file is not None and audience is not None:
             described = [_described(audience, file, kind, mode, address_column, encoding, delimiter)]
@@ -130,7 +142,13 @@ def import_(
 
 
 def _described(
-    name: str, file: Path, kind: Kind | None, mode: str | None, address_column: str, encoding: str, delimiter: str
+    name: str,
+    file: Path,
+    kind: Kind | None,
+    mode: Mode | None,
+    address_column: str,
+    encoding: str,
+    delimiter: str,
 ) -> AudienceSettings:
     from mail_orchestration.kernel.settings import AudienceSettings
 
@@ -138,7 +156,9 @@ def _described(
         raise BadAudience(f"there is no file {file}")
     known = kind or KIND_OF_SUFFIX.get(file.suffix.lower())
     if known is None:
-        raise BadAudience(f"{file}: what this is does not follow from its name: say --kind csv, parquet or direct-mailer")
+        raise BadAudience(
+            f"{file}: what this is does not follow from its name: say --kind csv, parquet or direct-mailer"
+        )
     return AudienceSettings.model_validate(
         {
             "name": name,
@@ -151,8 +171,8 @@ def _described(
     )
 
 
-def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: str | None) -> ImportSummary:
-    from mail_orchestration.audience.sources import source_of_settings
+def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: Mode | None) -> ImportSummary:
+    from mail_orchestration.audience.described_source import source_of_settings
     from mail_orchestration.broadcast import fill_audience
     from mail_orchestration.kernel.clock import utc_now
 
@@ -175,7 +195,9 @@ def _show_imports(console: Console, done: dict[str, ImportSummary]) -> None:
     ]
     console.print(table("audience", "rows", "accepted", "repeated", "rejected", "members", rows=rows))
     reasons = [
-        (name, reason, count) for name, each in done.items() for reason, count in sorted(each.by_reason.items())
+        (name, reason, count)
+        for name, each in done.items()
+        for reason, count in sorted(each.by_reason.items())
     ]
     if reasons:
         console.print(table("audience", "rejected because", "rows", rows=reasons))
@@ -184,8 +206,8 @@ def _show_imports(console: Console, done: dict[str, ImportSummary]) -> None:
 def _import_suppressions(
     face: Face, file: Path, reason: str, topic: str, address_column: str, encoding: str, delimiter: str
 ) -> None:
+    from mail_orchestration.audience.described_source import source_of_settings
     from mail_orchestration.audience.importing import import_suppressions
-    from mail_orchestration.audience.sources import source_of_settings
     from mail_orchestration.kernel.clock import utc_now
 
     if (reason == "opted_out_of_topic") != bool(topic):
@@ -198,7 +220,9 @@ def _import_suppressions(
         )
 
     def show(console: Console) -> None:
-        console.print(f"{shown(done.rows_accepted)} addresses are suppressed ({reason}{f' {topic}' if topic else ''})")
+        console.print(
+            f"{shown(done.rows_accepted)} addresses are suppressed ({reason}{f' {topic}' if topic else ''})"
+        )
         if done.rows_rejected:
             console.print(f"{shown(done.rows_rejected)} rows were no addresses: {done.by_reason}")
 

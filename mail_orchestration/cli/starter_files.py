@@ -79,7 +79,7 @@ HTML = """\
 <html lang="en">
 <body style="font-family: sans-serif; max-width: 36em; margin: auto">
   <h1>Welcome, {{ first_name }}</h1>
-  <p>You are on our list{% if city %} in {{ city }}{% endif %}, and this is the first letter.</p>
+  <p>You are on our list{% if city is defined and city %} in {{ city }}{% endif %}, and this is the first letter.</p>
   <p style="color: #666; font-size: 80%">
     Enough of it? <a href="{{ unsubscribe_url }}">Unsubscribe with one click</a>.
   </p>
@@ -90,7 +90,7 @@ HTML = """\
 TEXT = """\
 Welcome, {{ first_name }},
 
-you are on our list{% if city %} in {{ city }}{% endif %}, and this is the first letter.
+you are on our list{% if city is defined and city %} in {{ city }}{% endif %}, and this is the first letter.
 
 Enough of it? Unsubscribe: {{ unsubscribe_url }}
 """

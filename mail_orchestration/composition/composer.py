@@ -21,6 +21,7 @@ from mail_orchestration.composition.bodies import BodyWriter, Boundaries
 from mail_orchestration.composition.context import (
     MailJobFacts,
     RecipientLinks,
+    envelope_sender,
     recipient_links,
     template_values,
 )
@@ -86,7 +87,6 @@ class Composer:
         self._text = self._file_template(campaign.text_template)
         derives = campaign.html_template is not None and campaign.text_template is None
         self._derive = TextDeriver(campaign.files, campaign.html_template or "").derive if derives else None
-        self._bounce_domain = facts.bounce_domain or definition.from_.domain
         seed = hashlib.sha256(
             f"{campaign.digest}:{facts.installation}:{facts.mail_job_id}".encode()
         ).hexdigest()
@@ -139,11 +139,6 @@ class Composer:
         claims = self.facts.claims(self._definition.name, recipient)
         cookie = personalisation_cookie(claims, self._keys)
         return PageRequest(url=url, cookie_name=COOKIE_NAME, cookie_value=cookie)
-
-    def envelope_sender(self, recipient: Recipient) -> str:
-        """The reverse-path of this recipient's message."""
-        own = self._definition.envelope_sender
-        return own.address if own is not None else f"bounces@{self._bounce_domain}"
 
     def message_id(self, recipient: Recipient) -> str:
         """Without angle brackets. Depends on mail job and recipient only, and tells neither (spec 2.4)."""
@@ -256,7 +251,7 @@ class Composer:
             data=data,
             subject=subject,
             message_id=message_id,
-            reverse_path=self.envelope_sender(recipient),
+            reverse_path=envelope_sender(self.facts, self._definition),
             html=html,
             text=text,
         )

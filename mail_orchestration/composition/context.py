@@ -52,6 +52,13 @@ class MailJobFacts:
         )
 
 
+def envelope_sender(facts: MailJobFacts, definition: CampaignDefinition) -> str:
+    """The reverse-path of the mail job's messages: the campaign's own, or `bounces@` the bounce domain."""
+    if definition.envelope_sender is not None:
+        return definition.envelope_sender.address
+    return f"bounces@{facts.bounce_domain or definition.from_.domain}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipientLinks:
     """One recipient's ways out."""

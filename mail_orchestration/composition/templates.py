@@ -155,7 +155,7 @@ def render(template: Template, values: Mapping[str, Any]) -> str:
 def refuse_none(context: EvalContext, value: Any) -> Any:
     """What each printed value goes through: nobody shall read "Dear None".
 
-    It asks for the context only because the compiler then leaves constant expressions to run time, under limits.
+    It asks for the context because the compiler then leaves constants to run time, under limits.
     """
     if value is None:
         raise PrintsNothing((PrintsNothing.__doc__ or "").strip())

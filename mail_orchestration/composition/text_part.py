@@ -31,6 +31,8 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 """Private-use characters: no text has them for a meaning of its own (Unicode §23.5)."""
 _MARKER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _STRAY = re.compile(f"[{_OPEN}{_CLOSE}]")
+_WHITE_SPACE = re.compile(r"[ \t\r\n\f]+")
+"""What HTML shows as one space."""
 _REMEMBERED = 64
 _CAPTURING = (nodes.AssignBlock, nodes.FilterBlock, nodes.CallBlock, nodes.Macro)
 """With these a template can read its own output, and a marker in it could turn a branch."""
@@ -87,7 +89,7 @@ class TextDeriver:
         refuse_none(context, value)
         if isinstance(value, Markup):
             return value
-        self._values.append(" ".join(_STRAY.sub("", str(value)).split()))
+        self._values.append(_WHITE_SPACE.sub(" ", _STRAY.sub("", str(value))))
         return f"{_OPEN}{len(self._values) - 1}{_CLOSE}"
 
     def _lay_out(self, shape: str) -> list[str] | None:

@@ -82,7 +82,10 @@ def register_campaign(
 
 
 def release_of_request(connection: Connection, request_key: str) -> int | None:
-    """The release already made under this key; locks the key until the transaction ends, so that two cannot both find none."""
+    """The release already made under this key.
+
+    Locks the key until the transaction ends, so that two cannot both find none.
+    """
     connection.execute(STATEMENTS["lock_release_request"], {"request_key": request_key})
     found: int | None = connection.execute(
         STATEMENTS["release_of_request"], {"request_key": request_key}

@@ -105,16 +105,19 @@ def counters(
     """
     if not windows or min(windows) < 1:
         raise ValueError("a window is a number of days from 1 on")
+    ascending = sorted(set(windows))
     rows = connection.execute(
         STATEMENTS["count_contacts_by_mails"],
         {
             "installation_id": installation_id,
             "today": today,
             "first_day": today - timedelta(days=max(windows)),
-            "windows": sorted(set(windows)),
+            "windows": ascending,
+            # Where each window is over, for width_bucket.
+            "one_day_after": [days + 1 for days in ascending],
         },
     )
-    histograms: dict[int, dict[int, int]] = {days: {} for days in sorted(set(windows))}
+    histograms: dict[int, dict[int, int]] = {days: {} for days in ascending}
     for row in rows:
         histograms[row.days][row.mails] = row.contacts
     return [

@@ -69,11 +69,12 @@ def timeline_plot(timeline: Sequence[TimelineBucket], bucket_seconds: int, title
     axes.set_ylabel(f"results per {_span(bucket_seconds)}", fontsize=8)
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8, length=2)
+    axes.xaxis.get_offset_text().set_size(8)
     axes.grid(axis="y", color="#e6e8eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     if title:
-        axes.set_title(title, fontsize=9, loc="right")
+        figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()

@@ -50,7 +50,7 @@ class Component:
     function: Callable[[Sequence[Any]], Iterable[Bypass] | None]
 
 
-def load_components(named: Mapping[str, Sequence[str]], stage: str) -> tuple[Component, ...]:
+def load_components(named: Mapping[Any, Sequence[str]], stage: str) -> tuple[Component, ...]:
     """The components that a campaign (`stage → names`) has for `stage`, in its order. Raises as `find_component`."""
     return tuple(find_component(name, stage) for name in named.get(stage, ()))
 

@@ -65,7 +65,7 @@ class RelaySettings(_Section):
         return self
 
     def password(self) -> str | None:
-        """The secret itself, read when asked for. Raises BadSettings naming the relay and where the secret was sought."""
+        """The secret itself, read when asked for. Raises BadSettings naming relay and place."""
         if self.password_env is not None:
             value = os.environ.get(self.password_env)
             if not value:
@@ -223,7 +223,8 @@ def load_settings(path: Path | None = None) -> Settings:
     file = settings_path(path)
     if not file.is_file():
         raise BadSettings(
-            f"there is no settings file {file}; make one with `mail-orchestration init`, or name one in {SETTINGS_VARIABLE}"
+            f"there is no settings file {file}; make one with `mail-orchestration init`, "
+            f"or name one in {SETTINGS_VARIABLE}"
         )
     settings = read_yaml(file.read_bytes(), file=str(file), model=Settings, error=BadSettings)
     folder = file.parent

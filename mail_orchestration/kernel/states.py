@@ -1,4 +1,7 @@
-"""The states of mail jobs: who sets each, and what ends it (spec 3.2). SQL's enum and the docs' diagram are checked against this page."""
+"""The states of mail jobs: who sets each, and what ends it (spec 3.2).
+
+SQL's enum and the diagram in the docs are checked against this page.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class MailJobState(StrEnum):
     P_ASSIGNING = "P_ASSIGNING"
     """Parent: some children made, messages remain. Left when none remain, or it is stopped."""
     P_ASSIGNED = "P_ASSIGNED"
-    """Parent: all messages are in children. Left when all effective children have ended, or it is stopped."""
+    """Parent: all messages are in children. Left when all effective children ended, or it is stopped."""
     P_FINISHED = "P_FINISHED"
     """Parent: all effective children finished. Terminal."""
     P_FAILED = "P_FAILED"

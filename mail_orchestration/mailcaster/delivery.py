@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import uvloop
 
-from mail_orchestration.composition.composer import Composer
+from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.failure_policy import gives_up
@@ -84,7 +84,7 @@ class MailJobDelivery:
         self._counts: dict[Outcome, int] = {}
 
     def run(self) -> MailJobDone:
-        """Deliver and settle. Raises ClaimLost when somebody else has the mail job, DatabaseUnavailable when the database went."""
+        """Deliver and settle. Raises ClaimLost when somebody else has the mail job, and DatabaseUnavailable."""
         began = time.monotonic()
         relay_errors: dict[str, str] = {}
         with HeldClaim(self._inst.database, self._claim) as held:
@@ -140,7 +140,7 @@ class MailJobDelivery:
                 self._inst.database,
                 self._claim,
                 self._frozen.compressor(),
-                reverse_path=self._reverse_path(),
+                reverse_path=envelope_sender(self._frozen.facts, definition),
                 expires_at=definition.expires_at,
                 clock=utc_now,
                 record=log.record,
@@ -166,7 +166,9 @@ class MailJobDelivery:
         if result.outcome is Outcome.REJECTED:
             self._rejected += 1
             if not self._gave_up and gives_up(self._ended, self._rejected, self._most_errors):
-                self._gave_up = f"{self._rejected} of {self._ended} messages were rejected, more than {self._most_errors:g} %"
+                self._gave_up = (
+                    f"{self._rejected} of {self._ended} messages were rejected, more than {self._most_errors:g} %"
+                )
                 self._end.set()
         return self._results.record(result)
 
@@ -194,6 +196,3 @@ class MailJobDelivery:
             _log.exception("mail job %d: heartbeat failed", self._claim.mail_job_id)
             self._end.set()
 
-    def _reverse_path(self) -> str:
-        composer = Composer(self._frozen.campaign, self._frozen.facts, self._inst.keys)
-        return composer.envelope_sender()

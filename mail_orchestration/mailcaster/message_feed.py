@@ -14,7 +14,7 @@ from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 
 FIRST_BATCH, BATCH = 100, 500
-"""Rows read at once. Whatever waits between reading and sending is not checked again for an opt-out, so it is little."""
+"""Rows read at once. What waits between reading and sending is not checked again for an opt-out."""
 BATCH_OCTETS = 16 * 1024 * 1024
 """Composed size of a batch that is not exceeded unless by one message."""
 

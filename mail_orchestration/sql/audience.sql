@@ -56,10 +56,9 @@ COPY audience_staging FROM STDIN;
 TRUNCATE audience_staging;
 
 -- name: merge_contacts
--- Make contacts of the chunk's new addresses; a known one keeps the spelling that was seen first.
+-- Make contacts of the chunk's new addresses, in whose order it lies; a known one keeps the spelling seen first.
 INSERT INTO contact (installation_id, address, address_key)
 SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
-ORDER BY s.address_key
 ON CONFLICT (installation_id, address_key) DO NOTHING;
 
 -- name: merge_members
@@ -105,3 +104,167 @@ SELECT line, value, reason FROM audience_reject
 WHERE import_id = CAST(:import_id AS bigint)
 ORDER BY line
 LIMIT CAST(:limit AS bigint);
+
+
+-- name: try_lock_resolving
+-- One session at a time resolves a release; the lock ends with the session, which is how a crash is told from slow work.
+SELECT pg_try_advisory_lock(hashtextextended('mail_orchestration.resolve.' || CAST(:release_id AS bigint), 0));
+
+-- name: try_lock_interrupted
+-- Nobody resolves the release, and nobody begins to while it is marked.
+SELECT pg_try_advisory_xact_lock(hashtextextended('mail_orchestration.resolve.' || CAST(:release_id AS bigint), 0));
+
+-- name: give_sort_memory
+-- Room for dedup's sort, for this transaction.
+SET LOCAL work_mem = '128MB';
+
+-- name: find_release_to_resolve
+-- What dedup needs to know of a release, and the state of its mail job.
+SELECT r.released_on, r.topic, r.audience_ids, r.excluded_audience_ids, r.resolved_at, j.state
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.release_id = CAST(:release_id AS bigint);
+
+-- name: begin_resolving
+-- Dedup begins: with this set and resolved_at not, a release that nobody holds was cut off.
+UPDATE release SET resolving_since = CAST(:now AS timestamptz)
+WHERE release_id = CAST(:release_id AS bigint) AND resolved_at IS NULL;
+
+-- name: insert_recipients
+-- Dedup, verify and filter in one pass. Of a contact's rows the one in the audience named first counts; the check of
+-- its details is carried through the sort as one small column. Numbers follow the sort, so nothing is sorted twice, and
+-- the joins with suppressions and exclusions come after it. Returned are the rows before dedup, of this same snapshot.
+WITH resolved AS (
+    INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
+    SELECT CAST(:released_on AS date), CAST(:release_id AS bigint), d.recipient_no, d.audience_id, d.contact_id,
+        coalesce(d.failed_check, everything.reason, topic.reason, excluded.reason)
+    FROM (
+        SELECT CAST(row_number() OVER (ORDER BY m.contact_id) AS integer) AS recipient_no,
+            m.contact_id, m.audience_id, m.failed_check
+        FROM (
+            SELECT DISTINCT ON (am.contact_id) am.contact_id, am.audience_id,
+                CASE
+                    WHEN am.body_format NOT IN ('text', 'mime', 'mhtml') THEN 'bad_body_format'
+                    WHEN CAST(:required AS text[]) <> '{}' THEN (
+                        SELECT 'missing_attribute:' || needed.name
+                        FROM unnest(CAST(:required AS text[])) WITH ORDINALITY AS needed (name, place)
+                        WHERE coalesce(btrim(am.attributes ->> needed.name), '') = ''
+                        ORDER BY needed.place LIMIT 1
+                    )
+                END AS failed_check
+            FROM audience_member AS am
+            WHERE am.audience_id = ANY(CAST(:audience_ids AS integer[]))
+            ORDER BY am.contact_id, array_position(CAST(:audience_ids AS integer[]), am.audience_id)
+        ) AS m
+    ) AS d
+    LEFT JOIN suppression AS everything ON everything.contact_id = d.contact_id AND everything.topic = ''
+    LEFT JOIN suppression AS topic
+        ON topic.contact_id = d.contact_id AND topic.topic = NULLIF(CAST(:topic AS text), '')
+    LEFT JOIN (
+        SELECT DISTINCT x.contact_id, 'excluded_audience' AS reason FROM audience_member AS x
+        WHERE x.audience_id = ANY(CAST(:excluded_audience_ids AS integer[]))
+    ) AS excluded ON excluded.contact_id = d.contact_id
+)
+SELECT count(*) FROM audience_member AS am WHERE am.audience_id = ANY(CAST(:audience_ids AS integer[]));
+
+-- name: count_recipients
+-- The recipients of a release, those bypassed by dedup's own checks by their reason.
+SELECT bypass_reason, count(*) AS recipients FROM recipient
+WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
+GROUP BY bypass_reason;
+
+-- name: count_component_bypasses
+-- Recipients bypassed by custom components of the audience's stages, by their reason.
+SELECT reason, count(*) AS recipients FROM bypass
+WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
+    AND stage IN ('preprocess', 'filter')
+GROUP BY reason;
+
+-- name: copy_component_bypasses
+-- Bypasses that components set.
+COPY bypass (released_on, release_id, recipient_no, stage, reason, detail) FROM STDIN;
+
+-- name: finish_resolving
+-- The release is resolved and counted.
+UPDATE release
+SET resolved_at = CAST(:now AS timestamptz), audience_rows = CAST(:audience_rows AS bigint),
+    duplicates = CAST(:duplicates AS bigint), recipient_count = CAST(:recipient_count AS integer),
+    bypassed_count = CAST(:bypassed_count AS integer)
+WHERE release_id = CAST(:release_id AS bigint) AND resolved_at IS NULL;
+
+-- name: fix_kind
+-- Whether the mail job is small is fixed at dedup; without recipients it is stopped.
+UPDATE mail_job
+SET kind = CAST(:kind AS mail_job_kind), state = CAST(:state AS mail_job_state), reason = :reason,
+    ended_at = CASE WHEN CAST(:state AS mail_job_state) = 'STOPPED' THEN CAST(:now AS timestamptz) END
+WHERE mail_job_id = CAST(:release_id AS bigint) AND state = 'QUEUING';
+
+-- name: find_resolved
+-- The figures of a release that is resolved.
+SELECT r.audience_rows, r.duplicates, r.recipient_count, j.kind
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.release_id = CAST(:release_id AS bigint) AND r.resolved_at IS NOT NULL;
+
+-- name: find_unresolved_begun
+-- Releases whose dedup began and has not ended: it is at work, or it was cut off.
+SELECT r.release_id
+FROM mail_job AS j
+INNER JOIN release AS r ON r.release_id = j.mail_job_id
+WHERE j.state = 'QUEUING' AND r.resolving_since IS NOT NULL AND r.resolved_at IS NULL
+ORDER BY r.release_id;
+
+-- name: interrupt_mail_job
+-- Dedup was cut off: nobody holds the release, and it is still not resolved.
+UPDATE mail_job SET state = 'INTERRUPTED', reason = 'dedup was cut off; release it again'
+FROM release AS r
+WHERE mail_job.mail_job_id = CAST(:release_id AS bigint) AND mail_job.state = 'QUEUING'
+    AND r.release_id = mail_job.mail_job_id AND r.resolving_since IS NOT NULL AND r.resolved_at IS NULL;
+
+
+-- name: find_release_day
+-- The partition of a release that is resolved.
+SELECT released_on FROM release WHERE release_id = CAST(:release_id AS bigint) AND resolved_at IS NOT NULL;
+
+-- name: read_recipients
+-- The next recipients whom nothing has bypassed, with the details of the audience that dedup chose. Without a member
+-- row the contact has left that audience since.
+SELECT r.recipient_no, r.contact_id, c.address, m.contact_id IS NOT NULL AS is_member,
+    m.body_format, m.locale, m.guid, m.url, m.attributes
+FROM recipient AS r
+INNER JOIN contact AS c ON c.contact_id = r.contact_id
+LEFT JOIN audience_member AS m ON m.audience_id = r.audience_id AND m.contact_id = r.contact_id
+LEFT JOIN bypass AS b
+    ON b.released_on = r.released_on AND b.release_id = r.release_id AND b.recipient_no = r.recipient_no
+WHERE r.released_on = CAST(:released_on AS date) AND r.release_id = CAST(:release_id AS bigint)
+    AND r.recipient_no > CAST(:after AS integer) AND r.bypass_reason IS NULL AND b.recipient_no IS NULL
+ORDER BY r.recipient_no
+LIMIT CAST(:batch AS integer);
+
+
+-- name: insert_suppression
+-- Keep a contact from being written to; what was recorded first stays.
+INSERT INTO suppression (contact_id, topic, reason, detail, suppressed_at)
+VALUES (CAST(:contact_id AS bigint), :topic, :reason, :detail, CAST(:now AS timestamptz))
+ON CONFLICT (contact_id, topic) DO NOTHING;
+
+-- name: ensure_contact
+-- Make a contact of an address, without membership.
+INSERT INTO contact (installation_id, address, address_key)
+VALUES (CAST(:installation_id AS integer), :address, :address_key)
+ON CONFLICT (installation_id, address_key) DO NOTHING
+RETURNING contact_id;
+
+-- name: find_contact
+-- The contact of an address.
+SELECT contact_id FROM contact
+WHERE installation_id = CAST(:installation_id AS integer) AND address_key = :address_key;
+
+-- name: suppress_staged
+-- Suppress everybody in the chunk.
+INSERT INTO suppression (contact_id, topic, reason, detail, suppressed_at)
+SELECT c.contact_id, :topic, :reason, :detail, CAST(:now AS timestamptz)
+FROM audience_staging AS s
+INNER JOIN contact AS c ON c.address_key = s.address_key AND c.installation_id = CAST(:installation_id AS integer)
+ORDER BY c.contact_id
+ON CONFLICT (contact_id, topic) DO NOTHING;

@@ -78,30 +78,23 @@ ORDER BY c.day;
 
 -- name: count_contacts_by_mails
 -- For each window, how many contacts got how many mails. A mail of day D counts through D + days. One pass over the
--- days, each put into the narrowest window that it belongs to, before the wider ones add up.
-WITH span AS (
-    SELECT days, coalesce(lag(days) OVER (ORDER BY days), -1) AS previous
-    FROM (SELECT DISTINCT unnest(CAST(:windows AS integer[])) AS days) AS w
-),
-dated AS (
-    SELECT CAST(:today AS date) - age AS day, span.days AS narrowest
-    FROM span, generate_series(span.previous + 1, span.days) AS age
-),
-per_contact AS (
-    SELECT c.contact_id, d.narrowest, sum(c.mails) AS mails
-    FROM daily_mail_count AS c
-    INNER JOIN dated AS d ON d.day = c.day
-    WHERE c.installation_id = CAST(:installation_id AS integer)
-        AND c.day BETWEEN CAST(:first_day AS date) AND CAST(:today AS date)
-    GROUP BY c.contact_id, d.narrowest
+-- days, each put into the narrowest window that it belongs to, before the wider ones add up; windows ascend.
+WITH per_contact AS (
+    SELECT
+        contact_id, width_bucket(CAST(:today AS date) - day, CAST(:one_day_after AS integer[])) + 1 AS narrowest,
+        CAST(sum(mails) AS integer) AS mails
+    FROM daily_mail_count
+    WHERE installation_id = CAST(:installation_id AS integer)
+        AND day BETWEEN CAST(:first_day AS date) AND CAST(:today AS date)
+    GROUP BY 1, 2
 ),
 per_window AS (
-    SELECT span.days, p.contact_id, sum(p.mails) AS mails
+    SELECT w.days, p.contact_id, CAST(sum(p.mails) AS integer) AS mails
     FROM per_contact AS p
-    INNER JOIN span ON span.days >= p.narrowest
-    GROUP BY span.days, p.contact_id
+    INNER JOIN unnest(CAST(:windows AS integer[])) WITH ORDINALITY AS w (days, width) ON w.width >= p.narrowest
+    GROUP BY w.days, p.contact_id
 )
-SELECT days, CAST(mails AS integer) AS mails, count(*) AS contacts
+SELECT days, mails, count(*) AS contacts
 FROM per_window
 GROUP BY days, mails
 ORDER BY days, mails;
@@ -127,23 +120,27 @@ last_result AS (
     WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
     ORDER BY message_no, occurred_at DESC, outcome
 ),
-message AS (
-    SELECT m.message_no, l.message_no AS result_of, l.outcome
+worked_on AS (
+    SELECT coalesce(range_agg(int4range(first_message, last_message, '[]')), '{}') AS messages FROM mail_job
+    WHERE release_id = CAST(:release_id AS bigint) AND state IN ('RUNNING', 'STOPPING')
+),
+fate AS (
+    SELECT
+        CASE
+            WHEN m.message_no IS NULL THEN 'stray'
+            WHEN l.outcome IS NOT NULL THEN 'outcome'
+            WHEN m.message_no <@ w.messages THEN 'sending'
+            WHEN r.state = 'STOPPED' THEN 'stopped_unsent'
+            ELSE 'waiting'
+        END AS line, l.outcome, count(*) AS number
     FROM (
         SELECT message_no FROM assembled_message
         WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
     ) AS m
     FULL JOIN last_result AS l ON l.message_no = m.message_no
-),
-worked_on AS (
-    SELECT coalesce(range_agg(int4range(first_message, last_message, '[]')), '{}') AS messages FROM mail_job
-    WHERE release_id = CAST(:release_id AS bigint) AND state IN ('RUNNING', 'STOPPING')
-),
-unsent AS (
-    SELECT count(*) FILTER (WHERE m.message_no <@ w.messages) AS sending, count(*) AS all_of_them
-    FROM message AS m
     CROSS JOIN worked_on AS w
-    WHERE m.outcome IS NULL
+    CROSS JOIN this_release AS r
+    GROUP BY 1, 2
 )
 SELECT 'audience_rows' AS line, '' AS detail, coalesce(audience_rows, 0) AS number FROM this_release
 UNION ALL
@@ -164,14 +161,7 @@ SELECT 'bypassed_later', reason, count(*) FROM bypass
 WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
 GROUP BY reason
 UNION ALL
-SELECT CASE WHEN message_no IS NULL THEN 'stray' ELSE 'outcome' END, CAST(outcome AS text), count(*)
-FROM message WHERE outcome IS NOT NULL
-GROUP BY 1, 2
-UNION ALL
-SELECT 'sending', '', sending FROM unsent
-UNION ALL
-SELECT CASE WHEN r.state = 'STOPPED' THEN 'stopped_unsent' ELSE 'waiting' END, '', u.all_of_them - u.sending
-FROM unsent AS u CROSS JOIN this_release AS r;
+SELECT line, coalesce(CAST(outcome AS text), ''), number FROM fate;
 
 -- name: report_mail_jobs
 -- The mail jobs of a release that messages are sent under, with what each recorded.

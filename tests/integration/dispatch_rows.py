@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 
 from sqlalchemy import Connection, text
 
-from mail_orchestration.dispatch.claims import Claim
+from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.settings import MailcasterParameters
@@ -74,6 +74,56 @@ class World:
             release_id = self.create(connection, messages, kind=kind, priority=priority, topic=topic)
             queue_mail_job(connection, release_id, now)
         return release_id
+
+    def begun(self, messages: int, *, kind: str, state: str = "RUNNING") -> int:
+        """A small mail job, or the one child of a parent, that `before` claimed at NOW. Returns its number."""
+        release_id = self.queue(messages, kind=kind)
+        held = "mailcaster = 'before', fence = 1, started_at = :now, heartbeat_at = :now"
+        with self.database.begin() as connection:
+            if kind == "small":
+                connection.execute(
+                    text(
+                        f"UPDATE mail_job SET state = CAST(:state AS mail_job_state), {held} WHERE mail_job_id = :id"
+                    ),
+                    {"state": state, "now": NOW, "id": release_id},
+                )
+                return release_id
+            connection.execute(
+                text(
+                    "UPDATE mail_job SET state = 'P_ASSIGNED', next_message = last_message + 1 "
+                    "WHERE mail_job_id = :id"
+                ),
+                {"id": release_id},
+            )
+            child: int = connection.scalar(
+                text(
+                    "INSERT INTO mail_job (release_id, installation_id, parent_id, kind, state, queued_at, "
+                    "  first_message, last_message, mailcaster, fence, started_at, heartbeat_at) "
+                    "SELECT release_id, installation_id, mail_job_id, 'child', CAST(:state AS mail_job_state), "
+                    "  queued_at, first_message, last_message, 'before', 1, :now, :now "
+                    "FROM mail_job WHERE mail_job_id = :id RETURNING mail_job_id"
+                ),
+                {"state": state, "now": NOW, "id": release_id},
+            )
+            return child
+
+    def claim_of(self, mail_job_id: int) -> Claim:
+        """The claim that the row of a mail job stands for."""
+        with self.database.begin() as connection:
+            row = connection.execute(
+                text(
+                    "SELECT mail_job_id, installation_id, release_id, CAST(:day AS date) AS released_on, parent_id, "
+                    "  kind, first_message, last_message, fence, mailcaster, recovers_id "
+                    "FROM mail_job WHERE mail_job_id = :id"
+                ),
+                {"day": DAY, "id": mail_job_id},
+            ).one()
+        return claim_of(row)
+
+    def execute(self, statement: str, **binds: object) -> None:
+        """Run one statement in its own transaction."""
+        with self.database.begin() as connection:
+            connection.execute(text(statement), binds)
 
     def add_messages(self, release_id: int, count: int) -> None:
         """Rows of messages 1 … count, each to a contact of its own."""

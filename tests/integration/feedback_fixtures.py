@@ -58,8 +58,8 @@ def add_mail_job(
         database,
         """
         INSERT INTO mail_job (
-            release_id, installation_id, parent_id, recovers_id, kind, state, queued_at, first_message, last_message,
-            next_message, mailcaster, heartbeat_at, fence, ended_at
+            release_id, installation_id, parent_id, recovers_id, kind, state, queued_at,
+            first_message, last_message, next_message, mailcaster, heartbeat_at, fence, ended_at
         ) VALUES (
             coalesce(:release_id, currval(pg_get_serial_sequence('mail_job', 'mail_job_id'))),
             :installation_id, :parent_id, :recovers_id,
@@ -96,7 +96,7 @@ def add_release(
     assembled_up_to: int | None = None,
     released_on: date = DAY,
 ) -> Release:
-    """A release with recipients 1 … n, the first of them assembled as messages 1 … m, each to somebody@domain.
+    """A release with recipients 1 … n, the first that are not bypassed assembled as messages 1 … m.
 
     `bypassed` are recipient numbers with what dedup knew of them. Without `assembled_up_to` assembly is over.
     """
@@ -121,7 +121,8 @@ def add_release(
             release_id, campaign_id, released_at, released_on, files, digest, audience_ids,
             resolved_at, audience_rows, duplicates, recipient_count, assembled_up_to
         )
-        SELECT :release_id, campaign_id, :now, :day, '{}', '', '{}', :now, :rows, :duplicates, :recipients, :up_to FROM made
+        SELECT :release_id, campaign_id, :now, :day, '{}', '', '{}', :now, :rows, :duplicates, :recipients, :up_to
+        FROM made
         """,
         installation_id=installation_id,
         name=f"campaign {release_id}",

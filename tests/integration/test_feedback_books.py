@@ -1,4 +1,4 @@
-"""The books of releases in every state: they balance, and say what is wrong when a row is missing or too many."""
+"""The books of releases in every state: they balance, or say which rows are missing or too many."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import uvloop
 
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.kernel.errors import ClaimLost
@@ -30,7 +31,7 @@ def test_stop_finishes_what_has_begun(extensions: list[str]) -> None:
             assert server.accepted.total() == accepted
             assert 0 < done.report.returned <= 15
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("5.6")
@@ -57,7 +58,7 @@ def test_stop_does_not_wait_for_a_silent_relay_or_source() -> None:
         async with asyncio.timeout(10):
             await scenario()
 
-    asyncio.run(within())
+    uvloop.run(within())
 
 
 @pytest.mark.rule("5.1", "5.5")
@@ -87,7 +88,7 @@ def test_a_lost_claim_ends_the_delivery_before_another_body(extensions: list[str
             # Each connection ends one message whose result was not taken, and begins no other body.
             assert server.accepted.total() == len(sink.results) <= 13
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("5.1")
@@ -118,7 +119,7 @@ def test_no_body_begins_before_the_last_result_is_durable(extensions: list[str])
                 await delivery
             assert server.accepted.total() == 4
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 def test_a_source_that_raises_ends_the_delivery() -> None:
@@ -139,4 +140,4 @@ def test_a_source_that_raises_ends_the_delivery() -> None:
                 await deliver(Breaks(), sink, [relay_to(server)], connections=2, stop=asyncio.Event())
             assert server.accepted.total() == len(sink.results) == len(sink.durable)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import pytest
+import uvloop
 
 from mail_orchestration.egress.relay import AuthMechanism, Relay, Secret, TlsMode
 from mail_orchestration.kernel.errors import RelayUnreachable
@@ -28,7 +28,7 @@ def test_each_mechanism(mechanism: AuthMechanism | None) -> None:
             assert server.accepted.total() == 5
             assert len(server.commands(f"AUTH {(mechanism or AuthMechanism.PLAIN).value}")) == 1
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -48,7 +48,7 @@ def test_aiosmtpd_over_starttls(mechanism: AuthMechanism, tmp_path_factory: pyte
             password=Secret("right"),
             auth=mechanism,
         )
-        done = asyncio.run(delivered(plain_messages(5), [relay]))
+        done = uvloop.run(delivered(plain_messages(5), [relay]))
     assert done.tally == {"accepted": 5}
     assert len(inbox.recipients) == 5
     assert set(inbox.mechanisms) == {mechanism.value}
@@ -77,7 +77,7 @@ def test_a_wrong_password_rejects_no_message(
             warned = [record for record in caplog.records if record.levelno == logging.WARNING]
             assert 0 < len(warned) <= server.sessions
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -88,4 +88,4 @@ def test_no_password_goes_out_for_a_mechanism_that_is_not_offered() -> None:
                 await delivered(plain_messages(2), [relay_to(server, password="p")], unreachable_after_s=0.2)
             assert not server.commands("AUTH")
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from mail_orchestration.kernel.model import Outcome
-from tests.scenarios.relays.messages import delivered, message, messages_to, plain_messages
+from tests.scenarios.relays.messages import delivered, message, messages_to, plain_messages, run_on_both_loops
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 
 BIG = b"Subject: big\r\n\r\n" + (b"x" * 98 + b"\r\n") * 80_000
@@ -27,7 +25,7 @@ def test_before_the_dot_the_message_is_sent_again(where: str, how: str, extensio
             assert server.accepted == dict.fromkeys(addresses, 1)
             assert server.sessions == done.report.connections_opened == 2
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("5.1")
@@ -42,7 +40,7 @@ def test_at_mail_the_message_is_sent_again() -> None:
             assert done.tally == {"accepted": 2}
             assert server.accepted == {"a@x.example": 1, "b@x.example": 1}
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("5.1")
@@ -59,7 +57,7 @@ def test_a_message_that_breaks_three_connections_is_deferred(where: str) -> None
             assert result.enhanced_code == "4.4.2"
             assert "broke 3 connections" in (result.reply_text or "")
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("5.7")
@@ -72,7 +70,7 @@ def test_in_a_body_that_is_not_yet_written_the_message_is_unsent() -> None:
             assert server.tries["drop-in-body"] == 3
             assert server.accepted == {"b@x.example": 1}
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("5.7")
@@ -91,7 +89,7 @@ def test_after_the_dot_it_is_uncertain_and_not_sent_again(how: str, extensions: 
             assert result.reply_code is None
             assert "final dot" in (result.reply_text or "")
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("5.7")
@@ -104,4 +102,4 @@ def test_a_large_body_arrives_whole() -> None:
             assert done.tally == {"accepted": 1}
             assert server.data["a@x.example"] == BIG
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)

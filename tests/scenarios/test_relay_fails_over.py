@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 
 import pytest
+import uvloop
 
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.kernel.errors import RelayUnreachable
@@ -23,7 +24,7 @@ def test_connections_are_shared_by_weight() -> None:
             assert done.tally == {"accepted": 80}
             assert (heavy.sessions, light.sessions) == (6, 2)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -36,7 +37,7 @@ def test_a_relay_that_is_down_loses_its_share_to_the_others() -> None:
             assert {result.relay for result in done.sink.results} == {"up"}
             assert "cannot connect" in done.report.last_relay_errors["down"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -58,7 +59,7 @@ def test_a_relay_that_comes_back_gets_its_share_again() -> None:
             assert first.accepted.total() > 100
             assert first.accepted.total() + second.accepted.total() == 600
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("3.7")
@@ -81,7 +82,7 @@ def test_without_any_relay_nothing_gets_a_result() -> None:
             assert "down: cannot connect" in str(raised.value)
             assert "hostmaster" not in str(raised.value)
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("3.7")
@@ -100,4 +101,4 @@ def test_an_outage_shorter_than_the_window_costs_nothing() -> None:
             assert done.tally == {"accepted": 20}
             assert server.accepted.total() == 20
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

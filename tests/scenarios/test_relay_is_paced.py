@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
+import uvloop
 
 from tests.scenarios.relays.messages import delivered, plain_messages
 from tests.scenarios.relays.scripted import ScriptedRelay, relay_to
@@ -22,4 +21,4 @@ def test_no_second_has_more_than_the_limit() -> None:
             in_a_second = [sum(start <= moment < start + 1.0 for moment in begun) for start in begun]
             assert max(in_a_second) <= 40
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

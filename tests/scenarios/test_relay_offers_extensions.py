@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
+import uvloop
 
 from tests.scenarios.relays.messages import DATA, delivered, message, plain_messages
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
@@ -32,7 +31,7 @@ def test_what_is_offered_is_used() -> None:
             assert server.data["a@x.example"] == EIGHT_BIT
             assert server.data["jürgen@x.example"] == DATA.replace(b"\r\n.", b"\r\n..")
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -50,7 +49,7 @@ def test_what_is_needed_and_not_offered_is_refused_here() -> None:
             assert done.sink.result_of(2).enhanced_code == "5.6.7"
             assert server.commands("MAIL") == ["MAIL FROM:<us@example.org>"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -61,7 +60,7 @@ def test_a_relay_that_knows_no_ehlo_gets_helo() -> None:
             assert done.tally == {"accepted": 5}
             assert server.commands("HELO") == ["HELO mail.example.org"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("2.4")
@@ -89,7 +88,7 @@ def test_what_could_smuggle_never_leaves(data: bytes) -> None:
             assert server.accepted == {"d@x.example": 1}
             assert len(server.commands("MAIL")) == len(server.commands("RCPT")) == 1
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -101,4 +100,4 @@ def test_a_session_is_renewed_by_time() -> None:
             assert server.sessions > 2
             assert len(server.commands("QUIT")) == server.sessions
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

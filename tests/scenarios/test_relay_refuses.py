@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
+import uvloop
 
 from mail_orchestration.egress.verdict import code_speaks_of_the_address
 from mail_orchestration.kernel.model import Outcome
@@ -35,7 +34,7 @@ def test_a_refusal_is_the_messages_result(where: str, extensions: list[str]) -> 
             assert code_speaks_of_the_address(rejected.reply_code, rejected.enhanced_code)
             assert not server.commands("MAIL FROM:<us@example.org> ")[7:]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.4")
@@ -55,7 +54,7 @@ def test_a_refused_sender_is_the_messages_result(extensions: list[str]) -> None:
             assert server.sessions == 1
             assert server.commands("MAIL FROM:<>")
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.4")
@@ -69,7 +68,7 @@ def test_354_without_a_recipient_gets_a_lone_dot() -> None:
             assert server.sessions == 1
             assert done.sink.result_of(2).enhanced_code == "5.1.1"
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.4")
@@ -81,7 +80,7 @@ def test_552_to_rcpt_means_452() -> None:
             assert done.sink.result_of(1).outcome is Outcome.DEFERRED
             assert done.sink.result_of(2).outcome is Outcome.REJECTED
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.4")
@@ -96,7 +95,7 @@ def test_a_refusal_in_the_midst_of_the_body_is_the_result(code: str, outcome: st
             assert done.sink.result_of(1).reply_code == int(code)
             assert server.accepted == {"b@x.example": 1}
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.8")
@@ -111,4 +110,4 @@ def test_530_is_about_the_session_and_no_messages_result() -> None:
             assert done.tally == {"accepted": 2}
             assert "530" in done.report.last_relay_errors["one"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
+import uvloop
 
 from tests.scenarios.relays.messages import delivered, messages_to
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
@@ -23,7 +22,7 @@ def test_the_message_is_given_back(where: str, extensions: list[str]) -> None:
             assert server.sessions == 2
             assert "421" in done.report.last_relay_errors["scripted"]
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.4")
@@ -35,7 +34,7 @@ def test_it_does_not_spin() -> None:
             assert server.tries["421-at-rcpt"] == 3
             assert done.sink.result_of(1).reply_code == 421
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("6.4")
@@ -50,4 +49,4 @@ def test_a_greeting_of_421_touches_no_message() -> None:
             assert free.accepted == dict.fromkeys(addresses, 1)
             assert done.report.last_relay_errors == {"busy": "greeted with 421 4.3.2 busy"}
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

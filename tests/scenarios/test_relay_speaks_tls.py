@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from mail_orchestration.egress.relay import Relay, TlsMode
 from mail_orchestration.kernel.errors import RelayUnreachable
-from tests.scenarios.relays.messages import delivered, message, plain_messages
+from tests.scenarios.relays.messages import delivered, message, plain_messages, run_on_both_loops
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 from tests.scenarios.relays.tls import Authority, Inbox, aiosmtpd_relay, private_authority
 
@@ -28,7 +28,7 @@ def aiosmtpd_at(port: int, authority: Authority, **more: object) -> Relay:
 def test_starttls_with_aiosmtpd(authority: Authority) -> None:
     inbox = Inbox()
     with aiosmtpd_relay(inbox, tls_context=authority.server, require_starttls=True) as port:
-        done = asyncio.run(delivered(plain_messages(20), [aiosmtpd_at(port, authority)], connections=3))
+        done = uvloop.run(delivered(plain_messages(20), [aiosmtpd_at(port, authority)], connections=3))
     assert done.tally == {"accepted": 20}
     assert len(inbox.recipients) == len(set(inbox.recipients)) == 20
     assert all(inbox.encrypted)
@@ -46,7 +46,7 @@ def test_tls_from_the_first_octet_with_a_large_body(authority: Authority, server
             assert server.accepted.total() == 21
             assert server.data["big@x.example"] == big
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 async def refused(server: ScriptedRelay, **settings: object) -> str:
@@ -64,7 +64,7 @@ def test_starttls_that_is_not_offered_is_not_done_without() -> None:
         async with ScriptedRelay() as server:
             assert "STARTTLS is required" in await refused(server, tls=TlsMode.STARTTLS)
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("6.8")
@@ -76,7 +76,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(authority: Authority, 
         async with ScriptedRelay(script, tls=authority.server if implicit else None) as server:
             assert "certificate does not verify" in await refused(server, tls=tls)
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("6.8")
@@ -89,7 +89,7 @@ def test_a_certificate_for_another_name_is_refused(authority: Authority, tls: Tl
             why = await refused(server, tls=tls, ca_file=authority.ca_file)
             assert "certificate does not verify" in why
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("6.8")
@@ -100,7 +100,7 @@ def test_plain_text_behind_the_reply_to_starttls_is_refused(authority: Authority
             why = await refused(server, tls=TlsMode.STARTTLS, ca_file=authority.ca_file)
             assert "injected" in why or "TLS" in why
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)
 
 
 @pytest.mark.rule("5.7")
@@ -113,4 +113,4 @@ def test_a_drop_after_the_dot_under_tls_is_uncertain(authority: Authority, tmp_p
             assert done.tally == {"uncertain": 1, "accepted": 1}
             assert server.accepted == {"b@x.example": 1}
 
-    asyncio.run(scenario())
+    run_on_both_loops(scenario)

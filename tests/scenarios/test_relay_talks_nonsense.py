@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
+import uvloop
 
 from tests.scenarios.relays.messages import delivered, messages_to
 from tests.scenarios.relays.scripted import ScriptedRelay, relay_to
@@ -23,7 +22,7 @@ def test_before_the_dot_the_message_is_sent_again(how: str) -> None:
             assert server.accepted == dict.fromkeys(addresses, 1)
             assert server.sessions == 2
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("5.7")
@@ -37,7 +36,7 @@ def test_after_the_dot_it_is_uncertain(how: str) -> None:
             assert server.accepted == {"a@x.example": 1, "b@x.example": 1}
             assert server.tries[f"{how}-at-dot"] == 1
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("5.7")
@@ -50,7 +49,7 @@ def test_354_or_a_reply_too_many_never_shifts_the_replies(where: str) -> None:
             assert done.tally == {"deferred": 1, "accepted": 1}
             assert server.accepted == {"b@x.example": 1}
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())
 
 
 @pytest.mark.rule("5.7")
@@ -62,4 +61,4 @@ def test_a_second_reply_to_the_dot_is_not_taken_for_the_next_messages() -> None:
             assert done.tally == {"accepted": 2, "rejected": 1}
             assert server.accepted == {"b@x.example": 1}
 
-    asyncio.run(scenario())
+    uvloop.run(scenario())

@@ -125,9 +125,9 @@ def test_seven_mailcasters_divide_three_mail_jobs(database: Database) -> None:
     with database.begin() as connection:
         of_101 = children(connection, 101)
     assert [child.mail_job_id for child in of_101] == list(range(104, 112))
-    assert [n for child in of_101 for n in range(child.first_message or 0, (child.last_message or 0) + 1)] == list(
-        range(1, 11_001)
-    )
+    assert [
+        n for child in of_101 for n in range(child.first_message or 0, (child.last_message or 0) + 1)
+    ] == list(range(1, 11_001))
 
 
 @pytest.mark.rule("4.1")

@@ -39,7 +39,8 @@ def test_type_follows_from_parameters(
     largest: int, small_only: bool, large_only: bool, kind: MailcasterType
 ) -> None:
     assert (
-        mailcaster_type(_of(max_job_size=largest, small_job_only=small_only, large_job_only=large_only)) is kind
+        mailcaster_type(_of(max_job_size=largest, small_job_only=small_only, large_job_only=large_only))
+        is kind
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail_orchestration.dispatch.sizing import child_size
 from mail_orchestration.kernel.settings import MailcasterParameters
 
-_SIZES = st.integers(1, 50_000)
+_SIZES = st.integers(1, 20_000)
 
 
 @st.composite
@@ -53,7 +53,12 @@ def _of(**parameters: object) -> MailcasterParameters:
             id="0.29 % of 10,000 is 29, whatever binary floating point makes of it",
         ),
         pytest.param(
-            50, 100, False, {"min_job_size": 1, "percentage_job_size": 0.5}, 1, id="less than one message is one"
+            50,
+            100,
+            False,
+            {"min_job_size": 1, "percentage_job_size": 0.5},
+            1,
+            id="less than one message is one",
         ),
     ],
 )
@@ -64,6 +69,7 @@ def test_size_of_a_child(
 
 
 @pytest.mark.rule("4.4")
+@settings(deadline=None)
 @given(total=_SIZES, parameters=mailcasters())
 def test_every_message_is_in_exactly_one_child_and_the_sizes_are_within_bounds(
     total: int, parameters: MailcasterParameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
@@ -15,7 +15,8 @@ from mail_orchestration.feedback.plots import COLOURS, timeline_plot
 from mail_orchestration.feedback.reports import BUCKETS, TimelineBucket, bucket_seconds, without_addresses
 from mail_orchestration.feedback.tables import markdown_table
 from mail_orchestration.kernel.model import Outcome
-from tests.integration.feedback_fixtures import NOON
+
+NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("first", "=+-@\t\r")

@@ -18,7 +18,9 @@ _ROW = re.compile(r"^\| (\w+) \| ([\w, ]+) \| ", re.MULTILINE)
 @pytest.mark.rule("3.2")
 def test_the_diagram_shows_every_way_and_no_other() -> None:
     drawn = _ARROW.findall(_PAGE.read_text(encoding="utf-8"))
-    known = {(leaves.value, enters.value) for leaves, all_enters in TRANSITIONS.items() for enters in all_enters}
+    known = {
+        (leaves.value, enters.value) for leaves, all_enters in TRANSITIONS.items() for enters in all_enters
+    }
     assert len(drawn) == len(set(drawn))
     assert set(drawn) == known
 

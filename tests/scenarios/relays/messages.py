@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+
+import uvloop
 
 from mail_orchestration.egress.delivery import DeliveryReport, deliver
 from mail_orchestration.egress.relay import Relay
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
+from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
 
 DATA = b"From: us\r\nTo: you\r\nSubject: scenario\r\n\r\nHello.\r\n.dot\r\n..two\r\n"
 
@@ -103,4 +105,7 @@ async def delivered(
     return Delivered(report, sink)
 
 
-__all__ = ["DATA", "Delivered", "ListSource", "MemorySink", "Outcome", "delivered", "message", "messages_to"]
+def run_on_both_loops(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+    """On asyncio's own loop and on uvloop: their transports and timers are not alike."""
+    asyncio.run(scenario())
+    uvloop.run(scenario())

@@ -1,0 +1,59 @@
+"""A source's addresses become contacts, chunk by chunk: what imports and lists of suppressions share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import psycopg
+from sqlalchemy import Connection
+
+from mail_orchestration.audience.rows import Source
+from mail_orchestration.audience.staging import StagedBatch, stage
+from mail_orchestration.kernel.statements import STATEMENTS
+
+
+def merge_contacts(
+    connection: Connection, installation_id: int, source: Source, *, address_only: bool = False
+) -> Iterator[StagedBatch]:
+    """Read the source; for each chunk, make contacts of its addresses and leave it in the table audience_staging.
+
+    In the caller's transaction, to whose end no other import of the installation begins. Raises BadAudience when the
+    source cannot be read to its end.
+    """
+    connection.execute(STATEMENTS["lock_imports"], {"installation_id": installation_id})
+    connection.execute(STATEMENTS["make_audience_staging"])
+    for chunk in _staged_ahead(source, address_only):
+        if chunk.lines:
+            connection.execute(STATEMENTS["empty_staging"])
+            _copy(connection, chunk.lines)
+            connection.execute(STATEMENTS["merge_contacts"], {"installation_id": installation_id})
+        yield chunk
+
+
+def _copy(connection: Connection, lines: list[str]) -> None:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    with driver.cursor() as cursor, cursor.copy(STATEMENTS["copy_staging"].text) as copy:
+        copy.write("".join(lines))
+
+
+def _staged_ahead(source: Source, address_only: bool) -> Iterator[StagedBatch]:
+    """The source's rows, checked, one batch ahead in a thread of their own while the database merges the last one."""
+    batches = source.batches()
+
+    def following() -> StagedBatch | None:
+        batch = next(batches, None)
+        return None if batch is None else stage(batch, address_only=address_only)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="audience-source") as thread:
+        ahead: Future[StagedBatch | None] = thread.submit(following)
+        try:
+            while (staged := ahead.result()) is not None:
+                ahead = thread.submit(following)
+                yield staged
+                # Else two batches lie in memory here while the third is read.
+                del staged
+        finally:
+            # In the thread that reads: some drivers' connections know only the thread that made them.
+            thread.submit(getattr(batches, "close", lambda: None)).result()

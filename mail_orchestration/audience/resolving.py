@@ -1,0 +1,215 @@
+"""Dedup, verify and filter: a release's audiences become its recipients (spec 1.3, 1.4, 1.5, 1.7).
+
+All of it is one transaction: it is done or it never was. A recipient who must not get the mail stays in the books with
+a bypass reason. Checks come in the order of Direct Mailer's stages, and the first that fails gives the reason:
+
+    bad_body_format                 verify: not text, MIME or MHTML
+    missing_attribute:<name>        verify: an attribute that the campaign requires is absent or blank
+    opted_out, hard_bounce, complaint, manual      filter: suppressed altogether
+    opted_out_of_topic              filter: suppressed for the release's topic
+    excluded_audience               filter: member of an audience that the release excludes
+    (a component's own)             custom components of the stages preprocess and filter, in this order
+
+"Address present" is a matter of the tables: a contact cannot be without one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from mail_orchestration.audience.handover import read_recipients
+from mail_orchestration.audience.rows import clean_name
+from mail_orchestration.kernel.components import Component, run_components
+from mail_orchestration.kernel.database import Database, copy_rows
+from mail_orchestration.kernel.errors import NotFound, StateConflict
+from mail_orchestration.kernel.states import MailJobKind, MailJobState
+from mail_orchestration.kernel.statements import STATEMENTS
+
+COMPONENT_BATCH = 1_000
+"""Recipients in one call of a component."""
+AUDIENCE_STAGES = ("preprocess", "filter")
+"""The stages whose components run here, in their order."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveSummary:
+    """What dedup came to: audience_rows = duplicates + recipients, and recipients = bypassed + those to be written to."""
+
+    audience_rows: int
+    duplicates: int
+    recipients: int
+    bypassed: dict[str, int]
+    """By reason."""
+    is_small: bool
+    """Fewer recipients to be written to than the dispatcher's threshold (spec 3.1)."""
+
+    @property
+    def to_assemble(self) -> int:
+        """How many are to be written to."""
+        return self.recipients - sum(self.bypassed.values())
+
+
+def resolve_recipients(
+    database: Database,
+    release_id: int,
+    *,
+    small_audience_threshold: int,
+    required_attributes: Sequence[str] = (),
+    components: Sequence[Component] = (),
+    now: datetime,
+) -> ResolveSummary:
+    """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on a connection of its own.
+
+    Fixes the mail job's kind, or makes it STOPPED when nobody is left. A release that is resolved already is only
+    counted again, so the call may be repeated after any crash. Raises NotFound, StateConflict (another session resolves
+    it, or its mail job left QUEUING), ComponentFailed.
+
+    `components` of other stages than preprocess and filter are not called. They run inside the transaction.
+    """
+    # The lock goes with this session: it is free again when we are done, or dead.
+    with database.dedicated(autocommit=False) as connection:
+        with connection.begin():
+            release = _begin(connection, release_id, now)
+        if release.resolved_at is None:
+            with connection.begin():
+                audience_rows = _insert_recipients(connection, release_id, release, required_attributes)
+                _run_components(connection, release_id, release.released_on, components)
+                _settle(connection, release_id, release.released_on, audience_rows, small_audience_threshold, now)
+        with connection.begin():
+            return _summary(connection, release_id, release.released_on)
+
+
+def mark_interrupted(database: Database, now: datetime) -> list[int]:
+    """Mark INTERRUPTED the mail jobs whose dedup was cut off, and return their numbers (spec 1.3, 3.2).
+
+    Cut off means that it began, did not end, and no session holds the release: slow work is left alone.
+    """
+    interrupted = []
+    with database.begin() as connection:
+        suspects = connection.scalars(STATEMENTS["find_unresolved_begun"]).all()
+    for release_id in suspects:
+        key = {"release_id": release_id}
+        with database.begin() as connection:
+            is_free = connection.scalar(STATEMENTS["try_lock_interrupted"], key)
+            if is_free and connection.execute(STATEMENTS["interrupt_mail_job"], key).rowcount:
+                interrupted.append(release_id)
+    if interrupted:
+        _log.warning("dedup was cut off at %s: mail jobs marked INTERRUPTED: %s", now.isoformat(), interrupted)
+    return interrupted
+
+
+def _begin(connection: Connection, release_id: int, now: datetime) -> Row[Any]:
+    """Take the release's lock and note that dedup begins."""
+    key = {"release_id": release_id}
+    if not connection.scalar(STATEMENTS["try_lock_resolving"], key):
+        raise StateConflict(f"mail job {release_id} is being resolved by another session")
+    release = connection.execute(STATEMENTS["find_release_to_resolve"], key).one_or_none()
+    if release is None:
+        raise NotFound(f"there is no release {release_id}")
+    if release.resolved_at is None:
+        if release.state != MailJobState.QUEUING:
+            raise StateConflict(f"mail job {release_id} is {release.state}, not QUEUING: it cannot be resolved")
+        connection.execute(STATEMENTS["begin_resolving"], {**key, "now": now})
+    return release
+
+
+def _insert_recipients(
+    connection: Connection, release_id: int, release: Row[Any], required_attributes: Sequence[str]
+) -> int:
+    """Dedup, verify and filter in SQL; the number of rows before dedup."""
+    # The sort of a million rows takes 50 MB; one release at a time is resolved in a session.
+    connection.execute(STATEMENTS["give_sort_memory"])
+    audience_rows = connection.scalars(
+        STATEMENTS["insert_recipients"],
+        {
+            "released_on": release.released_on,
+            "release_id": release_id,
+            "audience_ids": release.audience_ids,
+            "excluded_audience_ids": release.excluded_audience_ids,
+            "topic": release.topic,
+            "required": [clean_name(name, 0) for name in required_attributes],
+        },
+    ).one()
+    # Without it the planner knows nothing of the new rows until autovacuum comes by. Its name is of a date alone.
+    connection.exec_driver_sql(f"ANALYZE recipient_{release.released_on:%Y%m%d}")
+    return int(audience_rows)
+
+
+def _run_components(
+    connection: Connection, release_id: int, released_on: date, components: Sequence[Component]
+) -> None:
+    """Let the custom components of our stages see every recipient who is left, and store whom they bypass."""
+    ours = [each for stage in AUDIENCE_STAGES for each in components if each.stage == stage]
+    if not ours:
+        return
+    for batch in read_recipients(connection, released_on, release_id, 0, COMPONENT_BATCH):
+        rows = [
+            (released_on, release_id, bypass.recipient_no, component.stage, bypass.reason, bypass.detail)
+            for component, bypass in run_components(ours, batch.recipients)
+        ]
+        if rows:
+            copy_rows(connection, STATEMENTS["copy_component_bypasses"], rows)
+
+
+def _settle(
+    connection: Connection, release_id: int, released_on: date, audience_rows: int, threshold: int, now: datetime
+) -> None:
+    """Write the release's figures, fix the mail job's kind, or stop it when nobody is left."""
+    recipients, bypassed = _counts(connection, release_id, released_on)
+    left = recipients - bypassed.total()
+    kind = MailJobKind.SMALL if left < threshold else MailJobKind.PARENT
+    figures = {
+        "release_id": release_id,
+        "now": now,
+        "audience_rows": audience_rows,
+        "duplicates": audience_rows - recipients,
+        "recipient_count": recipients,
+        "bypassed_count": bypassed.total(),
+    }
+    connection.execute(STATEMENTS["finish_resolving"], figures)
+    outcome = {
+        "release_id": release_id,
+        "now": now,
+        "kind": kind.value,
+        "state": (MailJobState.QUEUING if left else MailJobState.STOPPED).value,
+        "reason": "" if left else _why_nobody(recipients, bypassed),
+    }
+    if connection.execute(STATEMENTS["fix_kind"], outcome).rowcount != 1:
+        raise StateConflict(f"mail job {release_id} left QUEUING while it was resolved")
+
+
+def _counts(connection: Connection, release_id: int, released_on: date) -> tuple[int, Counter[str]]:
+    key = {"release_id": release_id, "released_on": released_on}
+    by_dedup = Counter({row.bypass_reason: row.recipients for row in connection.execute(STATEMENTS["count_recipients"], key)})
+    recipients = by_dedup.total()
+    del by_dedup[None]
+    for row in connection.execute(STATEMENTS["count_component_bypasses"], key):
+        by_dedup[row.reason] += row.recipients
+    return recipients, by_dedup
+
+
+def _why_nobody(recipients: int, bypassed: Counter[str]) -> str:
+    if not recipients:
+        return "no recipients: the audiences are empty"
+    return "no recipients: all are bypassed (" + ", ".join(f"{n} {reason}" for reason, n in bypassed.most_common()) + ")"
+
+
+def _summary(connection: Connection, release_id: int, released_on: date) -> ResolveSummary:
+    found = connection.execute(STATEMENTS["find_resolved"], {"release_id": release_id}).one()
+    _, bypassed = _counts(connection, release_id, released_on)
+    return ResolveSummary(
+        audience_rows=found.audience_rows,
+        duplicates=found.duplicates,
+        recipients=found.recipient_count,
+        bypassed=dict(bypassed),
+        is_small=found.kind == MailJobKind.SMALL,
+    )

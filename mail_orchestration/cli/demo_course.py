@@ -1,0 +1,121 @@
+"""The demo's course: fill the audiences, release, and watch Dagster's sensors carry the mail job to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mail_orchestration.audience.described_source import source_of_settings
+from mail_orchestration.audience.importing import ImportSummary, import_suppressions
+from mail_orchestration.broadcast import fill_audience, release_campaign, releases_to_report
+from mail_orchestration.cli.demo_site import Site
+from mail_orchestration.cli.mail_job_commands import read_tree
+from mail_orchestration.dispatch.mail_jobs import MailJob
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import MailOrchestrationError
+from mail_orchestration.kernel.settings import AudienceSettings
+from mail_orchestration.kernel.states import MailJobState
+
+LOOK_EVERY_SECONDS = 0.25
+REPORT_WITHIN_SECONDS = 30.0
+
+
+class DemoFailed(MailOrchestrationError):
+    """The demo did not come to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What the imports did."""
+
+    audiences: dict[str, ImportSummary]
+    suppressed: int
+
+
+def fill(site: Site) -> Filled:
+    """Import the three audiences from their files, then the suppression list."""
+    inst, now = site.inst, utc_now()
+    done = {each.name: fill_audience(inst, each.name, now=now) for each in inst.settings.audiences}
+    described = AudienceSettings(name="suppressions", csv=site.files.suppressions)
+    source = source_of_settings(described, own_url=inst.database.url)
+    suppressed = import_suppressions(inst.database, inst.installation_id, source, "opted_out", now=utc_now())
+    return Filled(audiences=done, suppressed=suppressed.rows_accepted)
+
+
+def release(site: Site) -> int:
+    """Release the campaign; nothing else is done here: the sensors find it. Returns the mail job's number."""
+    return release_campaign(site.inst, site.campaign_folder, now=utc_now(), request_key="demo").release_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Something that happened to the mail job."""
+
+    seconds: float
+    """Since the release."""
+    sentence: str
+    done: int
+    total: int
+
+
+def watch(site: Site, mail_job_id: int, *, within_seconds: float) -> Iterator[Moment]:
+    """What happens to the mail job as it happens, until it has ended well.
+
+    Raises DemoFailed when it ends otherwise or not in time, ServiceFailed when a process has ended.
+    """
+    began = time.monotonic()
+    state: MailJobState | None = None
+    seen: dict[int, MailJobState] = {}
+    while True:
+        parent, children = read_tree(site.inst, mail_job_id)
+        seconds = time.monotonic() - began
+        done, total = sum(child.sent for child in children), parent.message_count
+
+        def moment(sentence: str, at: float = seconds, done: int = done, total: int = total) -> Moment:
+            return Moment(seconds=at, sentence=sentence, done=done, total=total)
+
+        for child in children:
+            if seen.get(child.mail_job_id) is not child.state:
+                seen[child.mail_job_id] = child.state
+                yield moment(_sentence(child))
+        if parent.state is not state:
+            state = parent.state
+            yield moment(f"mail job {mail_job_id} is {state}{f': {parent.reason}' if parent.reason else ''}")
+        else:
+            yield moment("")
+        if state.is_ended:
+            break
+        if seconds > within_seconds:
+            raise DemoFailed(
+                f"mail job {mail_job_id} is {state} after {within_seconds:.0f} s and should have ended; "
+                f"look at the logs in {site.folder / 'logs'}"
+            )
+        site.services.require_alive()
+        time.sleep(LOOK_EVERY_SECONDS)
+    if state is not MailJobState.P_FINISHED:
+        raise DemoFailed(f"mail job {mail_job_id} ended as {state} and not as P_FINISHED: {parent.reason}")
+
+
+def wait_for_report(site: Site, mail_job_id: int) -> bool:
+    """True once Dagster has materialised the report of the ended mail job; False when that takes too long."""
+    return _eventually(lambda: mail_job_id not in releases_to_report(site.inst), REPORT_WITHIN_SECONDS)
+
+
+def _eventually(holds: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_EVERY_SECONDS)
+    return True
+
+
+def _sentence(child: MailJob) -> str:
+    span = f"messages {child.first_message:,}–{child.last_message:,}"
+    if child.state is MailJobState.RUNNING:
+        return f"{child.mailcaster} takes child {child.mail_job_id}: {span}"
+    return (
+        f"child {child.mail_job_id} is {child.state}: {child.accepted:,} accepted, "
+        f"{child.rejected:,} rejected, {child.deferred:,} deferred"
+    )

@@ -1,0 +1,1 @@
+"""The shared ground of the stages: errors, clock, records, settings, the database and its statements."""

@@ -1,0 +1,16 @@
+-- Statements of audience/members.py: looking up who is in an audience.
+
+-- name: find_audience_ids
+-- The audiences of these names that there are.
+SELECT name, audience_id FROM audience
+WHERE installation_id = CAST(:installation_id AS integer) AND name = ANY(CAST(:names AS text[]));
+
+-- name: find_audience_member
+-- One contact's details, from the first of the named audiences that has it.
+SELECT c.contact_id, c.address, m.body_format, m.locale, m.guid, m.url, m.attributes
+FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS named (name, place)
+INNER JOIN audience AS a ON a.installation_id = CAST(:installation_id AS integer) AND a.name = named.name
+INNER JOIN contact AS c ON c.installation_id = a.installation_id AND c.address_key = :address_key
+INNER JOIN audience_member AS m ON m.audience_id = a.audience_id AND m.contact_id = c.contact_id
+ORDER BY named.place
+LIMIT 1;

@@ -1,0 +1,91 @@
+"""Clean delivery queue: dead runs are said to be dead, old keys go, and living ones stay."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import dagster as dg
+import pytest
+
+from jobs import old_keys
+from jobs.dead_runs import GONE_AFTER, fail_dead_runs
+from jobs.old_keys import delete_old_keys
+from jobs.tags import MAILCASTER
+from mail_orchestration.dispatch.shifts import start_shift
+from mail_orchestration.kernel.clock import utc_now
+from schedules.definitions import defs
+from tests.integration.dagster_fixtures import World, world
+
+__all__ = ["world"]
+
+
+def a_started_run(instance: dg.DagsterInstance, mailcaster: str) -> dg.DagsterRun:
+    """A run whose process nobody looks at."""
+    return instance.create_run_for_job(
+        defs.get_job_def("mailcaster"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={MAILCASTER: mailcaster},
+    )
+
+
+def state_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    """The run's status now."""
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status
+
+
+@pytest.mark.rule("6.5")
+def test_only_the_runs_of_silent_mailcasters_are_failed() -> None:
+    later = utc_now() + 2 * GONE_AFTER
+    with dg.DagsterInstance.ephemeral() as instance:
+        silent, alive = a_started_run(instance, "silent"), a_started_run(instance, "alive")
+        signs = {"silent": utc_now(), "alive": later - timedelta(seconds=10)}
+
+        assert fail_dead_runs(instance, signs, job_name="mailcaster", now=later) == [silent.run_id]
+        assert state_of(instance, silent) is dg.DagsterRunStatus.FAILURE
+        assert state_of(instance, alive) is dg.DagsterRunStatus.STARTED
+        assert fail_dead_runs(instance, signs, job_name="mailcaster", now=later) == []
+
+
+def test_a_run_that_began_a_moment_ago_is_given_time() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = a_started_run(instance, "fresh")
+        long_ago = {"fresh": utc_now() - timedelta(days=1)}
+
+        assert fail_dead_runs(instance, long_ago, job_name="mailcaster", now=utc_now()) == []
+        assert state_of(instance, run) is dg.DagsterRunStatus.STARTED
+
+
+def test_the_oldest_keys_go_and_typed_ones_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(old_keys, "KEPT", dict.fromkeys(old_keys.KEPT, 2))
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("child_jobs", ["9", "10", "typed", "11"])
+        instance.add_dynamic_partitions("mail_jobs", ["7"])
+
+        assert delete_old_keys(instance) == 2
+        assert set(instance.get_dynamic_partitions("child_jobs")) == {"10", "11"}
+        assert instance.get_dynamic_partitions("mail_jobs") == ["7"]
+
+
+@pytest.mark.rule("6.5")
+def test_the_job_cleans_and_tells_what_it_did(world: World) -> None:
+    with world.installation() as opened, opened.database.begin() as connection:
+        start_shift(
+            connection,
+            opened.installation_id,
+            "large",
+            host="here",
+            process_id=1,
+            now=utc_now() - 2 * GONE_AFTER,
+        )
+    result = world.run("clean_delivery_queue")
+
+    [told] = [
+        event.step_output_data.metadata
+        for event in result.filter_events(lambda event: event.is_successful_output)
+        if event.step_output_data
+    ]
+    assert told["interrupted"].value == "No dedup was cut off."
+    assert told["dead_runs"].value == "No run is dead."
+    assert told["old_partition_keys"].value == 0

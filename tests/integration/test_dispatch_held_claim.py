@@ -1,0 +1,215 @@
+"""Holding a claim and ending it: progress, stops, failures, and parents that end with their last child."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next
+from mail_orchestration.dispatch.mail_jobs import mail_job, transition
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
+from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.states import MailJobState
+from tests.integration.dispatch_rows import HANG_AFTER_S, NOW, World, mailcaster
+
+EAGER = mailcaster("eager", small_audience_threshold=2, min_job_size=10, max_job_size=20)
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)
+
+
+def divide(world: World, messages: int) -> list[Claim]:
+    """All children of a new parent, RUNNING."""
+    parent = world.queue(messages, kind="parent")
+    claims = []
+    while (
+        claimed := claim_next(
+            world.database, world.installation_id, EAGER, now=NOW, hang_after_s=HANG_AFTER_S
+        )
+    ) is not None:
+        assert claimed.parent_id == parent
+        claims.append(claimed)
+    return claims
+
+
+def parent_of(claims: list[Claim]) -> int:
+    parent = claims[0].parent_id
+    assert parent is not None
+    return parent
+
+
+@pytest.mark.rule("3.2")
+def test_it_finishes_only_when_every_message_has_a_result(world: World) -> None:
+    claimed = world.claim_of(world.begun(50, kind="small"))
+    with HeldClaim(world.database, claimed) as held:
+        world.deliver(claimed, 1, 49)
+        with pytest.raises(StateConflict, match=f"mail job {claimed.mail_job_id} cannot finish: 1 of its"):
+            held.finish(NOW)
+        assert world.state(claimed.mail_job_id) == "RUNNING"
+        world.deliver(claimed, 50, 50)
+        assert held.finish(NOW) is MailJobState.FINISHED
+        with pytest.raises(ClaimLost):
+            held.finish(NOW)
+
+
+@pytest.mark.rule("3.2")
+def test_progress_and_heartbeat_are_kept_apart(world: World) -> None:
+    claimed = world.claim_of(world.begun(50, kind="small"))
+    with HeldClaim(world.database, claimed) as held:
+        assert not held.progress({Outcome.ACCEPTED: 30, Outcome.DEFERRED: 2, Outcome.UNCERTAIN: 1})
+        with world.database.begin() as connection:
+            seen = mail_job(connection, claimed.mail_job_id)
+        assert (seen.accepted, seen.deferred, seen.rejected, seen.uncertain, seen.sent) == (30, 2, 0, 1, 33)
+        assert seen.heartbeat_at == NOW
+        held.heartbeat(NOW + timedelta(seconds=10))
+        with world.database.begin() as connection:
+            assert mail_job(connection, claimed.mail_job_id).heartbeat_at == NOW + timedelta(seconds=10)
+
+
+@pytest.mark.rule("3.2")
+def test_a_stop_is_noticed_by_the_next_heartbeat(world: World) -> None:
+    claimed = world.claim_of(world.begun(50, kind="small"))
+    with HeldClaim(world.database, claimed) as held:
+        assert not held.heartbeat(NOW)
+        with pytest.raises(ClaimLost):
+            held.let_go_stopped(NOW)
+        with world.database.begin() as connection:
+            transition(
+                connection, claimed.mail_job_id, MailJobState.RUNNING, MailJobState.STOPPING, "asked", NOW
+            )
+        assert held.heartbeat(NOW)
+        assert held.progress({})
+        held.let_go_stopped(NOW)
+    assert world.state(claimed.mail_job_id) == "STOPPED_R"
+
+
+@pytest.mark.rule("3.2")
+def test_an_end_that_meets_a_stop_is_stopped(world: World) -> None:
+    claims = divide(world, 60)
+    for claimed in claims:
+        world.deliver(claimed)
+        world.set_state(claimed.mail_job_id, "STOPPING")
+    with HeldClaim(world.database, claims[0]) as held:
+        assert held.finish(NOW) is MailJobState.STOPPED_R
+    with HeldClaim(world.database, claims[1]) as held:
+        assert held.fail("too much was refused", NOW) is MailJobState.STOPPED_R
+    assert world.state(parent_of(claims)) == "P_ASSIGNED"
+
+
+@pytest.mark.rule("3.2")
+@pytest.mark.rule("3.7")
+@pytest.mark.parametrize(
+    ("failing", "end"),
+    [(0, "P_FINISHED"), (1, "P_PARTIAL_FINISHED"), (5, "P_PARTIAL_FINISHED"), (6, "P_FAILED")],
+)
+def test_a_parent_ends_with_its_last_child(world: World, failing: int, end: str) -> None:
+    claims = divide(world, 60)
+    assert len(claims) == 6
+    for number, claimed in enumerate(claims):
+        assert world.state(parent_of(claims)) == "P_ASSIGNED"
+        with HeldClaim(world.database, claimed) as held:
+            if number < failing:
+                assert held.fail("too much was refused", NOW) is MailJobState.FAILED
+            else:
+                world.deliver(claimed)
+                held.finish(NOW)
+    with world.database.begin() as connection:
+        parent = mail_job(connection, parent_of(claims))
+    assert parent.state == end
+    assert parent.ended_at == NOW
+
+
+@pytest.mark.rule("3.3")
+def test_a_parent_does_not_count_children_that_were_replaced(world: World) -> None:
+    claims = divide(world, 30)
+    world.deliver(claims[0])
+    with HeldClaim(world.database, claims[0]) as held:
+        held.finish(NOW)
+    later = NOW + timedelta(seconds=HANG_AFTER_S + 1)
+    large = mailcaster("large", small_audience_threshold=2, min_job_size=10, max_job_size=20)
+    recovered = []
+    while (
+        found := claim_next(world.database, None, large, now=later, hang_after_s=HANG_AFTER_S)
+    ) is not None:
+        recovered.append(found)
+    assert len(recovered) == len(claims) - 1
+    for claimed in recovered:
+        assert world.state(parent_of(claims)) == "P_ASSIGNED"
+        world.deliver(claimed)
+        with HeldClaim(world.database, claimed) as held:
+            held.finish(later)
+    assert world.state(parent_of(claims)) == "P_FINISHED"
+
+
+@pytest.mark.rule("3.2")
+def test_of_children_that_end_at_once_the_last_one_ends_the_parent(world: World) -> None:
+    for _ in range(5):
+        claims = divide(world, 60)
+        for claimed in claims:
+            world.deliver(claimed)
+        start = threading.Barrier(len(claims))
+
+        def finish(claimed: Claim, start: threading.Barrier = start) -> None:
+            with HeldClaim(world.database, claimed) as held:
+                start.wait()
+                held.finish(NOW)
+
+        with ThreadPoolExecutor(len(claims)) as pool:
+            list(pool.map(finish, claims))
+        assert world.state(parent_of(claims)) == "P_FINISHED"
+
+
+@pytest.mark.rule("3.2")
+def test_a_child_that_ends_while_the_last_messages_are_handed_out_is_seen(world: World) -> None:
+    """The first child ends before, the last one is made after: the parent's row orders the two."""
+    parent = world.queue(30, kind="parent")
+    first = claim_next(world.database, None, EAGER, now=NOW, hang_after_s=HANG_AFTER_S)
+    assert first is not None
+    world.deliver(first)
+    with HeldClaim(world.database, first) as held:
+        held.finish(NOW)
+    assert world.state(parent) == "P_ASSIGNING"
+    while (
+        claimed := claim_next(world.database, None, EAGER, now=NOW, hang_after_s=HANG_AFTER_S)
+    ) is not None:
+        world.deliver(claimed)
+        with HeldClaim(world.database, claimed) as held:
+            held.finish(NOW)
+    assert world.state(parent) == "P_FINISHED"
+
+
+def test_a_lost_connection_is_said_and_the_hold_is_taken_anew(world: World) -> None:
+    claimed = world.claim_of(world.begun(50, kind="small"))
+    with HeldClaim(world.database, claimed) as held:
+        held.heartbeat(NOW)
+        with world.database.begin() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                    "WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database "
+                    "  WHERE datname = current_database())"
+                )
+            )
+        with pytest.raises(DatabaseUnavailable):
+            held.heartbeat(NOW)
+        assert not held.heartbeat(NOW)
+        assert _advisory_locks(world) == 1
+    assert _advisory_locks(world) == 0
+
+
+def _advisory_locks(world: World) -> int:
+    with world.database.begin() as connection:
+        found = connection.scalar(
+            text(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        )
+    return int(found)

@@ -1,0 +1,177 @@
+"""A whole installation in a folder: settings, a campaign, audiences, and a relay that keeps every mail in a file."""
+
+from __future__ import annotations
+
+import contextlib
+import email
+import email.message
+import email.policy
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mail_orchestration.broadcast import (
+    assemble_release,
+    fill_audience,
+    queue_release,
+    release_campaign,
+    resolve_release,
+)
+from mail_orchestration.installation import Installation, open_installation
+
+CAMPAIGN = {
+    "name": "letter",
+    "from": "Post Office <post@example.org>",
+    "subject": "A letter to {{ name }}",
+    "audiences": ["everybody"],
+    "sample_contact": {"name": "Zoë"},
+}
+HTML = """<html><body><p>Dear {{ name }},</p><p>this is number {{ number }}.</p>
+<p><a href="{{ unsubscribe_url }}">no more of these</a></p></body></html>
+"""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Sink:
+    """An smtp-sink with a folder of what it got: one file for each mail transaction."""
+
+    port: int
+    folder: Path
+
+    def files(self) -> Iterator[Path]:
+        return (Path(entry.path) for entry in os.scandir(self.folder) if entry.name.startswith("m."))
+
+    def messages(self) -> Iterator[email.message.EmailMessage]:
+        """Each mail as the standard library parses it, with smtp-sink's envelope as X- fields on top."""
+        for file in self.files():
+            with file.open("rb") as opened:
+                parsed = email.message_from_binary_file(opened, policy=email.policy.default)
+            assert isinstance(parsed, email.message.EmailMessage)
+            yield parsed
+
+    def tally(self) -> Counter[str]:
+        """How many mails each envelope recipient got."""
+        counted: Counter[str] = Counter()
+        for file in self.files():
+            with file.open("rb") as opened:
+                for line in opened:
+                    if line.startswith(b"X-Rcpt-Args:"):
+                        counted[line.split(b"<", 1)[1].split(b">", 1)[0].decode()] += 1
+                        break
+        return counted
+
+
+@contextlib.contextmanager
+def storing_sink(*options: str) -> Iterator[Sink]:
+    """Postfix's smtp-sink with `-d`, as an unprivileged user when root runs the tests."""
+    program = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin:/usr/libexec/postfix")
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("smtp-sink is missing: install Debian's postfix package")
+        pytest.skip("smtp-sink is missing: install Debian's postfix package")
+    folder = Path(tempfile.mkdtemp(prefix="mo-sink-", dir="/tmp"))
+    port = free_port()
+    command = [program, "-d", f"{folder}/m.", *options]
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+        command += ["-u", "nobody"]
+    process = subprocess.Popen([*command, f"127.0.0.1:{port}", "1000"], stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port)
+        yield Sink(port, folder)
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def write_site(
+    folder: Path,
+    *,
+    relay_port: int,
+    contacts: int = 0,
+    campaign: Mapping[str, object] | None = None,
+    mailcasters: Sequence[Mapping[str, object]] = ({"name": "m1"},),
+    dispatcher: Mapping[str, object] | None = None,
+    html: str = HTML,
+) -> Path:
+    """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path."""
+    (folder / "campaigns" / "letter").mkdir(parents=True, exist_ok=True)
+    definition = {**CAMPAIGN, **(campaign or {})}
+    (folder / "campaigns" / "letter" / "campaign.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    (folder / "campaigns" / "letter" / "message.html.j2").write_text(html, encoding="utf-8")
+    with (folder / "everybody.csv").open("w", encoding="utf-8") as csv:
+        csv.write("email,name,number\n")
+        csv.writelines(f"r{n}@example.net,Reader {n},{n}\n" for n in range(1, contacts + 1))
+    settings = {
+        "installation": "main",
+        "relays": [{"name": "sink", "host": "127.0.0.1", "port": relay_port, "tls": "none", "connections": 100}],
+        "mailcasters": [dict(each) for each in mailcasters],
+        "dispatcher": dict(dispatcher or {}),
+        "audiences": [{"name": "everybody", "csv": "everybody.csv"}],
+    }
+    path = folder / "mail_orchestration.yaml"
+    path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return path
+
+
+@contextlib.contextmanager
+def opened(settings: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """The installation on the test's own database."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    with open_installation(settings, application_name="tests") as inst:
+        yield inst
+
+
+def released(inst: Installation) -> int:
+    """The campaign `letter`, released to `everybody` and queued; its mail job."""
+    fill_audience(inst, "everybody", now=now())
+    release_id = release_campaign(inst, inst.settings.folder / "campaigns" / "letter", now=now()).release_id
+    resolve_release(inst, release_id, now=now())
+    assemble_release(inst, release_id, now=now())
+    queue_release(inst, release_id, now=now())
+    return release_id
+
+
+def start_mailcaster(settings: Path, name: str = "m1") -> subprocess.Popen[bytes]:
+    """One shift of a mailcaster in a process of its own."""
+    code = (
+        "import sys, threading\n"
+        "from pathlib import Path\n"
+        "from mail_orchestration.installation import open_installation\n"
+        "from mail_orchestration.mailcaster import run_shift\n"
+        "with open_installation(Path(sys.argv[1]), application_name=sys.argv[2]) as inst:\n"
+        "    run_shift(inst, sys.argv[2], stop=threading.Event())\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, str(settings), name])

@@ -1,0 +1,74 @@
+"""A mailcaster is killed with -9 in mid-run; a new shift loses nothing and repeats at most one message per connection."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.feedback.books import books
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import run_shift
+from tests.scenarios.installations import opened, released, start_mailcaster, storing_sink, write_site
+
+CONTACTS = 3000
+CONNECTIONS = 25
+
+
+def _results(inst: Installation) -> int:
+    with inst.database.begin() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM result")).scalar_one())
+
+
+@pytest.mark.rule("5.1")
+@pytest.mark.rule("5.3")
+@pytest.mark.rule("5.5")
+def test_nothing_is_lost_and_at_most_one_message_per_connection_is_repeated(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
+    with storing_sink() as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=[mailcaster],
+            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": 2},
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            process = start_mailcaster(settings)
+            while _results(inst) < CONTACTS // 10:
+                assert process.poll() is None, "it ended before it could be killed"
+                time.sleep(0.002)
+            process.kill()
+            process.wait()
+            before = _results(inst)
+            assert before < CONTACTS, "it was killed too late to show anything"
+            with inst.database.begin() as connection:
+                (orphan,) = children(connection, release_id)
+                assert orphan.state is MailJobState.RUNNING
+                assert books(connection, release_id).balances
+
+            assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 0, "it does not hang yet"
+            time.sleep(2.5)
+            summary = run_shift(inst, "m1", stop=threading.Event())
+
+            with inst.database.begin() as connection:
+                old, new = children(connection, release_id)
+                assert (old.state, new.state) == (MailJobState.RECOVERED, MailJobState.FINISHED)
+                assert new.recovers_id == old.mail_job_id
+                assert mail_job(connection, release_id).state is MailJobState.P_FINISHED
+                tally = books(connection, release_id)
+            assert tally.balances
+            assert tally.accepted == CONTACTS
+            assert summary.messages == CONTACTS - before, "only what has no result is sent again"
+            got = sink.tally()
+        assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+        assert sum(got.values()) - CONTACTS <= CONNECTIONS
+        assert max(got.values()) <= 2

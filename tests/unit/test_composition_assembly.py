@@ -1,0 +1,148 @@
+"""Assembly in worker processes: everybody is accounted for, whatever a template does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+import psutil
+import pytest
+from composition_campaigns import FACTS, KEYS, campaign, recipient
+
+from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool, Limits
+from mail_orchestration.composition.composer import Composer
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign
+from mail_orchestration.kernel.model import Recipient
+from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
+
+QUICK = Limits(message_cpu_seconds=0.3)
+TEXT = "Hi {{ name }}{% if endless %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+HUNGRY = "{% if hungry %}{{ 'x' | center(10 ** 9) }}{% endif %}Hi {{ name }}"
+
+
+def batches(people: Sequence[Recipient], size: int) -> Iterator[Sequence[Recipient]]:
+    for start in range(0, len(people), size):
+        yield people[start : start + size]
+
+
+def outcomes(results: Sequence[AssembledBatch]) -> dict[int, str]:
+    found = {message.recipient_no: "assembled" for batch in results for message in batch.messages}
+    assert not found.keys() & {bypass.recipient_no for batch in results for bypass in batch.bypasses}
+    return found | {bypass.recipient_no: bypass.reason for batch in results for bypass in batch.bypasses}
+
+
+@pytest.mark.rule("2.7")
+def test_messages_come_in_order_and_as_one_process_composes_them() -> None:
+    made = campaign(html="<p>Grüße, {{ name }}</p>")
+    people = [recipient(number, name=f"N{number}") for number in range(1, 101)]
+    people[41] = recipient(42)
+    composer = Composer(made, FACTS, KEYS)
+    with AssemblyPool(made, FACTS, KEYS, workers=2) as pool:
+        results = list(pool.assemble(batches(people, 7)))
+        again = list(pool.assemble(batches(people[:3], 2)))
+        compressor = Compressor(pool.dictionary)
+    assert [len(batch.messages) + len(batch.bypasses) for batch in results] == [7] * 14 + [2]
+    messages = [message for batch in results for message in batch.messages]
+    assert [message.recipient_no for message in messages] == [n for n in range(1, 101) if n != 42]
+    for message in messages:
+        someone = people[message.recipient_no - 1]
+        data = compressor.decompress(message.stored)
+        assert data == composer.compose(someone).data
+        assert (message.contact_id, message.address, message.size) == (
+            someone.contact_id,
+            someone.address,
+            len(data),
+        )
+    (bypass,) = [bypass for batch in results for bypass in batch.bypasses]
+    assert (bypass.recipient_no, bypass.reason) == (42, FaultReason.TEMPLATE_ERROR)
+    assert bypass.detail == "message.html.j2:1: 'name' is undefined"
+    assert [len(batch.messages) for batch in again] == [2, 1]
+
+
+@pytest.mark.rule("2.7")
+@pytest.mark.parametrize(("text", "switch"), [(TEXT, "endless"), (HUNGRY, "hungry")])
+def test_who_breaks_the_limits_is_bypassed_alone(text: str, switch: str) -> None:
+    people = [recipient(n, name="x", **{switch: n in (5, 12)}) for n in range(1, 31)]
+    with AssemblyPool(campaign(text=text), FACTS, KEYS, workers=2, limits=QUICK) as pool:
+        found = outcomes(list(pool.assemble(batches(people, 10))))
+    assert found == {n: "template_limits" if n in (5, 12) else "assembled" for n in range(1, 31)}
+
+
+@pytest.mark.rule("2.7")
+def test_a_template_that_never_ends_fails_the_assembly_soon() -> None:
+    people = [recipient(n, name="x", endless=True) for n in range(1, 5001)]
+    with (
+        AssemblyPool(campaign(text=TEXT), FACTS, KEYS, workers=2, limits=QUICK) as pool,
+        pytest.raises(AssemblyFailed, match=r"the last: message\.txt\.j2:1: took more than 0\.3 s"),
+    ):
+        list(pool.assemble(batches(people, 500)))
+
+
+@pytest.mark.rule("2.7")
+def test_a_killed_worker_loses_nobody() -> None:
+    people = [recipient(n, name="x") for n in range(1, 401)]
+    with AssemblyPool(campaign(html="<p>{{ name }}</p>"), FACTS, KEYS, workers=2) as pool:
+        results = []
+        for number, batch in enumerate(pool.assemble(batches(people, 20))):
+            results.append(batch)
+            if number in (1, 6):
+                for child in workers():
+                    os.kill(child, signal.SIGKILL)
+    assert outcomes(results) == dict.fromkeys(range(1, 401), "assembled")
+    assert [message.recipient_no for batch in results for message in batch.messages] == list(range(1, 401))
+
+
+def workers() -> list[int]:
+    """Process ids of the pool's workers: children of the fork server, which is a child of ours."""
+    return [
+        grandchild.pid
+        for child in psutil.Process().children()
+        for grandchild in child.children()
+        if "forkserver" in " ".join(child.cmdline())
+    ]
+
+
+@pytest.mark.rule("2.7")
+def test_batches_are_drawn_no_faster_than_results_are_taken() -> None:
+    drawn = 0
+
+    def source() -> Iterator[Sequence[Recipient]]:
+        nonlocal drawn
+        for number in range(1, 101):
+            drawn += 1
+            yield [recipient(number, name="x")]
+
+    with AssemblyPool(campaign(text="{{ name }}"), FACTS, KEYS, workers=2) as pool:
+        results = pool.assemble(source())
+        for taken in range(1, 11):
+            next(results)
+            assert drawn <= taken + 4
+
+
+@pytest.mark.rule("2.3")
+def test_pages_are_fetched_by_whoever_may_open_sockets() -> None:
+    made = campaign(yaml="content_url: 'https://pages.example/{{ city }}'\n")
+    people = [recipient(1, city="Wien"), recipient(2), recipient(3, city="gone"), recipient(4, city="Łódź")]
+
+    def fetch(requests: Sequence[PageRequest]) -> list[Page | PageUnavailable]:
+        return [
+            PageUnavailable(reason="the page answers with status 404")
+            if each.url.endswith("gone")
+            else Page(url=each.url, html=f"<p>About {each.url.rpartition('/')[2]}</p>")
+            for each in requests
+        ]
+
+    with AssemblyPool(made, FACTS, KEYS, workers=1, fetch_pages=fetch) as pool:
+        results = list(pool.assemble(batches(people, 3)))
+        compressor = Compressor(pool.dictionary)
+    assert outcomes(results) == {1: "assembled", 2: "template_error", 3: "page_unavailable", 4: "assembled"}
+    (last,) = results[1].messages
+    assert "About =C5=81=C3=B3d=C5=BA" in compressor.decompress(last.stored).decode()
+
+
+def test_a_template_that_does_not_compile_is_told_at_once() -> None:
+    with pytest.raises(BadCampaign, match=r"message\.txt\.j2:1: "):
+        AssemblyPool(campaign(text="{{ x"), FACTS, KEYS)

@@ -1,0 +1,68 @@
+"""What `check` finds before anybody gets the mail."""
+
+from __future__ import annotations
+
+import pytest
+from composition_campaigns import EXAMPLE, campaign
+
+from mail_orchestration.composition.checking import check
+from mail_orchestration.composition.definition import load_campaign
+
+GOOD = "Hi {{ unsubscribe_url }}"
+
+
+def found(**parts: object) -> list[str]:
+    return [str(each) for each in check(campaign(**parts))]  # type: ignore[arg-type]
+
+
+@pytest.mark.rule("2.1")
+def test_nothing_is_wrong_with_the_example() -> None:
+    assert check(load_campaign(EXAMPLE)) == []
+
+
+@pytest.mark.rule("2.1")
+def test_syntax_is_told_with_file_and_line() -> None:
+    assert found(text=GOOD + "\n{% if x %}", html=GOOD + "{{ x | nope }}") == [
+        "error: message.html.j2:1: No filter named 'nope'.",
+        "error: message.txt.j2:2: Unexpected end of template. Jinja was looking for the following tags: "
+        "'elif' or 'else' or 'endif'. The innermost block that needs to be closed is 'if'.",
+    ]
+
+
+@pytest.mark.rule("2.1")
+def test_undefined_names() -> None:
+    assert found(text=GOOD + "\n{{ nme }}", yaml="sample_contact: {name: Zoë}\n") == [
+        "error: message.txt.j2:2: 'nme' is undefined",
+        "warning: message.txt.j2:2: nme is not among required_attributes: recipients without it are bypassed; "
+        "the sample contact has none either",
+    ]
+    assert (
+        found(text=GOOD + "{{ name }}", yaml="sample_contact: {name: Zoë}\nrequired_attributes: [name]\n")
+        == []
+    )
+    assert found(text=GOOD + "{% if name is defined %}{{ name }}{% endif %}") == []
+
+
+@pytest.mark.rule("2.1")
+def test_links_and_images() -> None:
+    assert found(html="<img src='cid:a'>", yaml="inline: {b: b.png}\n", b__png=b"x") == [
+        "error: message.html.j2:1: shows cid:a, which is not among the inline images",
+        "warning: campaign.yaml: inline.b is shown by no template",
+        "warning: message.html.j2: has no unsubscribe link (unsubscribe_url)",
+    ]
+    assert "warning: message.html.j2:2: `safe` lets values from data write HTML" in found(
+        html=GOOD + "\n{{ x | safe }}"
+    )
+    assert "error: message.txt.j2:1: there is no template x.j2" in found(text=GOOD + "{% include 'x.j2' %}")
+
+
+@pytest.mark.rule("2.1")
+def test_sizes_and_limits() -> None:
+    assert found(text=GOOD, html=GOOD + "x" * 110_000)[0].startswith(
+        "warning: message.html.j2: the HTML has 110,"
+    )
+    big = found(text=GOOD, yaml="attachments: [{path: a.bin}]\n", a__bin=b"x" * 1_500_000)
+    assert big[0].startswith("warning: campaign.yaml: a message has 2,0")
+    assert found(text=GOOD + "{{ 'x' | center(10 ** 9) }}") == [
+        "error: message.txt.j2:1: took too much memory",
+    ]

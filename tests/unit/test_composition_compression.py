@@ -1,0 +1,76 @@
+"""Stored small, read back exactly."""
+
+from __future__ import annotations
+
+import base64
+import random
+
+import pytest
+from composition_campaigns import EXAMPLE, FACTS, KEYS, campaign, recipient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail_orchestration.composition import dictionary
+from mail_orchestration.composition.composer import Composer
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor
+from mail_orchestration.composition.definition import load_campaign
+from mail_orchestration.composition.dictionary import BadDictionary
+
+BLOBS = [base64.encodebytes(random.Random(seed).randbytes(400)) for seed in range(3)]
+SMALL = Compressor(dictionary.build(samples=[b"Subject: hello\r\n\r\nworld\r\n"], blobs=BLOBS))
+
+
+@pytest.mark.rule("2.7")
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.binary(max_size=200), st.sampled_from(BLOBS)), max_size=8))
+def test_every_message_is_read_back_byte_for_byte(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    assert SMALL.decompress(SMALL.compress(data)) == data
+
+
+@pytest.mark.rule("2.7")
+def test_an_attachment_costs_next_to_nothing() -> None:
+    noise = random.Random(1).randbytes(1_000_000)
+    made = campaign(
+        html="<p>Hi {{ n }}</p>",
+        yaml="attachments: [{path: a.bin}]\ninline: {i: b.png}\n",
+        a__bin=noise,
+        b__png=noise[:5000],
+    )
+    composer = Composer(made, FACTS, KEYS)
+    compressor = Compressor(composer.dictionary())
+    data = composer.compose(recipient(n="Zoë")).data
+    stored = compressor.compress(data)
+    assert len(data) > 1_300_000
+    assert len(stored) < 400
+    assert compressor.decompress(stored) == data
+
+
+@pytest.mark.rule("2.7")
+def test_a_newsletter_is_stored_in_some_hundred_octets() -> None:
+    composer = Composer(load_campaign(EXAMPLE), FACTS, KEYS)
+    kept = composer.dictionary()
+    assert kept == Composer(load_campaign(EXAMPLE), FACTS, KEYS).dictionary()
+    compressor = Compressor(kept)
+    sizes = []
+    for number in range(1, 51):
+        someone = recipient(
+            number, first_name=f"Name{number}", city="Kraków" if number % 2 else None, points=number
+        )
+        data = composer.compose(someone).data
+        stored = compressor.compress(data)
+        assert Compressor(kept).decompress(stored) == data
+        sizes.append(len(stored))
+    assert max(sizes) < 600
+
+
+@pytest.mark.parametrize("stored", [b"", b"\x00", b"\x05abc", b"\x01" + b"\xff" * 8, b"\x00nonsense"])
+def test_what_was_not_stored_is_refused(stored: bytes) -> None:
+    with pytest.raises(BadStoredMessage):
+        SMALL.decompress(stored)
+
+
+@pytest.mark.parametrize("octets", [b"", b"MOD1", b"MOD2\0\0\0\0", b"MOD1\0\0\0\x09abc", b"MOD1\0\0"])
+def test_what_is_no_dictionary_is_refused(octets: bytes) -> None:
+    with pytest.raises(BadDictionary):
+        Compressor(octets)

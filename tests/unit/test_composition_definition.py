@@ -1,0 +1,122 @@
+"""A campaign's folder: read, validated, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from composition_campaigns import BASICS, EXAMPLE, campaign
+
+from mail_orchestration.composition.definition import campaign_from_files, load_campaign
+from mail_orchestration.composition.header_fields import Mailbox
+from mail_orchestration.kernel.errors import BadCampaign
+from mail_orchestration.kernel.model import BodyFormat
+
+
+@pytest.mark.rule("2.1")
+def test_a_release_freezes_what_was_loaded() -> None:
+    loaded = load_campaign(EXAMPLE)
+    frozen = campaign_from_files(loaded.files)
+    assert frozen == loaded
+    assert frozen.digest == loaded.digest
+    assert sorted(loaded.files) == [
+        "campaign.yaml",
+        "files/spring-programme.csv",
+        "images/tulip.png",
+        "message.html.j2",
+        "message.txt.j2",
+        "partials/product.html.j2",
+    ]
+    for path in loaded.files:
+        assert campaign_from_files({**loaded.files, path: loaded.files[path] + b"\n"}).digest != loaded.digest
+
+
+def test_defaults() -> None:
+    definition = campaign(text="x").definition
+    assert definition.from_ == Mailbox("Jörg", "joerg@shop.example")
+    assert definition.body_format is BodyFormat.MIME
+    assert definition.maximum_assembly_failures_percentage == 1.0
+    assert definition.maximum_error_percentage == 25.0
+    assert (definition.on_uncertain, definition.state, definition.priority) == ("resend", "live", 0)
+
+
+@pytest.mark.rule("2.1")
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("prioritty: 1\n", "campaign.yaml:6: prioritty: unknown key; did you mean 'priority'?"),
+        ("reply_to: nobody\n", "campaign.yaml:6: reply_to: is not an address"),
+        ('reply_to: "A\\nBcc: b@c.de <a@b.de>"\n', "campaign.yaml:6: reply_to: holds a control character"),
+        ("topic: Spaces Not\n", "campaign.yaml:6: topic: must be 1 to 63 small letters"),
+        ("list_id: nodots\n", "campaign.yaml:6: list_id: must look like"),
+        ("body_format: pdf\n", "campaign.yaml:6: body_format: "),
+        ("headers:\n  List-Unsubscribe: x\n", "campaign.yaml:7: headers.List-Unsubscribe: the header field"),
+        ("headers:\n  Content-Type: x\n", "campaign.yaml:7: headers.Content-Type: the header field"),
+        ('headers:\n  "X: y": x\n', "campaign.yaml:7: headers.X: y: a header field's name"),
+        ("attachments:\n  - path: a.csv\n", "campaign.yaml:7: attachments[0].path: there is no file a.csv"),
+        ("attachments:\n  - path: ../a\n", "campaign.yaml:7: attachments[0].path: must be a path inside"),
+        (
+            "attachments:\n  - path: /etc/passwd\n",
+            "campaign.yaml:7: attachments[0].path: must be a path inside",
+        ),
+        ('attachments: [{path: a, name: "x\\ny"}]\n', "campaign.yaml:6: attachments[0].name: "),
+        ("inline:\n  logo: logo.png\n", "campaign.yaml:7: inline.logo: there is no file logo.png"),
+        ("inline:\n  lo go: logo.png\n", "campaign.yaml:7: inline.lo go: an inline image's name"),
+        ("state: test\n", "campaign.yaml:1: state is test, so test_addresses"),
+        ("exclude: [customers]\n", "campaign.yaml:1: exclude names customers"),
+        ("components:\n  sendd: [a.b:c]\n", "campaign.yaml:7: components.sendd: "),
+        (
+            "components:\n  send: ['a b']\n",
+            "campaign.yaml:7: components.send[0]: must be `package.module:callable`",
+        ),
+        ("schedule: {cron: '* * * *'}\n", "campaign.yaml:6: schedule.cron: must have five fields"),
+        ("schedule: {cron: '61 * * * *'}\n", "campaign.yaml:6: schedule.cron: the minute '61'"),
+        (
+            "schedule: {cron: '0 9 * * *', time_zone: Mars/X}\n",
+            "campaign.yaml:6: schedule.time_zone: there is no",
+        ),
+        ("expires_at: 2026-01-01T00:00:00\n", "campaign.yaml:6: expires_at: "),
+        ("priority: 100000\n", "campaign.yaml:6: priority: "),
+        ("max_error_percentage: 101\n", "campaign.yaml:6: max_error_percentage: "),
+    ],
+)
+def test_what_is_wrong_is_named(yaml: str, message: str) -> None:
+    with pytest.raises(BadCampaign) as caught:
+        campaign(text="x", yaml=yaml, basics=BASICS.lstrip())
+    assert str(caught.value).startswith(message.replace(":6:", ":5:").replace(":7:", ":6:"))
+
+
+@pytest.mark.parametrize("cron", ["0 9 * * 1-5", "*/15 * * * *", "0,30 8-18/2 1 1,7 0"])
+def test_schedules_are_read(cron: str) -> None:
+    definition = campaign(
+        text="x", yaml=f"schedule: {{cron: '{cron}', time_zone: Europe/Berlin}}\n"
+    ).definition
+    assert definition.schedule is not None
+    assert definition.schedule.cron == cron
+
+
+def test_folders_that_are_no_campaign(tmp_path: Path) -> None:
+    with pytest.raises(BadCampaign, match=r"there is no campaign\.yaml"):
+        load_campaign(tmp_path / "nowhere")
+    (tmp_path / "campaign.yaml").write_text(BASICS, encoding="utf-8")
+    with pytest.raises(BadCampaign, match=r"there is neither message\.html\.j2 nor message\.txt\.j2"):
+        load_campaign(tmp_path)
+    (tmp_path / "message.txt.j2").write_bytes(b"a\nb\xff")
+    with pytest.raises(BadCampaign, match=r"^message\.txt\.j2:2: is not UTF-8 \(byte 0xff\)"):
+        load_campaign(tmp_path)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    inside = tmp_path / "campaign"
+    inside.mkdir()
+    (tmp_path / "secret.txt").write_text("s3cret", encoding="utf-8")
+    (inside / "campaign.yaml").write_text(BASICS + "attachments: [{path: a.txt}]\n", encoding="utf-8")
+    (inside / "message.txt.j2").write_text("Hi", encoding="utf-8")
+    (inside / "a.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(BadCampaign, match=r"a\.txt: leads out of the campaign's folder"):
+        load_campaign(inside)
+
+
+def test_a_page_has_no_html_template_beside_it() -> None:
+    with pytest.raises(BadCampaign, match="content_url: the body is a page"):
+        campaign(html="x", yaml="content_url: https://x.example\n")

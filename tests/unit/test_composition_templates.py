@@ -1,0 +1,100 @@
+"""The sandbox: what a template may not do, and how it is told."""
+
+from __future__ import annotations
+
+import pytest
+from composition_campaigns import composer, recipient
+
+from mail_orchestration.composition.errors import CompositionError, FaultReason
+
+
+@pytest.mark.rule("2.2")
+@pytest.mark.parametrize(
+    ("template", "detail"),
+    [
+        ("Hi\n{{ nobody }}", "message.txt.j2:2: 'nobody' is undefined"),
+        ("Hi\n\n{{ contact.nobody }}", "message.txt.j2:3: 'dict object' has no attribute 'nobody'"),
+        ("{{ nothing }}", "message.txt.j2:1: The value is empty"),
+        ("{{ 1 / 0 }}", "message.txt.j2:1: division by zero"),
+        ("{{ ''.__class__.__mro__ }}", "message.txt.j2:1: access to attribute '__class__'"),
+        ("{{ [].append(1) }}", "message.txt.j2:1: "),
+        ("{{ 'x' * 10000000 }}", "message.txt.j2:1: a repetition is limited"),
+        ("{{ 9 ** 99999999 }}", "message.txt.j2:1: the numbers of ** are limited"),
+        ("{{ '%99999999d' % 1 }}", "message.txt.j2:1: the width of a format is limited"),
+        ("{% for i in range(999999999) %}{% endfor %}", "message.txt.j2:1: a range is longer"),
+        ("{% include 'other.j2' %}", "message.txt.j2:1: there is no template other.j2"),
+        ("{% include '/etc/passwd' %}", "message.txt.j2:1: there is no template /etc/passwd"),
+        ("{{ secret | float | round(1, 'x') }}", "message.txt.j2:1: "),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "message.txt.j2:1: nested too deeply"),
+    ],
+)
+def test_a_fault_names_file_and_line(template: str, detail: str) -> None:
+    with pytest.raises(CompositionError) as caught:
+        composer(text=template).compose(recipient(nothing=None, secret="s3cret"))
+    assert caught.value.reason in (FaultReason.TEMPLATE_ERROR, FaultReason.TEMPLATE_LIMITS)
+    assert caught.value.detail.startswith(detail)
+
+
+def test_a_fault_inside_an_included_file_names_that_file() -> None:
+    made = composer(html="<p>\n{% include 'part.html.j2' %}", part__html__j2=b"\n\n{{ gone }}")
+    with pytest.raises(CompositionError, match=r"part\.html\.j2:3: 'gone' is undefined"):
+        made.compose(recipient())
+
+
+def test_data_does_not_get_into_the_detail() -> None:
+    with pytest.raises(CompositionError) as caught:
+        composer(text="{{ {}[contact.address] if false else ('%d' | format(address)) }}").compose(recipient())
+    assert "user1@" not in caught.value.detail
+
+
+@pytest.mark.rule("2.2")
+def test_html_is_escaped_and_text_and_subject_are_not() -> None:
+    basics = "name: n\nfrom: a@b.example\naudiences: [x]\nsubject: '{{ v }}'\n"
+    message = composer(html="<p>{{ v }}</p>", text="{{ v }}", basics=basics).compose(recipient(v="<b> & 'c'"))
+    assert message.html == "<p>&lt;b&gt; &amp; &#39;c&#39;</p>"
+    assert message.text == message.subject == "<b> & 'c'"
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "javascript:alert(1)",
+        "JaVaScript:x",
+        " data:text/html,x",
+        "//x.example",
+        "java\tscript:x",
+        "",
+        "file:///x",
+    ],
+)
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<a href="{{ v }}">',
+        "<a href='{{ v }}'>",
+        "<a href={{ v }}>",
+        '<img SRC = "{{ v }}?x">',
+        "{{ v | url }}",
+    ],
+)
+def test_a_link_from_data_is_https_or_mailto(html: str, link: str) -> None:
+    made = composer(html=html + "x", text="x")
+    with pytest.raises(CompositionError, match="neither http, https nor mailto"):
+        made.compose(recipient(v=link))
+    for good in ("https://x.example/ü?a=1&b=2", "http://x.example", "mailto:a@x.example"):
+        assert made.compose(recipient(v=good)).html
+
+
+@pytest.mark.parametrize("name", ["items", "values", "keys", "get", "name", "copy"])
+def test_columns_named_like_methods(name: str) -> None:
+    message = composer(text="{{ contact." + name + " }} {{ " + name + " }}").compose(recipient(**{name: "v"}))
+    assert message.text == "v v"
+
+
+def test_our_names_win_over_attributes() -> None:
+    message = composer(text="{{ unsubscribe_url }} {{ contact.unsubscribe_url }} {{ view }}").compose(
+        recipient(unsubscribe_url="mine", view="mine")
+    )
+    assert message.text is not None
+    assert message.text.startswith("https://mail.shop.example/u/")
+    assert message.text.endswith(" mine text")
