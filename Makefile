@@ -44,7 +44,7 @@ rules: $(READY) ## rules of docs/reference/behaviour.md that no test shows
 	$(BIN)/python tests/rules.py
 
 bench: $(READY) ## all benchmarks, each beside the reference that it names
-	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark"; done
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python -m "benchmarks.$$(basename "$$benchmark" .py)"; done
 
 docs: $(DOCS_READY) ## the documentation, as a site in site/
 	$(BIN)/mkdocs build --strict --quiet --site-dir site

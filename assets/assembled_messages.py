@@ -44,7 +44,7 @@ from mail_orchestration.kernel.states import MailJobState
 )
 def assembled_messages(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult:
+) -> shown.Materialized:
     """Every message of one release, assembled and stored byte for byte as it will be sent.
 
     A template fault on the last recipient is found here, before the first mail leaves. A message that
@@ -58,7 +58,7 @@ def assembled_messages(
         told = release(installation, release_id)
         with installation.database.begin() as connection:
             account = books(connection, release_id)
-        this_run: dict[str, object] = {"this_run": "nothing: all messages were assembled before"}
+        this_run: shown.Metadata = {"this_run": "nothing: all messages were assembled before"}
         if told.state is MailJobState.STOPPED:
             this_run = {"this_run": "nothing: the mail job is STOPPED, as it has no recipient"}
         elif summary is not None:

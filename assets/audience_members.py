@@ -44,7 +44,7 @@ class AudiencesToImport(dg.Config):
 )
 def audience_members(
     context: dg.AssetExecutionContext, config: AudiencesToImport, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult:
+) -> shown.Materialized:
     """The contacts of each audience, read anew from the sources that the settings file describes.
 
     Materialise it to import: every audience with a source, or those that the config names. Rows with a bad
@@ -72,7 +72,7 @@ def names_with_a_source(settings: Settings) -> list[str]:
     return names
 
 
-def import_metadata(summaries: dict[str, ImportSummary]) -> dict[str, dg.MetadataValue | int]:
+def import_metadata(summaries: dict[str, ImportSummary]) -> shown.Metadata:
     """What one or several imports found, by audience name."""
     rejected: list[tuple[str, str, int]] = [
         (name, reason, count)

@@ -31,9 +31,7 @@ from mail_orchestration.kernel.states import MailJobKind, MailJobState
         )
     },
 )
-def child_jobs(
-    context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult:
+def child_jobs(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]) -> shown.Materialized:
     """Queue for delivery: puts one assembled mail job into the global queue and shows its children.
 
     A small mail job is queued as it is; a parent is divided by the mailcasters that take from it, each as

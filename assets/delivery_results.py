@@ -75,7 +75,7 @@ class DeliverByHand(dg.Config):
 )
 def delivery_results(
     context: dg.AssetExecutionContext, config: DeliverByHand, mail: dg.ResourceParam[MailSystem]
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[shown.Materialized]:
     """Deliver chosen mail jobs that wait; tell the figures of chosen ones that have ended."""
     with told_to_operators(), mail.opened("delivery by hand") as installation, interrupts() as stop:
         mailcaster = _mailcaster(installation, config.mailcaster)
@@ -124,9 +124,7 @@ def _headline(done: MailJobDone) -> str:
     return f"{done.kind.value} mail job {done.mail_job_id} is {done.state.value}"
 
 
-def _metadata(
-    done: MailJobDone, *, mailcaster: str | None, this_run: str
-) -> dict[str, dg.MetadataValue | str | int | float]:
+def _metadata(done: MailJobDone, *, mailcaster: str | None, this_run: str) -> shown.Metadata:
     messages = done.last_message - done.first_message + 1
     outcomes = {
         "accepted": done.accepted,

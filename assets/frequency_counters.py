@@ -27,7 +27,7 @@ from mail_orchestration.maintenance import close_days, frequency_summary
 )
 def frequency_counters(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult:
+) -> shown.Materialized:
     """How many mails each contact got, by day, and what that adds up to in 1, 7, 30 and 90 days.
 
     Materialise it to close every day that is over and not closed yet; the schedule close_of_the_day does

@@ -37,7 +37,7 @@ from mail_orchestration.kernel.clock import utc_now
 )
 def mail_job_report(
     context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult:
+) -> shown.Materialized:
     """What became of every message of one release: the books, its mail jobs, domains, replies and the
     course of time.
 
@@ -51,7 +51,7 @@ def mail_job_report(
     return dg.MaterializeResult(metadata=report_metadata(report), check_results=[check])
 
 
-def report_metadata(report: MailJobReport) -> dict[str, dg.MetadataValue | str | int | float]:
+def report_metadata(report: MailJobReport) -> shown.Metadata:
     """The report as Dagster shows it."""
     account = report.books
     title = f"mail job {report.release_id}, {report.campaign}"

@@ -39,9 +39,7 @@ from mail_orchestration.kernel.states import MailJobState
         )
     },
 )
-def recipients(
-    context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]
-) -> dg.MaterializeResult:
+def recipients(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSystem]) -> shown.Materialized:
     """The recipients of one release: its audiences without the duplicates, each recipient checked and
     filtered.
 

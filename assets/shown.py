@@ -5,10 +5,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import dagster as dg
 
 from mail_orchestration.feedback.tables import markdown_table
+
+if TYPE_CHECKING:
+    Materialized: TypeAlias = dg.MaterializeResult[None]
+    """What an asset returns: metadata and checks, no value. Nothing travels through an IO manager."""
+else:
+    # Dagster looks for the class itself among the annotations.
+    Materialized = dg.MaterializeResult
+
+Metadata: TypeAlias = "dict[str, dg.MetadataValue | str | int | float]"
 
 OWNERS = ["team:mail-operations"]
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dagster as dg
 
 from assets import shown
-from assets.partitions import CHILD_JOBS, MAIL_JOBS
 from jobs.tags import PROCESS
 
 import_audiences = dg.define_asset_job(
@@ -25,7 +24,6 @@ assemble = dg.define_asset_job(
         "Assemble: choose the recipients of one release, and compose and store all of its messages. "
         "Nothing is sent. Cut off, it goes on where it was when it runs again."
     ),
-    partitions_def=MAIL_JOBS,
     executor_def=dg.in_process_executor,
     tags={PROCESS: "assemble"},
     owners=shown.OWNERS,
@@ -35,7 +33,6 @@ queue_for_delivery = dg.define_asset_job(
     "queue_for_delivery",
     selection="child_jobs",
     description="Queue for delivery: put an assembled mail job into the global queue for the mailcasters.",
-    partitions_def=MAIL_JOBS,
     executor_def=dg.in_process_executor,
     tags={PROCESS: "queue_for_delivery"},
     owners=shown.OWNERS,
@@ -48,7 +45,6 @@ deliver_child_jobs = dg.define_asset_job(
         "Deliver chosen children or small mail jobs by hand, now and in one run. Those that have ended are "
         "reported again, and those on which a mailcaster works are left to it: nothing is sent twice."
     ),
-    partitions_def=CHILD_JOBS,
     executor_def=dg.in_process_executor,
     tags={PROCESS: "deliver_child_jobs"},
     owners=shown.OWNERS,
@@ -58,7 +54,6 @@ report = dg.define_asset_job(
     "report",
     selection="mail_job_report",
     description="Write the report of one release: what became of every message, with tables and a plot.",
-    partitions_def=MAIL_JOBS,
     executor_def=dg.in_process_executor,
     tags={PROCESS: "report"},
     owners=shown.OWNERS,

@@ -90,7 +90,9 @@ def rejects(connection: Connection, import_id: int, limit: int) -> list[Reject]:
     """The first `limit` rows that an import set aside, by line."""
     rows = connection.execute(STATEMENTS["list_rejects"], {"import_id": import_id, "limit": limit})
     parts = ((row, row.reason.partition(": ")) for row in rows)
-    return [Reject(line=row.line, value=row.value, code=code, detail=detail) for row, (code, _, detail) in parts]
+    return [
+        Reject(line=row.line, value=row.value, code=code, detail=detail) for row, (code, _, detail) in parts
+    ]
 
 
 def import_audience(

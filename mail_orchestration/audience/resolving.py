@@ -29,8 +29,8 @@ from mail_orchestration.audience.rows import clean_name
 from mail_orchestration.kernel.components import Component, run_components
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import NotFound, StateConflict
-from mail_orchestration.kernel.states import MailJobKind, MailJobState
 from mail_orchestration.kernel.statements import STATEMENTS
+from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
 COMPONENT_BATCH = 1_000
 """Recipients in one call of a component."""
@@ -83,7 +83,9 @@ def resolve_recipients(
             with connection.begin():
                 audience_rows = _insert_recipients(connection, release_id, release, required_attributes)
                 _run_components(connection, release_id, release.released_on, components)
-                _settle(connection, release_id, release.released_on, audience_rows, small_audience_threshold, now)
+                _settle(
+                    connection, release_id, release.released_on, audience_rows, small_audience_threshold, now
+                )
         with connection.begin():
             return _summary(connection, release_id, release.released_on)
 
@@ -103,7 +105,9 @@ def mark_interrupted(database: Database, now: datetime) -> list[int]:
             if is_free and connection.execute(STATEMENTS["interrupt_mail_job"], key).rowcount:
                 interrupted.append(release_id)
     if interrupted:
-        _log.warning("dedup was cut off at %s: mail jobs marked INTERRUPTED: %s", now.isoformat(), interrupted)
+        _log.warning(
+            "dedup was cut off at %s: mail jobs marked INTERRUPTED: %s", now.isoformat(), interrupted
+        )
     return interrupted
 
 
@@ -117,7 +121,9 @@ def _begin(connection: Connection, release_id: int, now: datetime) -> Row[Any]:
         raise NotFound(f"there is no release {release_id}")
     if release.resolved_at is None:
         if release.state != MailJobState.QUEUING:
-            raise StateConflict(f"mail job {release_id} is {release.state}, not QUEUING: it cannot be resolved")
+            raise StateConflict(
+                f"mail job {release_id} is {release.state}, not QUEUING: it cannot be resolved"
+            )
         connection.execute(STATEMENTS["begin_resolving"], {**key, "now": now})
     return release
 
@@ -161,7 +167,12 @@ def _run_components(
 
 
 def _settle(
-    connection: Connection, release_id: int, released_on: date, audience_rows: int, threshold: int, now: datetime
+    connection: Connection,
+    release_id: int,
+    released_on: date,
+    audience_rows: int,
+    threshold: int,
+    now: datetime,
 ) -> None:
     """Write the release's figures, fix the mail job's kind, or stop it when nobody is left."""
     recipients, bypassed = _counts(connection, release_id, released_on)
@@ -189,7 +200,9 @@ def _settle(
 
 def _counts(connection: Connection, release_id: int, released_on: date) -> tuple[int, Counter[str]]:
     key = {"release_id": release_id, "released_on": released_on}
-    by_dedup = Counter({row.bypass_reason: row.recipients for row in connection.execute(STATEMENTS["count_recipients"], key)})
+    by_dedup = Counter(
+        {row.bypass_reason: row.recipients for row in connection.execute(STATEMENTS["count_recipients"], key)}
+    )
     recipients = by_dedup.total()
     del by_dedup[None]
     for row in connection.execute(STATEMENTS["count_component_bypasses"], key):
@@ -200,7 +213,11 @@ def _counts(connection: Connection, release_id: int, released_on: date) -> tuple
 def _why_nobody(recipients: int, bypassed: Counter[str]) -> str:
     if not recipients:
         return "no recipients: the audiences are empty"
-    return "no recipients: all are bypassed (" + ", ".join(f"{n} {reason}" for reason, n in bypassed.most_common()) + ")"
+    return (
+        "no recipients: all are bypassed ("
+        + ", ".join(f"{n} {reason}" for reason, n in bypassed.most_common())
+        + ")"
+    )
 
 
 def _summary(connection: Connection, release_id: int, released_on: date) -> ResolveSummary:

@@ -18,8 +18,14 @@ _MAXIMUM_NAME_CHARACTERS = 63
 _MAXIMUM_SHOWN_CHARACTERS = 1_000
 
 _DETAIL_COLUMNS = {
-    **{"body_format": 0, "locale": 1, "guid": 2, "url": 3},
-    **{"rcp_fmt": 0, "rcp_locale": 1, "rcp_guid": 2, "rcp_url": 3},
+    "body_format": 0,
+    "locale": 1,
+    "guid": 2,
+    "url": 3,
+    "rcp_fmt": 0,
+    "rcp_locale": 1,
+    "rcp_guid": 2,
+    "rcp_url": 3,
 }
 
 
@@ -58,7 +64,9 @@ class Reject:
             line=line,
             value=shown.encode("utf-8", "backslashreplace").decode()[:_MAXIMUM_SHOWN_CHARACTERS],
             code=code.value,
-            detail=detail.replace("\0", "").encode("utf-8", "backslashreplace").decode()[:_MAXIMUM_SHOWN_CHARACTERS],
+            detail=detail.replace("\0", "")
+            .encode("utf-8", "backslashreplace")
+            .decode()[:_MAXIMUM_SHOWN_CHARACTERS],
         )
 
 
@@ -102,7 +110,9 @@ class Layout:
             if which is None:
                 attributes.append((name, position))
             elif details[which] is not None:
-                raise BadAudience(f"{source}: columns {details[which]} and {position + 1} both give the {name!r}")
+                raise BadAudience(
+                    f"{source}: columns {details[which]} and {position + 1} both give the {name!r}"
+                )
             else:
                 details[which] = position
         body_format, locale, guid, url = details

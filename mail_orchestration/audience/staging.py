@@ -38,7 +38,7 @@ class StagedBatch:
     read: int
 
 
-class _Unusable(Exception):  # noqa: N818 - an outcome of one row, not an error of the import
+class _Unusable(Exception):
     def __init__(self, code: RejectCode, detail: str) -> None:
         super().__init__(detail)
         self.code = code

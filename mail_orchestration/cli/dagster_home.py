@@ -17,6 +17,7 @@ from mail_orchestration.kernel.settings import SETTINGS_VARIABLE
 
 DAGSTER_URL_VARIABLE = "MAIL_ORCHESTRATION_DAGSTER_URL"
 LOCATION_NAME = "mail_orchestration"
+WORKSPACE_FILE = "workspace.yaml"
 DEFINITIONS_MODULE = "schedules.definitions"
 
 
@@ -31,12 +32,11 @@ def checkout() -> Path:
     return folder
 
 
-def write_dagster_home(home: Path, *, code_server_port: int) -> Path:
-    """Make the folder `home` with dagster.yaml and a workspace that names our code server; returns the workspace."""
+def write_dagster_home(home: Path, *, code_server_port: int) -> None:
+    """Make the folder `home` with dagster.yaml and a workspace.yaml that names our code server."""
     home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(checkout() / "deploy" / "dagster.yaml", home / "dagster.yaml")
-    workspace = home / "workspace.yaml"
-    workspace.write_text(
+    (home / WORKSPACE_FILE).write_text(
         "load_from:\n"
         "  - grpc_server:\n"
         "      host: 127.0.0.1\n"
@@ -44,7 +44,6 @@ def write_dagster_home(home: Path, *, code_server_port: int) -> Path:
         f"      location_name: {LOCATION_NAME}\n",
         encoding="utf-8",
     )
-    return workspace
 
 
 def dagster_url(database_url: str) -> str:

@@ -37,7 +37,7 @@ def demo(
     accepted message was found at the relay exactly once.
     """
     from mail_orchestration.cli import demo_course, demo_report
-    from mail_orchestration.cli.demo_site import open_site, start_dagster, wait_for_dagster
+    from mail_orchestration.cli.demo_site import open_site, start_code_server, start_dagster
     from mail_orchestration.cli.mailcaster_commands import interrupt_on_sigterm
     from mail_orchestration.cli.services import free_port
 
@@ -50,12 +50,11 @@ def demo(
         )
         with open_site(folder, command="demo", contacts=contacts) as site:
             tell.line(f"PostgreSQL (embedded) and an SMTP relay on 127.0.0.1:{site.relay_port} are up", began)
-            dagster = start_dagster(site, port=free_port())
-            tell.line("Dagster's code server is up, its webserver and daemon are starting", began)
+            code_server = start_code_server(site)
             filled = demo_course.fill(site)
             tell.imports(site, filled)
-            wait_for_dagster(site, dagster)
-            tell.line(f"Dagster's UI answers on {dagster.url} until the demo ends", began)
+            dagster = start_dagster(site, code_server, port=free_port())
+            tell.line(f"Dagster's daemon works, its UI answers on {dagster.url} until the demo ends", began)
             released = time.monotonic()
             mail_job = demo_course.release(site)
             tell.headline(
@@ -101,7 +100,7 @@ def dev(
     Everything lies in .mail_orchestration/dev of the current folder, which is made anew.
     """
     from mail_orchestration.cli import demo_course, demo_report
-    from mail_orchestration.cli.demo_site import open_site, start_dagster, wait_for_dagster
+    from mail_orchestration.cli.demo_site import open_site, start_code_server, start_dagster
     from mail_orchestration.cli.mailcaster_commands import stop_on_signals
     from mail_orchestration.cli.services import free_port
 
@@ -120,10 +119,10 @@ def dev(
         open_site(folder, command="dev", contacts=contacts, on_database_url=on_database_url) as site,
     ):
         tell.line(f"PostgreSQL and an SMTP relay on 127.0.0.1:{site.relay_port} are up", began)
-        dagster = start_dagster(site, port=free_port(port))
+        code_server = start_code_server(site)
         filled = demo_course.fill(site)
         tell.imports(site, filled)
-        wait_for_dagster(site, dagster)
+        dagster = start_dagster(site, code_server, port=free_port(port))
         mail_job = demo_course.release(site)
         tell.line(
             f"mail job {mail_job} of {site.campaign_folder.name} is released: watch it in the UI", began

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mail_orchestration.audience.described_source import source_of_settings
-from mail_orchestration.audience.importing import ImportSummary, import_suppressions
+from mail_orchestration.audience.importing import ImportSummary
+from mail_orchestration.audience.suppressing import import_suppressions
 from mail_orchestration.broadcast import fill_audience, release_campaign, releases_to_report
 from mail_orchestration.cli.demo_site import Site
 from mail_orchestration.cli.mail_job_commands import read_tree
@@ -40,7 +41,7 @@ def fill(site: Site) -> Filled:
     described = AudienceSettings(name="suppressions", csv=site.files.suppressions)
     source = source_of_settings(described, own_url=inst.database.url)
     suppressed = import_suppressions(inst.database, inst.installation_id, source, "opted_out", now=utc_now())
-    return Filled(audiences=done, suppressed=suppressed.rows_accepted)
+    return Filled(audiences=done, suppressed=suppressed.rows_suppressed)
 
 
 def release(site: Site) -> int:

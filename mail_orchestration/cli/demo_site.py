@@ -14,17 +14,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 from mail_orchestration.cli.dagster_home import (
     DEFINITIONS_MODULE,
     LOCATION_NAME,
+    WORKSPACE_FILE,
     checkout,
     environment_for_dagster,
     write_dagster_home,
 )
 from mail_orchestration.cli.demo_data import CUSTOMERS, FRIENDS, GUESTS, DemoFiles, write_demo_files
 from mail_orchestration.cli.demo_relay import PORT_FILE
-from mail_orchestration.cli.services import Service, Services, free_port
+from mail_orchestration.cli.services import Service, ServiceFailed, Services, free_port
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import StateConflict
@@ -34,6 +36,12 @@ CAMPAIGN = "spring-newsletter"
 RELAY_IS_UP_WITHIN_SECONDS = 30.0
 DAGSTER_IS_UP_WITHIN_SECONDS = 90.0
 PREFERRED_UI_PORT = 3000
+
+LOAD_ERRORS = (
+    "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {"
+    " __typename ... on PythonError { message } } } } } }"
+)
+"""GraphQL: what kept a code location from loading."""
 
 SETTINGS = """\
 # Written by `mail-orchestration {command}`, which makes this folder anew each time.
@@ -98,13 +106,19 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodeServer:
+    """The process that holds Dagster's definitions, and the file that tells the others where it is."""
+
+    service: Service
+    port: int
+    workspace: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dagster:
-    """Dagster's processes on a site."""
+    """Dagster, up on a site."""
 
     url: str
-    webserver: Service
-    daemon: Service
-    code_server: Service
 
 
 @contextlib.contextmanager
@@ -149,17 +163,14 @@ def open_site(folder: Path, *, command: str, contacts: int, on_database_url: boo
                     services.stop()
 
 
-def start_dagster(site: Site, *, port: int) -> Dagster:
-    """Start Dagster's code server, webserver and daemon on the site; they take some seconds to be up."""
-    home = site.folder / "dagster"
-    code_port = free_port()
-    workspace = write_dagster_home(home, code_server_port=code_port)
-    services = site.services
-    services.environment = environment_for_dagster(
+def start_code_server(site: Site) -> CodeServer:
+    """Start to load the definitions; one server for webserver and daemon, who would each load them for themselves."""
+    home, port = site.folder / "dagster", free_port()
+    write_dagster_home(home, code_server_port=port)
+    site.services.environment = environment_for_dagster(
         home, settings=site.settings_path, database_url=site.inst.database.url
     )
-    # One code server for both: each would load the definitions in a process of its own.
-    code_server = services.start(
+    service = site.services.start(
         "code-server",
         "dagster",
         *(
@@ -170,25 +181,35 @@ def start_dagster(site: Site, *, port: int) -> Dagster:
             "--working-directory",
             str(checkout()),
         ),
-        *("--host", "127.0.0.1", "--port", str(code_port), "--location-name", LOCATION_NAME),
+        *("--host", "127.0.0.1", "--port", str(port), "--location-name", LOCATION_NAME),
     )
-    services.wait_for_port(code_server, code_port, seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
-    daemon = services.start("daemon", "dagster._daemon", "run", "--workspace", str(workspace))
+    return CodeServer(service=service, port=port, workspace=home / WORKSPACE_FILE)
+
+
+def start_dagster(site: Site, code_server: CodeServer, *, port: int) -> Dagster:
+    """Start Dagster's webserver and daemon and return when the web page answers and shows our definitions.
+
+    Raises ServiceFailed with the end of the log of what does not come up.
+    """
+    services = site.services
+    services.wait_for_port(code_server.service, code_server.port, seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
+    workspace = str(code_server.workspace)
+    services.start("daemon", "dagster._daemon", "run", "--workspace", workspace)
     webserver = services.start(
         "webserver",
         "dagster_webserver",
-        *("--host", "127.0.0.1", "--port", str(port), "--workspace", str(workspace)),
+        *("--host", "127.0.0.1", "--port", str(port), "--workspace", workspace),
     )
-    return Dagster(
-        url=f"http://127.0.0.1:{port}", webserver=webserver, daemon=daemon, code_server=code_server
-    )
-
-
-def wait_for_dagster(site: Site, dagster: Dagster) -> None:
-    """Return once the web page answers. Raises ServiceFailed with the end of the log."""
-    site.services.wait_for_http(
-        dagster.webserver, f"{dagster.url}/server_info", seconds=DAGSTER_IS_UP_WITHIN_SECONDS
-    )
+    url = f"http://127.0.0.1:{port}"
+    services.wait_for_http(webserver, f"{url}/server_info", seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
+    answer = services.ask(f"{url}/graphql?{urlencode({'query': LOAD_ERRORS})}")
+    for entry in json.loads(answer)["data"]["workspaceOrError"].get("locationEntries", ()):
+        if entry["locationOrLoadError"]["__typename"] == "PythonError":
+            raise ServiceFailed(
+                f"Dagster cannot load the definitions; the end of {code_server.service.log}:\n"
+                f"{code_server.service.last_words()}"
+            )
+    return Dagster(url=url)
 
 
 def _settings(command: str, contacts: int, relay_port: int, rate: int) -> str:

@@ -110,13 +110,17 @@ class Services:
 
     def wait_for_http(self, service: Service, url: str, *, seconds: float) -> None:
         """Return once `url` answers with 200."""
-        # No proxy of the environment stands between two processes of one machine.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener = _without_proxy()
         deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(urllib.error.URLError, OSError), opener.open(url, timeout=5):
                 return
             self._wait_a_moment(service, deadline)
+
+    def ask(self, url: str) -> bytes:
+        """What `url` of one of our services answers."""
+        with _without_proxy().open(url, timeout=30) as answer:
+            return bytes(answer.read())
 
     def stop(self) -> None:
         """End everything that was started here, and what that started in turn, but the database's server."""
@@ -157,6 +161,11 @@ def free_port(preferred: int = 0) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise ServiceFailed("no port of 127.0.0.1 is free")
+
+
+def _without_proxy() -> urllib.request.OpenerDirector:
+    """No proxy of the environment stands between two processes of one machine."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _descendants() -> list[psutil.Process]:

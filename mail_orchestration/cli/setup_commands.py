@@ -207,7 +207,7 @@ def _import_suppressions(
     face: Face, file: Path, reason: str, topic: str, address_column: str, encoding: str, delimiter: str
 ) -> None:
     from mail_orchestration.audience.described_source import source_of_settings
-    from mail_orchestration.audience.importing import import_suppressions
+    from mail_orchestration.audience.suppressing import import_suppressions
     from mail_orchestration.kernel.clock import utc_now
 
     if (reason == "opted_out_of_topic") != bool(topic):
@@ -215,13 +215,13 @@ def _import_suppressions(
     described = _described("suppressions", file, "csv", None, address_column, encoding, delimiter)
     with face.open() as inst:
         source = source_of_settings(described, own_url=inst.database.url)
-        done = import_suppressions(
-            inst.database, inst.installation_id, source, reason, topic=topic, now=utc_now()
-        )
+        done = import_suppressions(inst.database, inst.installation_id, source, reason, topic, now=utc_now())
 
     def show(console: Console) -> None:
+        why = f"{reason} {topic}".strip()
         console.print(
-            f"{shown(done.rows_accepted)} addresses are suppressed ({reason}{f' {topic}' if topic else ''})"
+            f"{shown(done.rows_suppressed)} addresses are suppressed now ({why}); "
+            f"{shown(done.rows_already)} were before"
         )
         if done.rows_rejected:
             console.print(f"{shown(done.rows_rejected)} rows were no addresses: {done.by_reason}")

@@ -41,6 +41,7 @@ FetchPages = Callable[[Sequence[PageRequest]], Sequence[Page | PageUnavailable]]
 
 __all__ = ["AssembledBatch", "AssembledMessage", "AssemblyPool", "FetchPages", "Limits"]
 
+_MAXIMUM_NEVER_BEGUN = 5
 _log = logging.getLogger(__name__)
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["mail_orchestration.composition.assembly_worker"])
@@ -131,6 +132,7 @@ class AssemblyPool:
         self._workers: list[_Worker] = []
         self._waiting: deque[_Piece] = deque()
         self._breaches = 0
+        self._never_begun = 0
 
     def __enter__(self) -> Self:
         return self
@@ -209,6 +211,7 @@ class AssemblyPool:
                 self._bury(worker)
                 continue
             piece, worker.piece = worker.piece, None
+            self._never_begun = 0
             if piece is None:
                 continue
             if isinstance(answer, AssembledBatch):
@@ -254,7 +257,11 @@ class AssemblyPool:
         if piece is None:
             return
         if index == NOT_BEGUN:
-            raise AssemblyFailed("a process that composes messages ended before it began")
+            self._never_begun += 1
+            if self._never_begun > _MAXIMUM_NEVER_BEGUN:
+                raise AssemblyFailed("the processes that compose messages end before they begin")
+            self._waiting.appendleft(piece)
+            return
         recipient = piece.recipients[index]
         _log.warning("an assembly worker ended on recipient %d", recipient.recipient_no)
         if len(piece.recipients) == 1:

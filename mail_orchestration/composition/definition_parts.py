@@ -84,7 +84,7 @@ def _slug(text: str) -> str:
 def _time_zone(text: str) -> str:
     try:
         ZoneInfo(text)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):
         raise ValueError(f"there is no time zone {text!r}") from None
     return text
 

@@ -94,8 +94,7 @@ class HeldClaim:
         self._write(STATEMENTS["end_stopping"], {"now": now})
 
     def hand_back(self) -> None:
-        """Go without having finished, in good order: the mail job hangs at once and is recovered by the next
-        one.
+        """Go without having finished, in good order: the mail job hangs at once and the next one recovers it.
 
         For the end of a shift or of the process. Where `automatic_mail_job_recovery` is off the operator
         restarts it.
@@ -130,8 +129,7 @@ class HeldClaim:
     def _held_connection(self) -> Connection:
         if self._connection is None:
             connection = self._session.enter_context(self._database.dedicated())
-            # Waits for no longer than a recovery's transaction, after which the fence tells that the claim is
-            # lost.
+            # Waits for a recovery's short transaction at most, after which the fence tells that the claim is lost.
             connection.execute(STATEMENTS["hold_mail_job"], {"mail_job_id": self.claim.mail_job_id})
             self._connection = connection
         return self._connection

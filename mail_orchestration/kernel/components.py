@@ -67,7 +67,9 @@ def find_component(name: str, stage: str) -> Component:
     except Exception as error:
         _fail(name, stage, "could not be imported", error)
     if not callable(function):
-        raise NotFound(f"component {name} (stage {stage}): it is {type(function).__name__}, which cannot be called")
+        raise NotFound(
+            f"component {name} (stage {stage}): it is {type(function).__name__}, which cannot be called"
+        )
     return Component(name=name, stage=stage, function=function)
 
 
@@ -120,7 +122,9 @@ def _check(component: Component, bypass: object, known: set[int]) -> None:
     elif bypass.recipient_no not in known:
         fault = f"bypassed recipient {bypass.recipient_no!r}, which it was not given"
     elif not isinstance(bypass.reason, str) or not _REASON.fullmatch(bypass.reason):
-        fault = f"gave the reason {bypass.reason!r}: a short word in lower case is needed, such as no_customer"
+        fault = (
+            f"gave the reason {bypass.reason!r}: a short word in lower case is needed, such as no_customer"
+        )
     else:
         return
     raise ComponentFailed(f"component {component.name} (stage {component.stage}) {fault}")
@@ -128,7 +132,9 @@ def _check(component: Component, bypass: object, known: set[int]) -> None:
 
 def _fail(name: str, stage: str, what: str, error: Exception) -> NoReturn:
     # Its message is left out, and the error is not chained: both may quote a recipient, and anybody may read them.
-    raise ComponentFailed(f"component {name} (stage {stage}) {what}: {type(error).__name__}{_place(error)}") from None
+    raise ComponentFailed(
+        f"component {name} (stage {stage}) {what}: {type(error).__name__}{_place(error)}"
+    ) from None
 
 
 def _place(error: Exception) -> str:

@@ -53,7 +53,7 @@ class MailJobState(StrEnum):
     STOPPED_Q = "STOPPED_Q"
     """Small, parent: stopped while waiting. Left by a restart."""
     RECOVERING = "RECOVERING"
-    """Small, child: restarted by the operator. Left when a mailcaster makes a new one of it, or it is too old (spec 5.4)."""
+    """Small, child: restarted by the operator, ready to be picked up; FAILED when too old for that (spec 5.4)."""
     RECOVERED = "RECOVERED"
     """Small, child: a new mail job was made from it. Terminal."""
     FINISHED = "FINISHED"

@@ -2,10 +2,12 @@
 
 -- name: create_mail_job
 -- The mail job of a new release, which bears the release's number.
-WITH new AS (SELECT nextval(pg_get_serial_sequence('mail_job', 'mail_job_id')) AS id)
+WITH new AS (SELECT nextval(pg_get_serial_sequence('mail_job', 'mail_job_id')) AS mail_job_id)
 INSERT INTO mail_job (mail_job_id, release_id, installation_id, state, priority, created_at)
 OVERRIDING SYSTEM VALUE
-SELECT new.id, new.id, CAST(:installation_id AS integer), 'QUEUING', CAST(:priority AS integer), CAST(:now AS timestamptz)
+SELECT
+    new.mail_job_id, new.mail_job_id AS release_id, CAST(:installation_id AS integer), 'QUEUING',
+    CAST(:priority AS integer), CAST(:now AS timestamptz)
 FROM new
 RETURNING mail_job_id;
 
@@ -124,17 +126,17 @@ WITH workable AS NOT MATERIALIZED (
         )
 )
 SELECT
-    EXISTS (SELECT FROM workable WHERE state = 'RECOVERING' AND kind = 'small') AS small_recovering,
-    EXISTS (
+    EXISTS(SELECT FROM workable WHERE state = 'RECOVERING' AND kind = 'small') AS small_recovering,
+    EXISTS(
         SELECT FROM workable WHERE state = 'RUNNING' AND kind = 'small' AND heartbeat_at < CAST(:hung_before AS timestamptz)
     ) AS small_hanging,
-    EXISTS (SELECT FROM workable WHERE state = 'QUEUED' AND NOT has_expired) AS small_queued,
-    EXISTS (SELECT FROM workable WHERE state = 'RECOVERING' AND kind = 'child') AS child_recovering,
-    EXISTS (
+    EXISTS(SELECT FROM workable WHERE state = 'QUEUED' AND NOT has_expired) AS small_queued,
+    EXISTS(SELECT FROM workable WHERE state = 'RECOVERING' AND kind = 'child') AS child_recovering,
+    EXISTS(
         SELECT FROM workable WHERE state = 'RUNNING' AND kind = 'child' AND heartbeat_at < CAST(:hung_before AS timestamptz)
     ) AS child_hanging,
-    EXISTS (SELECT FROM workable WHERE state = 'P_ASSIGNING' AND NOT has_expired) AS p_assigning,
-    EXISTS (SELECT FROM workable WHERE state = 'P_QUEUED' AND NOT has_expired) AS p_queued;
+    EXISTS(SELECT FROM workable WHERE state = 'P_ASSIGNING' AND NOT has_expired) AS p_assigning,
+    EXISTS(SELECT FROM workable WHERE state = 'P_QUEUED' AND NOT has_expired) AS p_queued;
 
 
 -- Assembled messages ---------------------------------------------------------------------------------------------
@@ -152,11 +154,11 @@ RETURNING message_count;
 -- name: copy_messages
 -- Store assembled messages.
 COPY assembled_message (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
-FROM STDIN WITH (FORMAT binary);
+FROM STDIN WITH (FORMAT 'binary');
 
 -- name: copy_bypasses
 -- Store why recipients are skipped.
-COPY bypass (released_on, release_id, recipient_no, stage, reason, detail) FROM STDIN WITH (FORMAT binary);
+COPY bypass (released_on, release_id, recipient_no, stage, reason, detail) FROM STDIN WITH (FORMAT 'binary');
 
 -- name: finish_assembly
 -- All recipients of a release have a message or a reason.

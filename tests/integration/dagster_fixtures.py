@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import email
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,11 +59,13 @@ class StoringRelay:
 def storing_relay() -> Iterator[tuple[StoringRelay, int]]:
     """A relay on a free port of the loopback interface, and that port."""
     kept = StoringRelay()
-    controller = Controller(kept, hostname="127.0.0.1", port=0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    controller = Controller(kept, hostname="127.0.0.1", port=port)
     controller.start()
     try:
-        assert controller.server is not None
-        yield kept, controller.server.sockets[0].getsockname()[1]
+        yield kept, port
     finally:
         controller.stop(no_assert=True)
 
@@ -114,7 +117,7 @@ class World:
         tags: Mapping[str, str] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Run a job of the definitions in this process."""
-        result = defs.get_job_def(job).execute_in_process(
+        result = defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             partition_key=partition_key,
             run_config={"ops": config} if config else None,

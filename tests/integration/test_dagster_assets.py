@@ -17,6 +17,8 @@ from tests.integration.dagster_fixtures import StoringRelay, World, failure_of, 
 
 __all__ = ["relay", "world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 @pytest.mark.rule("1.1")
 @pytest.mark.rule("1.2")

@@ -10,6 +10,8 @@ from tests.integration.dagster_fixtures import World, failure_of, world
 
 __all__ = ["world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 @pytest.mark.parametrize("key", ["", "0", "-1", "１２", "12a", "1;2", "1" * 19, " 7", "spring-newsletter"])
 def test_a_key_that_is_no_number_of_a_mail_job_is_refused(key: str) -> None:

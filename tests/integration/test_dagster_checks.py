@@ -10,6 +10,8 @@ from tests.integration.dagster_fixtures import World, failure_of, world
 
 __all__ = ["world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
     """The run's checks by name."""

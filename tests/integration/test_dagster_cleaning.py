@@ -18,13 +18,16 @@ from tests.integration.dagster_fixtures import World, world
 
 __all__ = ["world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 def a_started_run(instance: dg.DagsterInstance, mailcaster: str) -> dg.DagsterRun:
     """A run whose process nobody looks at."""
     return instance.create_run_for_job(
-        defs.get_job_def("mailcaster"),
+        defs.resolve_job_def("mailcaster"),
         status=dg.DagsterRunStatus.STARTED,
         tags={MAILCASTER: mailcaster},
+        run_config={"ops": {"work_a_shift": {"config": {"mailcaster": mailcaster}}}},
     )
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from schedules.definitions import defs
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 LINEAGE = [
     "audience_members",
     "recipients",

@@ -19,6 +19,8 @@ from tests.integration.dagster_fixtures import StoringRelay, World, relay, world
 
 __all__ = ["relay", "world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 def tick(world: World, sensor: dg.SensorDefinition) -> SensorExecutionData:
     """One evaluation, as the daemon would have it."""
@@ -35,8 +37,9 @@ def keys(told: SensorExecutionData) -> list[str | None]:
 
 def an_unfinished_run(world: World, job: str, **tags: str) -> dg.DagsterRun:
     """A run that the queue holds."""
+    config = {"ops": {"work_a_shift": {"config": {"mailcaster": "large"}}}} if job == "mailcaster" else {}
     return world.instance.create_run_for_job(
-        defs.get_job_def(job), status=dg.DagsterRunStatus.QUEUED, tags=tags
+        defs.resolve_job_def(job), status=dg.DagsterRunStatus.QUEUED, tags=tags, run_config=config
     )
 
 

@@ -55,8 +55,8 @@ def test_messages_are_numbered_without_gaps_past_those_bypassed(world: World) ->
     with world.database.begin() as connection:
         assert store_messages(connection, DAY, release_id, 3, []) == 3
         assert store_bypasses(connection, DAY, release_id, "compose", []) == 0
+        store_messages(connection, DAY, release_id, 3, [message(4)])
         with pytest.raises(StateConflict, match="3 messages and 1 bypassed make 4 of 5"):
-            store_messages(connection, DAY, release_id, 3, [message(4)])
             finish_assembly(connection, release_id, NOW)
         store_messages(connection, DAY, release_id, 4, [message(5)])
         assert finish_assembly(connection, release_id, NOW) == 4
@@ -98,9 +98,9 @@ def test_two_assemblers_do_not_mix_their_messages(world: World) -> None:
 
 def test_a_cut_off_batch_leaves_nothing(world: World) -> None:
     release_id = unassembled(world, 5)
-    with pytest.raises(ZeroDivisionError), world.database.begin() as connection:
+    with world.database.begin() as connection:
         store_messages(connection, DAY, release_id, 1, [message(1), message(2)])
-        raise ZeroDivisionError
+        connection.rollback()
     with world.database.begin() as connection:
         assert store_messages(connection, DAY, release_id, 1, [message(1)]) == 2
 

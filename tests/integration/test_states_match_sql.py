@@ -117,7 +117,7 @@ def test_sql_allows_every_way_that_python_knows(database: Database) -> None:
         ("ended_is_terminal", "small", "QUEUED", {"ended_at": NOW}),
         ("p_assigned_has_handed_out_all", "parent", "P_ASSIGNED", {"next_message": 100}),
         ("p_assigning_has_messages_left", "parent", "P_ASSIGNING", {"next_message": 101}),
-        ("parent_hands_out_what_it_has", "parent", "P_ASSIGNED", {"next_message": 102}),
+        ("parent_hands_out_what_it_has", "parent", "P_QUEUED", {"next_message": 0}),
         ("only_a_parent_hands_out_messages", "small", "QUEUED", {"next_message": 1}),
         ("queued_has_messages", "small", "QUEUED", {"first_message": 101}),
         ("kind_is_known_once_queued", "small", "QUEUED", {"kind": None}),

@@ -18,6 +18,8 @@ from tests.scenarios.dagster_daemon import daemon_on
 
 __all__ = ["relay", "world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 @pytest.mark.rule("5.6")
 def test_a_stopped_shift_is_canceled_and_the_next_one_goes_on(

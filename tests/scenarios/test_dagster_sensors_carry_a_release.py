@@ -13,6 +13,8 @@ from tests.scenarios.dagster_daemon import daemon_on
 
 __all__ = ["relay", "world"]
 
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
 
 @pytest.mark.rule("6.1")
 @pytest.mark.rule("11.1")

@@ -17,10 +17,28 @@ from mail_orchestration.kernel.errors import BadAddress
 _LOCAL = st.text("abcXYZ019.!#$%&'*+/=?^_`{|}~-\"\\ <>@,;:()[]äßé\u0301\0\t", max_size=70)
 _LABEL = st.one_of(
     st.text("abcXYZ019-_", max_size=66),
-    st.sampled_from(["xn--bcher-kva", "xn--", "ab--cd", "bücher", "BÜCHER", "faß", "例え", "аррӏе", "localhost", "com"]),
+    st.sampled_from(
+        ["xn--bcher-kva", "xn--", "ab--cd", "bücher", "BÜCHER", "faß", "例え", "аррӏе", "localhost", "com"]
+    ),
 )
 _TOP = st.sampled_from(
-    ["com", "COM", "test", "local", "LOCAL", "localhost", "invalid", "onion", "arpa", "c0", "0c", "a-", "museum", "рф", ""]
+    [
+        "com",
+        "COM",
+        "test",
+        "local",
+        "LOCAL",
+        "localhost",
+        "invalid",
+        "onion",
+        "arpa",
+        "c0",
+        "0c",
+        "a-",
+        "museum",
+        "рф",
+        "",
+    ]
 )
 _DOMAIN = st.builds(lambda labels, top: ".".join([*labels, top]), st.lists(_LABEL, max_size=5), _TOP)
 _ADDRESSES = st.builds(lambda local, domain: f"{local}@{domain}", _LOCAL, _DOMAIN)

@@ -42,7 +42,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     information = tmp_path / "shop-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Name: shop\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[mail_orchestration.components]\nshop-even = shop_rules:Rules.even\n")
+    (information / "entry_points.txt").write_text(
+        "[mail_orchestration.components]\nshop-even = shop_rules:Rules.even\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     yield "shop_rules"
     sys.modules.pop("shop_rules", None)
@@ -54,7 +56,9 @@ def _component(function: object, stage: str = "filter") -> Component:
 
 @pytest.mark.rule("1.6")
 def test_found_by_dotted_path_and_entry_point_and_called_in_turn(module: str) -> None:
-    components = load_components({"filter": ["shop-even", f"{module}:above_five", f"{module}:nothing"]}, "filter")
+    components = load_components(
+        {"filter": ["shop-even", f"{module}:above_five", f"{module}:nothing"]}, "filter"
+    )
     found = run_components(components, _BATCH)
     assert [(each.name, bypass.recipient_no, bypass.reason) for each, bypass in found] == [
         *(("shop-even", number, "even") for number in (2, 4, 6, 8)),

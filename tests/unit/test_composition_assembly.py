@@ -19,7 +19,8 @@ from mail_orchestration.kernel.model import Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
 
 QUICK = Limits(message_cpu_seconds=0.3)
-TEXT = "Hi {{ name }}{% if endless %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+TEXT = "Hi {{ name }}{% if endless %}" + LOOPS + "{% endif %}"
 HUNGRY = "{% if hungry %}{{ 'x' | center(10 ** 9) }}{% endif %}Hi {{ name }}"
 
 

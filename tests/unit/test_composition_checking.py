@@ -59,7 +59,7 @@ def test_links_and_images() -> None:
 @pytest.mark.rule("2.1")
 def test_sizes_and_limits() -> None:
     assert found(text=GOOD, html=GOOD + "x" * 110_000)[0].startswith(
-        "warning: message.html.j2: the HTML has 110,"
+        "warning: message.html.j2: the HTML has 114,"
     )
     big = found(text=GOOD, yaml="attachments: [{path: a.bin}]\n", a__bin=b"x" * 1_500_000)
     assert big[0].startswith("warning: campaign.yaml: a message has 2,0")

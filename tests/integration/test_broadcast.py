@@ -1,0 +1,328 @@
+"""The broadcast story against PostgreSQL: what is refused, what is bypassed, what goes on after a crash."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.broadcast import (
+    assemble_release,
+    fill_audience,
+    queue_release,
+    release,
+    release_again,
+    release_campaign,
+    releases_to_queue,
+    resolve_release,
+)
+from mail_orchestration.composition.definition import load_campaign
+from mail_orchestration.dispatch.mail_jobs import mail_job
+from mail_orchestration.feedback.books import Books, books
+from mail_orchestration.frozen import read_frozen
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.errors import (
+    AssemblyFailed,
+    BadCampaign,
+    ComponentFailed,
+    NotFound,
+    StateConflict,
+)
+from mail_orchestration.kernel.model import Bypass, Recipient
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import run_shift
+from tests.scenarios.installations import opened, released, storing_sink, write_site
+
+NOW = datetime(2026, 5, 20, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The folder of an installation with 300 contacts, whose relay nobody has started."""
+    write_site(tmp_path, relay_port=9, contacts=300)
+    return tmp_path
+
+
+@pytest.fixture
+def inst(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    with opened(site / "mail_orchestration.yaml", database_url, monkeypatch) as opened_installation:
+        yield opened_installation
+
+
+def campaign(site: Path, **changes: object) -> Path:
+    """The campaign's folder, with these keys in campaign.yaml."""
+    write_site(site, relay_port=9, contacts=300, campaign=changes)
+    return site / "campaigns" / "letter"
+
+
+def made(inst: Installation, folder: Path) -> int:
+    """A resolved release."""
+    fill_audience(inst, "everybody", now=NOW)
+    release_id = release_campaign(inst, folder, now=NOW).release_id
+    resolve_release(inst, release_id, now=NOW)
+    return release_id
+
+
+def tally(inst: Installation, release_id: int) -> Books:
+    with inst.database.begin() as connection:
+        found = books(connection, release_id)
+    assert found.balances, found.explanation
+    return found
+
+
+def state(inst: Installation, release_id: int) -> tuple[MailJobState, str]:
+    with inst.database.begin() as connection:
+        found = mail_job(connection, release_id)
+    return found.state, found.reason
+
+
+@pytest.mark.rule("1.3")
+@pytest.mark.parametrize("key", ["audiences", "exclude"])
+def test_an_unknown_audience_is_named(inst: Installation, site: Path, key: str) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    folder = campaign(site, **{key: ["nobody"]})
+    with pytest.raises(BadCampaign, match=rf"campaign\.yaml: {key}: there is no audience named nobody"):
+        release_campaign(inst, folder, now=NOW)
+
+
+@pytest.mark.rule("2.1")
+def test_a_release_is_frozen(inst: Installation, site: Path) -> None:
+    folder = campaign(site)
+    before = load_campaign(folder).files
+    release_id = made(inst, folder)
+    campaign(site, subject="Something else")
+    with inst.database.begin() as connection:
+        assert read_frozen(connection, inst, release_id).campaign.files == before
+
+
+@pytest.mark.rule("3.5")
+def test_a_campaign_in_test_goes_to_its_test_addresses_only(inst: Installation, site: Path) -> None:
+    folder = campaign(site, state="test", test_addresses=["Me <me@example.org>", "you@example.org"])
+    release_id = made(inst, folder)
+    assemble_release(inst, release_id, now=NOW)
+    assert tally(inst, release_id).assembled == 2
+
+
+@pytest.mark.rule("3.6")
+def test_an_expired_campaign_is_not_released(inst: Installation, site: Path) -> None:
+    folder = campaign(site, expires_at="2026-05-20T11:59:59Z")
+    with pytest.raises(BadCampaign, match="expires_at has passed"):
+        release_campaign(inst, folder, now=NOW)
+
+
+@pytest.mark.rule("3.6")
+def test_a_mail_job_waits_for_its_start_time(inst: Installation, site: Path) -> None:
+    release_id = made(inst, campaign(site, starts_at="2026-05-21T08:00:00Z"))
+    assemble_release(inst, release_id, now=NOW)
+    assert releases_to_queue(inst, now=NOW) == []
+    with pytest.raises(StateConflict, match="does not start before 2026-05-21T08:00"):
+        queue_release(inst, release_id, now=NOW)
+    later = NOW + timedelta(days=1)
+    assert releases_to_queue(inst, now=later) == [release_id]
+    assert queue_release(inst, release_id, now=later) is MailJobState.P_QUEUED
+
+
+@pytest.mark.rule("2.7")
+def test_a_few_who_cannot_be_composed_for_are_bypassed(inst: Installation, site: Path) -> None:
+    folder = campaign(site)
+    template = "<p>{{ 1 / (number | int - 7) }} {{ unsubscribe_url }}</p>"
+    (folder / "message.html.j2").write_text(template, encoding="utf-8")
+    release_id = made(inst, folder)
+    summary = assemble_release(inst, release_id, now=NOW)
+    assert (summary.messages, summary.bypassed) == (299, {"template_error": 1})
+    found = tally(inst, release_id)
+    assert (found.assembled, found.bypassed) == (299, {"template_error": 1})
+
+
+@pytest.mark.rule("2.7")
+def test_more_than_one_percent_fail_the_mail_job_before_a_mail_leaves(inst: Installation, site: Path) -> None:
+    folder = campaign(site)
+    template = "<p>{{ 1 / (number | int // 5) }} {{ unsubscribe_url }}</p>"
+    (folder / "message.html.j2").write_text(template, encoding="utf-8")
+    release_id = made(inst, folder)
+    with pytest.raises(AssemblyFailed, match=r"4 of 300 messages .* more than 1 %.*message\.html\.j2:1"):
+        assemble_release(inst, release_id, now=NOW)
+    failed, reason = state(inst, release_id)
+    assert failed is MailJobState.FAILED
+    assert "message.html.j2:1" in reason
+    with pytest.raises(StateConflict):
+        assemble_release(inst, release_id, now=NOW)
+
+
+@pytest.mark.rule("2.7")
+@pytest.mark.rule("1.8")
+def test_assembly_goes_on_where_it_was_cut_off(
+    inst: Installation, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.ASSEMBLY_BATCH", 20)
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.COMMIT_MESSAGES", 100)
+    release_id = made(inst, campaign(site))
+
+    def cut(done: int, total: int) -> None:
+        if done >= 200:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assemble_release(inst, release_id, now=NOW, progress=cut)
+    half = tally(inst, release_id)
+    assert (half.assembled, half.unassembled) == (200, 100)
+    assert assemble_release(inst, release_id, now=NOW).messages == 100
+    assert tally(inst, release_id).assembled == 300
+    with inst.database.begin() as connection:
+        rows = connection.execute(
+            text("SELECT message_no, recipient_no FROM assembled_message ORDER BY message_no")
+        ).all()
+    assert [tuple(row) for row in rows] == [(n, n) for n in range(1, 301)]
+
+
+@pytest.mark.rule("1.3")
+def test_an_interrupted_mail_job_is_released_again(inst: Installation, site: Path) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    release_id = release_campaign(inst, campaign(site), now=NOW).release_id
+    with pytest.raises(StateConflict, match="QUEUING"):
+        release_again(inst, release_id, now=NOW)
+    with inst.database.begin() as connection:
+        connection.execute(text("UPDATE mail_job SET state = 'INTERRUPTED'"))
+    assert release_again(inst, release_id, now=NOW).state is MailJobState.QUEUING
+    assert resolve_release(inst, release_id, now=NOW).recipients == 300
+
+
+def odd_ones(recipients: Sequence[Recipient]) -> list[Bypass]:
+    """A component: bypasses the odd numbers."""
+    return [
+        Bypass(recipient_no=each.recipient_no, reason="odd")
+        for each in recipients
+        if int(each.attributes["number"]) % 2
+    ]
+
+
+def broken(recipients: Sequence[Recipient]) -> None:
+    """A component that fails."""
+    raise RuntimeError("no")
+
+
+@pytest.mark.rule("1.6")
+@pytest.mark.rule("1.8")
+@pytest.mark.parametrize("stage", ["preprocess", "filter", "cookies", "compose"])
+def test_a_component_bypasses_and_the_books_balance(inst: Installation, site: Path, stage: str) -> None:
+    release_id = made(inst, campaign(site, components={stage: [f"{__name__}:odd_ones"]}))
+    tally(inst, release_id)
+    assemble_release(inst, release_id, now=NOW)
+    found = tally(inst, release_id)
+    assert (found.assembled, found.bypassed) == (150, {"odd": 150})
+    assert queue_release(inst, release_id, now=NOW) is MailJobState.P_QUEUED
+
+
+@pytest.mark.rule("1.6")
+@pytest.mark.parametrize("stage", ["filter", "compose"])
+def test_a_component_that_raises_fails_the_mail_job_with_its_name(
+    inst: Installation, site: Path, stage: str
+) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    folder = campaign(site, components={stage: [f"{__name__}:broken"]})
+    release_id = release_campaign(inst, folder, now=NOW).release_id
+    with pytest.raises(ComponentFailed, match=rf"{__name__}:broken \(stage {stage}\)"):
+        resolve_release(inst, release_id, now=NOW)
+        assemble_release(inst, release_id, now=NOW)
+    failed, reason = state(inst, release_id)
+    assert failed is MailJobState.FAILED
+    assert "broken" in reason
+
+
+@pytest.mark.rule("1.6")
+@pytest.mark.parametrize("stage", ["filter", "compose", "send"])
+def test_a_component_that_does_not_exist_is_named_before_the_release(
+    inst: Installation, site: Path, stage: str
+) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    folder = campaign(site, components={stage: ["no.such:thing"]})
+    with pytest.raises(NotFound, match=rf"no\.such:thing \(stage {stage}\)"):
+        release_campaign(inst, folder, now=NOW)
+
+
+@pytest.mark.rule("1.7")
+def test_a_release_without_a_recipient_is_stopped(inst: Installation, site: Path) -> None:
+    folder = campaign(site, required_attributes=["shoe_size"])
+    release_id = made(inst, folder)
+    found, reason = state(inst, release_id)
+    assert found is MailJobState.STOPPED
+    assert "missing_attribute:shoe_size" in reason
+    tally(inst, release_id)
+
+
+@pytest.mark.rule("1.5")
+@pytest.mark.rule("3.6")
+def test_opt_outs_and_expiry_after_assembly_are_honoured(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storing_sink() as sink:
+        settings = write_site(tmp_path, relay_port=sink.port, contacts=50)
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            with inst.database.begin() as connection:
+                connection.execute(
+                    text(
+                        "INSERT INTO suppression (contact_id, reason) "
+                        "SELECT contact_id, 'opted_out' FROM contact WHERE address LIKE 'r1%'"
+                    )
+                )
+            run_shift(inst, "m1", stop=threading.Event())
+            found = tally(inst, release_id)
+            assert (found.accepted, found.stopped) == (39, 11)
+            assert not [address for address in sink.tally() if address.startswith("r1")]
+
+            second = released(inst)
+            with inst.database.begin() as connection:
+                connection.execute(text("UPDATE release SET expires_at = now() - interval '1 second'"))
+            run_shift(inst, "m1", stop=threading.Event())
+            assert tally(inst, second).accepted == 0
+            assert state(inst, second)[0] is MailJobState.FINISHED
+            assert sink.tally().total() == 39
+
+
+@pytest.mark.rule("3.7")
+def test_a_mail_job_whose_relay_cannot_be_reached_fails_and_keeps_what_is_unsent(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = write_site(
+        tmp_path, relay_port=9, contacts=50, dispatcher={"relay_unreachable_after_seconds": 0.5}
+    )
+    with opened(settings, database_url, monkeypatch) as inst:
+        release_id = released(inst)
+        run_shift(inst, "m1", stop=threading.Event())
+        failed, reason = state(inst, release_id)
+        assert failed is MailJobState.FAILED
+        assert "sink" in reason
+        found = tally(inst, release_id)
+        assert (found.waiting, found.accepted) == (50, 0)
+
+
+@pytest.mark.rule("3.7")
+def test_a_mail_job_of_which_too_much_is_refused_fails(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storing_sink("-f", "RCPT", "-B", "550 5.1.1 nobody here") as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=300,
+            mailcasters=[{"name": "m1", "min_job_size": 299, "max_job_size": 300}],
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            run_shift(inst, "m1", stop=threading.Event())
+            failed, _ = state(inst, release_id)
+            assert failed is MailJobState.P_FAILED
+            found = tally(inst, release_id)
+            assert 100 <= found.rejected < 300
+            assert found.rejected + found.waiting == 300
+
+
+
+def test_release_of_another_installation_is_not_found(inst: Installation) -> None:
+    with pytest.raises(NotFound, match="there is no release 77"):
+        release(inst, 77)
