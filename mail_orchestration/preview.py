@@ -5,62 +5,68 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 
 from mail_orchestration.audience.members import find_member
+from mail_orchestration.composition.assembly import AssemblyPool
 from mail_orchestration.composition.checking import Finding, check
-from mail_orchestration.composition.composer import ComposedMessage, Composer
-from mail_orchestration.composition.context import MailJobFacts
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.context import MailJobFacts, envelope_sender
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.egress.delivery import deliver
-from mail_orchestration.egress.page_fetcher import PageFetcher
+from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
 from mail_orchestration.kernel.clock import utc_now
-from mail_orchestration.kernel.errors import NotFound, Unavailable
+from mail_orchestration.kernel.errors import BadCampaign, NotFound, Unavailable
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage, Recipient
-from mail_orchestration.kernel.pages import Page, PageUnavailable
 from mail_orchestration.relays import relays_of
 
 TEST_CONNECTIONS = 2
+UNREACHABLE_AFTER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
     """One message, and what `check` has to say about the campaign."""
 
-    message: ComposedMessage
+    data: bytes
+    """The RFC 5322 message."""
     recipient: Recipient
     findings: Sequence[Finding]
 
     @property
-    def data(self) -> bytes:
-        """The RFC 5322 message."""
-        return self.message.data
+    def parsed(self) -> EmailMessage:
+        """The message as a mail program would read it."""
+        # The message is our own composer's: for mail that comes in this policy would be unsafe.
+        return message_from_bytes(self.data, _class=EmailMessage, policy=policy.default)
 
     @property
     def subject(self) -> str:
         """Its subject, decoded."""
-        return self.message.subject
+        return str(self.parsed["Subject"])
 
     @property
     def size(self) -> int:
         """Its octets."""
-        return len(self.message.data)
+        return len(self.data)
 
 
 def preview_message(inst: Installation, folder: Path, *, address: str | None = None) -> Preview:
     """Compose the campaign for the contact with this address, or for its sample contact.
 
-    Raises BadCampaign, CompositionError naming template and line, and NotFound when no audience of the campaign
-    has the address.
+    Raises BadCampaign naming file and line, also of what cannot be composed for this contact, and NotFound when no
+    audience of the campaign has the address.
     """
     campaign = load_campaign(folder)
     recipient = _sample(campaign) if address is None else _member(inst, campaign, address)
+    (data,) = _compose(inst, campaign, [recipient], utc_now())
     return Preview(
-        message=_compose(inst, campaign, recipient, utc_now()),
+        data=data,
         recipient=recipient,
         findings=check(campaign),
     )
@@ -76,11 +82,14 @@ def test_send(
     and RelayUnreachable. The result's message number is the address's place in `addresses`, from 1.
     """
     campaign = load_campaign(folder)
-    recipients = [_member_or_sample(inst, campaign, address) for address in addresses]
+    recipients = [
+        replace(_member_or_sample(inst, campaign, address), recipient_no=number)
+        for number, address in enumerate(addresses, 1)
+    ]
+    reverse_path = envelope_sender(_facts(inst, now), campaign.definition)
     messages = deque(
-        OutgoingMessage(number, recipient.contact_id, composed.reverse_path, recipient.address, composed.data)
-        for number, recipient in enumerate(recipients, 1)
-        for composed in (_compose(inst, campaign, recipient, now),)
+        OutgoingMessage(each.recipient_no, each.contact_id, reverse_path, each.address, data)
+        for each, data in zip(recipients, _compose(inst, campaign, recipients, now), strict=True)
     )
     kept = _Kept(messages)
     asyncio.run(_send(inst, kept))
@@ -94,7 +103,7 @@ async def _send(inst: Installation, kept: _Kept) -> None:
         relays_of(inst.settings),
         connections=TEST_CONNECTIONS,
         stop=asyncio.Event(),
-        unreachable_after_s=30.0,
+        unreachable_after_s=UNREACHABLE_AFTER_S,
     )
     if report.returned:
         raise Unavailable(f"{report.returned} test messages were not sent: {report.last_relay_errors}")
@@ -117,26 +126,31 @@ class _Kept:
         return done
 
 
-def _compose(inst: Installation, campaign: Campaign, recipient: Recipient, now: datetime) -> ComposedMessage:
-    facts = MailJobFacts(
+def _compose(
+    inst: Installation, campaign: Campaign, recipients: Sequence[Recipient], now: datetime
+) -> list[bytes]:
+    """The messages, made in a process that a template without end cannot hold up. Raises BadCampaign."""
+    with (
+        fetching(inst.settings.fetch_allowed_networks) as fetch_pages,
+        AssemblyPool(campaign, _facts(inst, now), inst.keys, workers=1, fetch_pages=fetch_pages) as pool,
+    ):
+        messages: list[bytes] = []
+        decompress = Compressor(pool.dictionary).decompress
+        for batch in pool.assemble([recipient] for recipient in recipients):
+            for bypass in batch.bypasses:
+                raise BadCampaign(f"{bypass.detail} ({bypass.reason})")
+            messages += (decompress(message.stored) for message in batch.messages)
+        return messages
+
+
+def _facts(inst: Installation, now: datetime) -> MailJobFacts:
+    """Those of mail job 0, which there never is."""
+    return MailJobFacts(
         installation=inst.settings.installation,
         mail_job_id=0,
         released_at=now,
         public_base_url=inst.settings.public_base_url,
     )
-    composer = Composer(campaign, facts, inst.keys)
-    request = composer.page_request(recipient)
-    if request is None:
-        return composer.compose(recipient)
-
-    async def fetch() -> Page | PageUnavailable:
-        async with PageFetcher(allowed=inst.settings.fetch_allowed_networks) as fetcher:
-            return await fetcher.fetch(request)
-
-    page = asyncio.run(fetch())
-    if isinstance(page, PageUnavailable):
-        raise Unavailable(f"the page of the body could not be fetched: {page.reason}")
-    return composer.compose(recipient, page)
 
 
 def _member(inst: Installation, campaign: Campaign, address: str) -> Recipient:

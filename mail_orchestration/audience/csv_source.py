@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from mail_orchestration.audience.rows import ROWS_PER_BATCH, Batch, Layout, Reject, RejectCode
+from mail_orchestration.audience.rows import MAXIMUM_ROW_CHARACTERS, ROWS_PER_BATCH, Batch, Layout, Reject, RejectCode
 from mail_orchestration.kernel.errors import BadAudience
 
 _MAXIMUM_LINE_CHARACTERS = 1 << 20
+_MAXIMUM_CELL_CHARACTERS = 1 << 24
 _DIRECT_MAILER = Layout(width=5, address=0, details=(2, 3, 1, 4), takes_mailboxes=True)
 
 
@@ -103,6 +104,22 @@ class _Lines:
         self.number -= max(len(self.taken) - 1, 0)
         self.taken.clear()
 
+    def skip_cell(self, delimiter: str) -> bool:
+        """Whether the quoted cell that is too long to be read ends somewhere; if so, take the lines up to there.
+
+        Where a quote comes that ends no cell, or none in 16 million characters, it was a stray one that opened it.
+        """
+        taken = sum(map(len, self.taken))
+        for line in self:
+            taken += len(line)
+            bare = line.replace('""', "")
+            at = bare.find('"')
+            if at >= 0:
+                return bare[at + 1 : at + 2] in (delimiter, "\r", "\n", "")
+            if taken > _MAXIMUM_CELL_CHARACTERS:
+                break
+        return False
+
     def peek(self) -> str:
         """The next line, which stays the next; empty at the end."""
         if not self._again and (line := self._read()):
@@ -178,8 +195,21 @@ def _batches(lines: _Lines, delimiter: str, layout: Layout, *, may_be_short: boo
                     numbers, rows, rejects = [], [], []
             at_end = True
         except csv.Error as error:
-            is_long = "field limit" in str(error) or "too long" in str(error)
-            code = RejectCode.TOO_LONG if is_long else RejectCode.MALFORMED
-            rejects.append(Reject.of(lines.start, taken[0], code, str(error)))
-            lines.give_back()
+            rejects.append(_unreadable(lines, delimiter, str(error)))
     yield Batch(layout=layout, lines=numbers, rows=rows, rejects=rejects)
+
+
+def _unreadable(lines: _Lines, delimiter: str, reason: str) -> Reject:
+    """Reject the present record: its first line, or all of it when it is one long row."""
+    start, first = lines.start, lines.taken[0]
+    if "field larger" in reason:
+        is_one_row = False
+        with contextlib.suppress(csv.Error):
+            is_one_row = lines.skip_cell(delimiter)
+        if is_one_row:
+            reject = Reject.of(start, first, RejectCode.TOO_LONG, f"a cell in lines {start} to {lines.number} is too long")
+            lines.taken.clear()
+            return reject
+    code = RejectCode.TOO_LONG if len(first) > MAXIMUM_ROW_CHARACTERS else RejectCode.MALFORMED
+    lines.give_back()
+    return Reject.of(start, first, code, reason)

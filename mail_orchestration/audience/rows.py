@@ -110,9 +110,8 @@ class Layout:
             if which is None:
                 attributes.append((name, position))
             elif details[which] is not None:
-                raise BadAudience(
-                    f"{source}: columns {details[which]} and {position + 1} both give the {name!r}"
-                )
+                first = 1 + (details[which] or 0)
+                raise BadAudience(f"{source}: columns {first} and {position + 1} both give the {name}")
             else:
                 details[which] = position
         body_format, locale, guid, url = details

@@ -6,7 +6,6 @@ a time limit, and through a server-side cursor where there is one.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections.abc import Iterator
@@ -48,9 +47,9 @@ class SqlSource:
             raise BadAudience(f"{self.name}: no driver for this database: {error}") from None
         try:
             with engine.connect() as connection:
+                _bind_down(connection, self.timeout_seconds)
                 options = {"no_parameters": True, "stream_results": True, "max_row_buffer": ROWS_PER_BATCH}
-                connection = connection.execution_options(**options)
-                with _bounds(connection, self.timeout_seconds), connection.exec_driver_sql(query) as result:
+                with connection.exec_driver_sql(query, execution_options=options) as result:
                     if not result.returns_rows:
                         raise BadAudience(f"{self.name}: the query returns no rows")
                     layout = Layout.of(list(result.keys()), self.address_column, self.name)
@@ -90,8 +89,7 @@ def _one_reading_statement(query: str, name: str) -> str:
     return query.strip().rstrip("; \t\r\n") if query.strip().endswith(";") else query
 
 
-@contextlib.contextmanager
-def _bounds(connection: Connection, timeout_seconds: float) -> Iterator[None]:
+def _bind_down(connection: Connection, timeout_seconds: float) -> None:
     """Make the connection read-only and its statements end in time, as far as the dialect lets us."""
     milliseconds = max(int(timeout_seconds * 1000), 1)
     match connection.dialect.name:
@@ -113,4 +111,3 @@ def _bounds(connection: Connection, timeout_seconds: float) -> Iterator[None]:
         case _:
             # Oracle, SQL Server and others: the account's own rights must keep the query from writing.
             pass
-    yield

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
-from mail_orchestration.audience.handover import recipients_to_assemble
 from sqlalchemy import Connection
 
-from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool, FetchPages
+from mail_orchestration.audience.handover import recipients_to_assemble
+from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool
 from mail_orchestration.dispatch import message_store, releases
 from mail_orchestration.dispatch.mail_jobs import transition
-from mail_orchestration.egress.page_fetcher import PageFetcher
+from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.components import load_components, run_components
@@ -111,7 +110,7 @@ class _Assembly:
                     self._inst.keys,
                     workers=self._inst.settings.dispatcher.assembly_processes,
                     dictionary=self._frozen.dictionary,
-                    fetch_pages=stack.enter_context(_pages(self._inst)),
+                    fetch_pages=stack.enter_context(fetching(self._inst.settings.fetch_allowed_networks)),
                 )
             )
             with self._inst.database.begin() as connection:
@@ -148,7 +147,9 @@ class _Assembly:
 
     def _store(self, batch: AssembledBatch) -> None:
         """One transaction: messages, reasons, and how far assembly got."""
-        up_to = max((each.recipient_no for each in (*batch.messages, *batch.bypasses)), default=self._up_to)
+        numbers = [message.recipient_no for message in batch.messages]
+        numbers += [bypass.recipient_no for bypass in batch.bypasses]
+        up_to = max(numbers, default=self._up_to)
         # Batches are read ahead of those that come back: what was set aside beyond this one waits for its turn.
         aside = [each for each in self._set_aside if each[1].recipient_no <= up_to]
         self._set_aside = [each for each in self._set_aside if each[1].recipient_no > up_to]
@@ -196,17 +197,3 @@ class _Assembly:
             raise AssemblyFailed(
                 f"{self._failed} of {self._total} messages could not be assembled, more than {most:g} %{example}"
             )
-
-
-@contextmanager
-def _pages(inst: Installation) -> Iterator[FetchPages]:
-    """A function that fetches pages, on an event loop and with connections of its own."""
-    with asyncio.Runner() as runner:
-        stack = AsyncExitStack()
-        fetcher = runner.run(
-            stack.enter_async_context(PageFetcher(allowed=inst.settings.fetch_allowed_networks))
-        )
-        try:
-            yield lambda requests: runner.run(fetcher.fetch_all(requests))
-        finally:
-            runner.run(stack.aclose())

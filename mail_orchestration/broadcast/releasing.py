@@ -7,12 +7,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from mail_orchestration.audience.resolving import AUDIENCE_STAGES, ResolveSummary, resolve_recipients
 from sqlalchemy import Connection
 
 from mail_orchestration.audience.described_source import source_of_settings
 from mail_orchestration.audience.importing import ImportSummary, import_audience
 from mail_orchestration.audience.members import find_audiences
+from mail_orchestration.audience.resolving import AUDIENCE_STAGES, ResolveSummary, resolve_recipients
 from mail_orchestration.audience.sources import DataFrameSource, Source
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.dispatch import releases
@@ -64,10 +64,12 @@ def release_campaign(
 
     Whoever asks twice under one `request_key` gets the same release. A campaign in state test goes to its test
     addresses only (spec 3.5). Raises BadCampaign, also when it names an audience that nobody has filled: a
-    misspelt one would send to nobody, or, excluded, to too many.
+    misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for a component that there is not.
     """
     campaign = load_campaign(folder)
     definition = campaign.definition
+    for stage in definition.components:
+        load_components(definition.components, stage)
     if definition.expired(now):
         raise BadCampaign(f"campaign {definition.name}: expires_at has passed, so nothing of it is sent")
     audiences, excluded = definition.audiences, definition.exclude

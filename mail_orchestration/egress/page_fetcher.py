@@ -8,10 +8,11 @@ one recipient's own cookie, and to its own origin only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -152,6 +153,20 @@ class PageFetcher:
         if any(real in network for network in self._allowed if network.version == real.version):
             return True
         return real.is_global and not real.is_multicast and not real.is_reserved
+
+
+@contextlib.contextmanager
+def fetching(
+    allowed: Sequence[Network] = (),
+) -> Iterator[Callable[[Sequence[PageRequest]], list[Page | PageUnavailable]]]:
+    """A function that fetches pages for whoever runs no event loop: it has one of its own, for as long as the block."""
+    with asyncio.Runner() as runner:
+        stack = contextlib.AsyncExitStack()
+        fetcher = runner.run(stack.enter_async_context(PageFetcher(allowed=allowed)))
+        try:
+            yield lambda requests: runner.run(fetcher.fetch_all(requests))
+        finally:
+            runner.run(stack.aclose())
 
 
 def _unwrapped(

@@ -98,13 +98,13 @@ def close_days_due(
 def counters(
     connection: Connection, installation_id: int, today: date, windows: Sequence[int] = (1, 7, 30, 90)
 ) -> list[WindowCount]:
-    """What contacts got within each window (days, 1 or more), as it counts on `today`, narrowest first.
+    """What contacts got within each of up to four windows of days, as it counts on `today`, narrowest first.
 
     A mail of day D counts through D + days (spec 8.3). Taken from the daily log, so that mails of a day that
     is not closed are not in it. Reads the days of the widest window once.
     """
-    if not windows or min(windows) < 1:
-        raise ValueError("a window is a number of days from 1 on")
+    if not 1 <= len(windows) <= 4 or min(windows) < 1:
+        raise ValueError("one to four windows, each a number of days from 1 on")
     ascending = sorted(set(windows))
     rows = connection.execute(
         STATEMENTS["count_contacts_by_mails"],
@@ -113,8 +113,6 @@ def counters(
             "today": today,
             "first_day": today - timedelta(days=max(windows)),
             "windows": ascending,
-            # Where each window is over, for width_bucket.
-            "one_day_after": [days + 1 for days in ascending],
         },
     )
     histograms: dict[int, dict[int, int]] = {days: {} for days in ascending}

@@ -69,7 +69,7 @@ def timeline_plot(timeline: Sequence[TimelineBucket], bucket_seconds: int, title
     axes.set_ylabel(f"results per {_span(bucket_seconds)}", fontsize=8)
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=8, length=2)
-    axes.xaxis.get_offset_text().set_size(8)
+    axes.xaxis.get_offset_text().set_fontsize(8)
     axes.grid(axis="y", color="#e6e8eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -24,7 +24,7 @@ WITH candidate AS (
         )
     ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
     LIMIT 1
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE mail_job
 SET state = 'RUNNING', fence = mail_job.fence + 1, mailcaster = :mailcaster,
@@ -49,7 +49,7 @@ WHERE mail_job.state = 'P_ASSIGNING'
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
 LIMIT 1
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: find_queued_parent
 -- Lock the first parent without children that nobody else is dividing.
@@ -65,7 +65,7 @@ WHERE mail_job.state = 'P_QUEUED'
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
 LIMIT 1
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: claim_child
 -- Make a child of the parent's next messages, RUNNING from birth; the parent must be locked and as it was found.
@@ -112,7 +112,7 @@ WHERE mail_job.state = 'RECOVERING' AND mail_job.kind = CAST(:kind AS mail_job_k
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
 LIMIT 1
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: find_hanging
 -- Lock the first RUNNING mail job of a kind without a heartbeat since then, but for those already passed over.
@@ -130,7 +130,7 @@ WHERE mail_job.state = 'RUNNING' AND mail_job.kind = CAST(:kind AS mail_job_kind
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
 LIMIT 1
-FOR NO KEY UPDATE;
+FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: try_holder_lock
 -- Take the lock that the holder of a mail job keeps for as long as its session lives, until this transaction ends.
@@ -162,7 +162,7 @@ FROM new INNER JOIN release ON release.release_id = new.release_id;
 
 -- name: try_lock_parent
 -- Lock a parent unless somebody else has it.
-SELECT mail_job_id FROM mail_job WHERE mail_job_id = CAST(:parent_id AS bigint) FOR NO KEY UPDATE;
+SELECT mail_job_id FROM mail_job WHERE mail_job_id = CAST(:parent_id AS bigint) FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: fail_expired
 -- A mail job that is too old to be recovered fails, and its fence holds for nobody any more.

@@ -101,7 +101,12 @@ def test_a_release_is_frozen(inst: Installation, site: Path) -> None:
 
 @pytest.mark.rule("3.5")
 def test_a_campaign_in_test_goes_to_its_test_addresses_only(inst: Installation, site: Path) -> None:
-    folder = campaign(site, state="test", test_addresses=["Me <me@example.org>", "you@example.org"])
+    folder = campaign(
+        site,
+        state="test",
+        test_addresses=["Me <me@example.org>", "you@example.org"],
+        sample_contact={"name": "Zoë", "number": 7},
+    )
     release_id = made(inst, folder)
     assemble_release(inst, release_id, now=NOW)
     assert tally(inst, release_id).assembled == 2

@@ -184,6 +184,20 @@ def test_a_new_child_of_another_claim_does_not_make_its_parent_look_taken(world:
 
 
 @pytest.mark.rule("4.6")
+def test_who_passed_over_all_there_was_looks_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = world.queue(9000, kind="parent")
+    with world.database.begin() as another:
+        another.execute(
+            text("SELECT FROM mail_job WHERE mail_job_id = :id FOR NO KEY UPDATE"), {"id": parent}
+        )
+        # The other claim ends while this one pauses.
+        monkeypatch.setattr("mail_orchestration.dispatch.claims.time.sleep", lambda _: another.rollback())
+        child = claim(world, LARGE_ONLY)
+    assert child is not None
+    assert child.parent_id == parent
+
+
+@pytest.mark.rule("4.6")
 def test_of_eight_at_once_every_message_goes_to_one(world: World) -> None:
     parents = {world.queue(messages, kind="parent"): messages for messages in (40_000, 25_013, 7_777, 2_000)}
     smalls = {world.queue(n, kind="small") for n in range(1, 41)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next
 from mail_orchestration.dispatch.mail_jobs import mail_job, transition
+from mail_orchestration.dispatch.settling import end_claim
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.kernel.model import Outcome
@@ -164,6 +166,64 @@ def test_of_children_that_end_at_once_the_last_one_ends_the_parent(world: World)
         with ThreadPoolExecutor(len(claims)) as pool:
             list(pool.map(finish, claims))
         assert world.state(parent_of(claims)) == "P_FINISHED"
+
+
+@pytest.mark.rule("3.2")
+def test_the_second_of_two_that_end_sees_the_first(world: World) -> None:
+    """The first has ended and not committed: the second waits for it, and then knows that it is the last."""
+    claims = divide(world, 30)
+    *others, first, second = claims
+    for claimed in others:
+        world.deliver(claimed)
+        with HeldClaim(world.database, claimed) as held:
+            held.finish(NOW)
+    for claimed in (first, second):
+        world.deliver(claimed)
+
+    def finish_second() -> MailJobState:
+        with HeldClaim(world.database, second) as held:
+            return held.finish(NOW)
+
+    with ThreadPoolExecutor(1) as pool:
+        with world.database.begin() as connection:
+            end_claim(connection, first, MailJobState.FINISHED, reason="", now=NOW)
+            ending = pool.submit(finish_second)
+            while not (ending.done() or _somebody_waits_for_a_row(world)):
+                time.sleep(0.01)
+            assert not ending.done()
+        assert ending.result() is MailJobState.FINISHED
+    assert world.state(parent_of([first])) == "P_FINISHED"
+
+
+def _somebody_waits_for_a_row(world: World) -> bool:
+    with world.database.begin() as connection:
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+        return bool(connection.scalar(waiting))
+
+
+@pytest.mark.rule("5.5")
+def test_another_fence_is_another_claim(world: World) -> None:
+    """Whatever its state says, a mail job belongs to the claim that has its fence."""
+    claimed = world.claim_of(world.begun(50, kind="small"))
+    world.deliver(claimed)
+    with HeldClaim(world.database, claimed) as held:
+        assert not held.heartbeat(NOW)
+        world.execute("UPDATE mail_job SET fence = fence + 1")
+        for state, acts in {
+            "RUNNING": (
+                lambda: held.heartbeat(NOW),
+                lambda: held.progress({}),
+                lambda: held.finish(NOW),
+                lambda: held.fail("refused", NOW),
+                held.hand_back,
+            ),
+            "STOPPING": (lambda: held.let_go_stopped(NOW),),
+        }.items():
+            world.set_state(claimed.mail_job_id, state)
+            for act in acts:
+                with pytest.raises(ClaimLost):
+                    act()
+            assert world.state(claimed.mail_job_id) == state
 
 
 @pytest.mark.rule("3.2")
