@@ -75,7 +75,6 @@ def _runs_for(
             break
     if not requests:
         return dg.SensorResult(skip_reason="; ".join(skipped) or "No mail job waits for this.")
-    keys = [request.partition_key for request in requests if request.partition_key]
-    return dg.SensorResult(
-        run_requests=requests, dynamic_partitions_requests=[MAIL_JOBS.build_add_request(keys)]
-    )
+    # Before the requests, so that their keys are known when Dagster looks them up.
+    add_keys(context.instance, MAIL_JOBS, wanted)
+    return dg.SensorResult(run_requests=requests)

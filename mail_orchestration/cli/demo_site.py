@@ -26,7 +26,7 @@ from mail_orchestration.cli.dagster_home import (
 )
 from mail_orchestration.cli.demo_data import CUSTOMERS, FRIENDS, GUESTS, DemoFiles, write_demo_files
 from mail_orchestration.cli.demo_relay import PORT_FILE
-from mail_orchestration.cli.services import Service, ServiceFailed, Services, free_port
+from mail_orchestration.cli.services import Service, ServiceFailed, Services, await_orphans, free_port
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import StateConflict
@@ -128,7 +128,8 @@ def open_site(folder: Path, *, command: str, contacts: int, on_database_url: boo
     With `on_database_url` the database is that of DATABASE_URL. Raises StateConflict when another demo runs in the
     folder.
     """
-    with _alone_in(folder):
+    with _alone_in(folder), contextlib.ExitStack() as stack:
+        stack.callback(await_orphans)
         _make_anew(folder)
         relay_folder, logs = folder / "relay", folder / "logs"
         relay_folder.mkdir()

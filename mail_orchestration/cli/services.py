@@ -28,7 +28,10 @@ from mail_orchestration.kernel.errors import Unavailable
 
 GRACE_SECONDS = 20.0
 """How long a process may take to end before it is killed: a mailcaster waits for the replies in flight."""
+ORPHANS_END_WITHIN_SECONDS = 5.0
 LAST_LINES = 12
+MARK = "MAIL_ORCHESTRATION_SERVICE_OF"
+"""The environment variable by which a process is known as started here, however it was started."""
 
 
 class ServiceFailed(Unavailable):
@@ -74,7 +77,7 @@ class Services:
             process = subprocess.Popen(
                 [*guard, *command],
                 cwd=self._folder,
-                env=dict(self.environment),
+                env={**self.environment, MARK: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -133,7 +136,6 @@ class Services:
         for service in self._services:
             service.process.wait()
         self._services.clear()
-        _reap_orphans()
 
     def __enter__(self) -> Self:
         return self
@@ -169,11 +171,11 @@ def _without_proxy() -> urllib.request.OpenerDirector:
 
 
 def _descendants() -> list[psutil.Process]:
-    """What this process's children started, the embedded database's server apart."""
+    """What our services started in turn, known by their environment: the database's server has its own end."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.name() != "postgres" and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == str(os.getpid()):
                 found.append(process)
     return found
 
@@ -190,7 +192,9 @@ def _end(processes: Sequence[psutil.Process]) -> None:
     psutil.wait_procs(alive, timeout=5)
 
 
-def _reap_orphans() -> None:
+def await_orphans() -> None:
+    """Wait for what is left below this process, such as the database's keeper, to end by itself, and reap it."""
+    psutil.wait_procs(psutil.Process().children(recursive=True), timeout=ORPHANS_END_WITHIN_SECONDS)
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass

@@ -10,6 +10,7 @@ import base64
 import binascii
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from mail_orchestration.kernel.errors import BadSettings
@@ -46,9 +47,8 @@ def create_signing_keys(file: Path) -> bool:
     if file.exists():
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
     line = f"k1:{base64.b64encode(secrets.token_bytes(MINIMUM_SECRET_OCTETS)).decode()}\n"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as opened:
             opened.write(line)
@@ -59,7 +59,7 @@ def create_signing_keys(file: Path) -> bool:
     except FileExistsError:
         return False
     finally:
-        fresh.unlink()
+        Path(fresh).unlink()
     return True
 
 

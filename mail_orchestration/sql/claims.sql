@@ -19,7 +19,7 @@ WITH candidate AS (
         AND (
             SELECT campaign.state NOT IN ('paused', 'deleted')
                 AND (release.expires_at IS NULL OR release.expires_at > CAST(:now AS timestamptz))
-            FROM release INNER JOIN campaign ON campaign.campaign_id = release.campaign_id
+            FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
             WHERE release.release_id = mail_job.release_id
         )
     ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
@@ -44,7 +44,7 @@ WHERE mail_job.state = 'P_ASSIGNING'
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
             AND (release.expires_at IS NULL OR release.expires_at > CAST(:now AS timestamptz))
-        FROM release INNER JOIN campaign ON campaign.campaign_id = release.campaign_id
+        FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
@@ -60,7 +60,7 @@ WHERE mail_job.state = 'P_QUEUED'
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
             AND (release.expires_at IS NULL OR release.expires_at > CAST(:now AS timestamptz))
-        FROM release INNER JOIN campaign ON campaign.campaign_id = release.campaign_id
+        FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
@@ -95,7 +95,7 @@ child AS (
 
 SELECT child.mail_job_id, child.installation_id, child.release_id, release.released_on, child.parent_id, child.kind,
     child.first_message, child.last_message, child.fence, child.mailcaster, child.recovers_id
-FROM child INNER JOIN release ON release.release_id = child.release_id;
+FROM child INNER JOIN release ON child.release_id = release.release_id;
 
 -- name: find_restarted
 -- Lock the first mail job of a kind that the operator restarted, but for those already passed over.
@@ -107,7 +107,7 @@ WHERE mail_job.state = 'RECOVERING' AND mail_job.kind = CAST(:kind AS mail_job_k
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
-        FROM release INNER JOIN campaign ON campaign.campaign_id = release.campaign_id
+        FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
@@ -125,7 +125,7 @@ WHERE mail_job.state = 'RUNNING' AND mail_job.kind = CAST(:kind AS mail_job_kind
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
-        FROM release INNER JOIN campaign ON campaign.campaign_id = release.campaign_id
+        FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
 ORDER BY mail_job.priority DESC, mail_job.queued_at ASC, mail_job.mail_job_id ASC
@@ -158,7 +158,7 @@ new AS (
 
 SELECT new.mail_job_id, new.installation_id, new.release_id, release.released_on, new.parent_id, new.kind,
     new.first_message, new.last_message, new.fence, new.mailcaster, new.recovers_id
-FROM new INNER JOIN release ON release.release_id = new.release_id;
+FROM new INNER JOIN release ON new.release_id = release.release_id;
 
 -- name: try_lock_parent
 -- Lock a parent unless somebody else has it.
@@ -177,9 +177,9 @@ INSERT INTO result (released_on, release_id, message_no, mail_job_id, contact_id
 SELECT message.released_on, message.release_id, message.message_no, mail_job.mail_job_id, message.contact_id,
     CAST(:now AS timestamptz), 'expired', ''
 FROM mail_job
-INNER JOIN release ON release.release_id = mail_job.release_id
+INNER JOIN release ON mail_job.release_id = release.release_id
 INNER JOIN assembled_message AS message
-    ON message.released_on = release.released_on AND message.release_id = mail_job.release_id
+    ON release.released_on = message.released_on AND mail_job.release_id = message.release_id
         AND message.message_no BETWEEN mail_job.first_message AND mail_job.last_message
 WHERE mail_job.mail_job_id = CAST(:mail_job_id AS bigint)
     AND NOT EXISTS (

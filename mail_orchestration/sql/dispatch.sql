@@ -15,7 +15,7 @@ RETURNING mail_job_id;
 -- What decides how a release enters the queue, its mail job locked.
 SELECT mail_job.state, mail_job.kind, release.assembled_at, release.message_count
 FROM mail_job
-INNER JOIN release ON release.release_id = mail_job.mail_job_id
+INNER JOIN release ON mail_job.mail_job_id = release.release_id
 WHERE mail_job.mail_job_id = CAST(:release_id AS bigint)
 FOR NO KEY UPDATE OF mail_job;
 
@@ -56,8 +56,8 @@ SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, camp
     mail_job.uncertain + children.uncertain AS uncertain,
     mail_job.stopped + children.stopped AS stopped
 FROM mail_job
-LEFT JOIN release ON release.release_id = mail_job.release_id
-LEFT JOIN campaign ON campaign.campaign_id = release.campaign_id
+LEFT JOIN release ON mail_job.release_id = release.release_id
+LEFT JOIN campaign ON release.campaign_id = campaign.campaign_id
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(child.accepted), 0) AS accepted, coalesce(sum(child.deferred), 0) AS deferred,
         coalesce(sum(child.rejected), 0) AS rejected, coalesce(sum(child.uncertain), 0) AS uncertain,
@@ -80,8 +80,8 @@ SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, camp
     mail_job.uncertain + children.uncertain AS uncertain,
     mail_job.stopped + children.stopped AS stopped
 FROM mail_job
-LEFT JOIN release ON release.release_id = mail_job.release_id
-LEFT JOIN campaign ON campaign.campaign_id = release.campaign_id
+LEFT JOIN release ON mail_job.release_id = release.release_id
+LEFT JOIN campaign ON release.campaign_id = campaign.campaign_id
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(child.accepted), 0) AS accepted, coalesce(sum(child.deferred), 0) AS deferred,
         coalesce(sum(child.rejected), 0) AS rejected, coalesce(sum(child.uncertain), 0) AS uncertain,
@@ -103,8 +103,8 @@ SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, camp
     mail_job.mailcaster, mail_job.heartbeat_at,
     mail_job.accepted, mail_job.deferred, mail_job.rejected, mail_job.uncertain, mail_job.stopped
 FROM mail_job
-LEFT JOIN release ON release.release_id = mail_job.release_id
-LEFT JOIN campaign ON campaign.campaign_id = release.campaign_id
+LEFT JOIN release ON mail_job.release_id = release.release_id
+LEFT JOIN campaign ON release.campaign_id = campaign.campaign_id
 WHERE mail_job.parent_id = CAST(:parent_id AS bigint)
 ORDER BY mail_job.mail_job_id;
 
@@ -121,7 +121,7 @@ WITH workable AS NOT MATERIALIZED (
     WHERE (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
         AND (
             SELECT campaign.state NOT IN ('paused', 'deleted')
-            FROM release INNER JOIN campaign ON campaign.campaign_id = release.campaign_id
+            FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
             WHERE release.release_id = mail_job.release_id
         )
 )
@@ -179,8 +179,8 @@ SELECT message.released_on, message.message_no, message.recipient_no, message.co
     message.address, message.message, content.bytes AS dictionary
 FROM release
 INNER JOIN assembled_message AS message
-    ON message.released_on = release.released_on AND message.release_id = release.release_id
-LEFT JOIN content ON content.sha256 = release.dictionary
+    ON release.released_on = message.released_on AND release.release_id = message.release_id
+LEFT JOIN content ON release.dictionary = content.sha256
 WHERE release.release_id = CAST(:release_id AS bigint)
     AND (CAST(:message_no AS integer) IS NULL OR message.message_no = CAST(:message_no AS integer))
     AND (

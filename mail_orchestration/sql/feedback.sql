@@ -78,7 +78,7 @@ ORDER BY c.day;
 
 -- name: count_contacts_by_mails
 -- For each of up to four windows, how many contacts got how many mails. A mail of day D counts through D + days.
--- One pass and one group for each contact: a group for each window and contact took three times as long.
+-- One pass and one group for each contact: a group for each window and contact took twice as long and more.
 WITH per_contact AS (
     SELECT
         sum(mails) FILTER (WHERE day >= CAST(:today AS date) - (CAST(:windows AS integer[]))[1]) AS first,

@@ -338,8 +338,8 @@ with Database.open(sys.argv[1], Path("."), application_name="slow") as database:
 
 @pytest.mark.rule("1.3", "3.2")
 def test_dedup_that_was_killed_is_interrupted_and_can_be_done_again(world: World, database_url: str) -> None:
-    release = world.release(world.audience("members", "ann", "ben"))
-    waiting = world.release(world.audience("members", "ann"))
+    audience = world.audience("members", "ann", "ben")
+    release, waiting = world.release(audience), world.release(audience)
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW, database_url, str(release)],
         stdout=subprocess.PIPE,
