@@ -10,7 +10,7 @@ from assets.child_jobs import global_queue
 from assets.failures import told_to_operators
 from assets.interrupts import interrupts
 from assets.mail_system import MailSystem
-from assets.partitions import CHILD_JOBS, mail_job_id_of, partition_key_of
+from assets.partitions import CHILD_JOBS, add_keys, mail_job_id_of, partition_key_of
 from mail_orchestration.dispatch.mail_jobs import MailJob, mail_job
 from mail_orchestration.feedback.reports import without_addresses
 from mail_orchestration.installation import Installation
@@ -85,13 +85,17 @@ def delivery_results(
         for found in chosen:
             if stop.is_set():
                 break
-            work_done = f"nothing: it is {found.state.value}"
-            done = _as_done(found)
-            if found.state in _READY:
-                delivered = work_on(installation, mailcaster, found.mail_job_id, stop)
-                work_done = f"delivered by {mailcaster}" if delivered else "nothing: another took it first"
-                done = delivered or done
-            context.log_event(told(done, mailcaster=found.mailcaster or mailcaster, this_run=work_done))
+            if found.state not in _READY:
+                context.log_event(
+                    told(
+                        _as_done(found),
+                        mailcaster=found.mailcaster,
+                        this_run=f"nothing: it is {found.state.value}",
+                    )
+                )
+                continue
+            done = work_on(installation, mailcaster, found.mail_job_id, stop)
+            _tell_of_work(context, installation, found, done, mailcaster)
     if stop.is_set():
         raise dg.DagsterExecutionInterruptedError
     # Nothing is yielded: each key has got its own event above.
@@ -157,6 +161,30 @@ def _metadata(done: MailJobDone, *, mailcaster: str | None, this_run: str) -> sh
             nothing="No relay gave trouble.",
         ),
     }
+
+
+def _tell_of_work(
+    context: dg.AssetExecutionContext,
+    installation: Installation,
+    chosen: MailJob,
+    done: MailJobDone | None,
+    mailcaster: str,
+) -> None:
+    """Tell of one that waited: delivered, taken by somebody else, or replaced by the mail job that recovered it."""
+    if done is not None:
+        if done.mail_job_id != chosen.mail_job_id:
+            add_keys(context.instance, CHILD_JOBS, [done.mail_job_id])
+        context.log_event(told(done, mailcaster=mailcaster, this_run=f"delivered by {mailcaster}"))
+        if done.mail_job_id == chosen.mail_job_id:
+            return
+    with installation.database.begin() as connection:
+        now = mail_job(connection, chosen.mail_job_id)
+    work_done = (
+        "nothing: another took it first"
+        if done is None
+        else f"recovered: mail job {done.mail_job_id} took its place"
+    )
+    context.log_event(told(_as_done(now), mailcaster=now.mailcaster, this_run=work_done))
 
 
 def _mailcaster(installation: Installation, name: str | None) -> str:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mail_orchestration.audience.resolving import mark_interrupted
-
-from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
+from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, close_days_due, counters
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import day_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +27,9 @@ def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
 def close_days(inst: Installation, *, now: datetime) -> list[ClosedDay]:
     """Close every day before today that is not closed yet (spec 8.2): after missing nights, all of them."""
     return close_days_due(inst.database, inst.installation_id, inst.settings.zone, now)
+
+
+def frequency_summary(inst: Installation, *, now: datetime) -> list[WindowCount]:
+    """How often contacts were written to in 1, 7, 30 and 90 days, from closed days alone (spec 8.3)."""
+    with inst.database.begin() as connection:
+        return counters(connection, inst.installation_id, day_of(now, inst.settings.zone))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import dagster as dg
 
 from assets.mail_system import MailSystem
-from assets.partitions import MAIL_JOBS, partition_key_of
+from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
 from jobs.asset_jobs import assemble, queue_for_delivery, report
 from mail_orchestration.broadcast import releases_to_assemble, releases_to_queue, releases_to_report
 from mail_orchestration.kernel.clock import utc_now
@@ -62,19 +62,21 @@ def report_sensor(context: dg.SensorEvaluationContext, mail: dg.ResourceParam[Ma
 def _runs_for(
     context: dg.SensorEvaluationContext, job_name: str, release_ids: Iterable[int]
 ) -> dg.SensorResult:
-    requests = []
-    skipped = []
+    wanted: list[int] = []
+    skipped: list[str] = []
     for release_id in release_ids:
         key = partition_key_of(release_id)
         reason = why_not_now(context.instance, job_name, {"dagster/partition": key})
         if reason is None:
-            requests.append(dg.RunRequest(partition_key=key))
+            wanted.append(release_id)
         else:
             skipped.append(f"mail job {key}: {reason}")
-        if len(requests) == RUNS_AT_ONCE:
+        if len(wanted) == RUNS_AT_ONCE:
             break
-    if not requests:
+    if not wanted:
         return dg.SensorResult(skip_reason="; ".join(skipped) or "No mail job waits for this.")
     # Before the requests, so that their keys are known when Dagster looks them up.
     add_keys(context.instance, MAIL_JOBS, wanted)
-    return dg.SensorResult(run_requests=requests)
+    return dg.SensorResult(
+        run_requests=[dg.RunRequest(partition_key=partition_key_of(release_id)) for release_id in wanted]
+    )

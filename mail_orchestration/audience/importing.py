@@ -18,7 +18,7 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from mail_orchestration.audience.merging import merge_contacts
+from mail_orchestration.audience.merging import staged_chunks
 from mail_orchestration.audience.rows import Reject, Source
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import BadAudience
@@ -119,8 +119,8 @@ def import_audience(
     read = accepted = repeated = removed = 0
     by_reason: Counter[str] = Counter()
     with database.begin() as connection:
-        for chunk in merge_contacts(connection, installation_id, source):
-            merged = connection.execute(STATEMENTS["merge_members"], key).rowcount if chunk.lines else 0
+        for chunk in staged_chunks(connection, installation_id, source):
+            merged = _merge(connection, key, len(chunk.lines))
             _store_rejects(connection, import_id, chunk.rejects)
             read += chunk.read
             accepted += merged
@@ -158,6 +158,15 @@ def import_audience(
         members_removed=removed,
         by_reason=dict(by_reason),
     )
+
+
+def _merge(connection: Connection, key: dict[str, int], staged: int) -> int:
+    """Merge the staged chunk; the number of members that it made or refreshed."""
+    if not staged:
+        return 0
+    made = connection.execute(STATEMENTS["merge_new_members"], key).rowcount
+    # A statement of its own, which sees contacts that another session has made meanwhile.
+    return made if made == staged else made + connection.execute(STATEMENTS["merge_members"], key).rowcount
 
 
 def _store_rejects(connection: Connection, import_id: int, found: list[Reject]) -> None:

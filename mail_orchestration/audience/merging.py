@@ -1,4 +1,4 @@
-"""A source's addresses become contacts, chunk by chunk: what imports and lists of suppressions share."""
+"""A source's rows on their way into the database, chunk by chunk: what imports and lists of suppressions share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mail_orchestration.audience.staging import StagedBatch, stage
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
-def merge_contacts(
+def staged_chunks(
     connection: Connection, installation_id: int, source: Source, *, address_only: bool = False
 ) -> Iterator[StagedBatch]:
-    """Read the source; for each chunk, make contacts of its addresses and leave it in the table audience_staging.
+    """Read the source; each chunk lies in the table audience_staging while it is the present one.
 
     In the caller's transaction, to whose end no other import of the installation begins. Raises BadAudience when the
     source cannot be read to its end.
@@ -27,7 +27,6 @@ def merge_contacts(
         if chunk.lines:
             connection.execute(STATEMENTS["empty_staging"])
             _copy(connection, chunk.lines)
-            connection.execute(STATEMENTS["merge_contacts"], {"installation_id": installation_id})
         yield chunk
 
 

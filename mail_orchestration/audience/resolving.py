@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolveSummary:
-    """What dedup came to: audience_rows = duplicates + recipients, and recipients = bypassed + those to be written to."""
+    """What dedup came to: audience_rows = duplicates + recipients, of whom to_assemble are not bypassed."""
 
     audience_rows: int
     duplicates: int
@@ -166,17 +166,27 @@ def _run_components(
             copy_rows(connection, STATEMENTS["copy_component_bypasses"], rows)
 
 
+def _counted(connection: Connection, release_id: int, released_on: date) -> Counter[str | None]:
+    """The recipients by bypass reason; those whom nothing has bypassed under None."""
+    key = {"release_id": release_id, "released_on": released_on}
+    found = connection.execute(STATEMENTS["count_recipients"], key)
+    counted: Counter[str | None] = Counter({row.bypass_reason: row.recipients for row in found})
+    for row in connection.execute(STATEMENTS["count_component_bypasses"], key):
+        counted[row.reason] += row.recipients
+        counted[None] -= row.recipients
+    return counted
+
+
 def _settle(
     connection: Connection,
     release_id: int,
-    released_on: date,
     audience_rows: int,
+    counted: Counter[str | None],
     threshold: int,
     now: datetime,
-) -> None:
+) -> ResolveSummary:
     """Write the release's figures, fix the mail job's kind, or stop it when nobody is left."""
-    recipients, bypassed = _counts(connection, release_id, released_on)
-    left = recipients - bypassed.total()
+    recipients, left = counted.total(), counted[None]
     kind = MailJobKind.SMALL if left < threshold else MailJobKind.PARENT
     figures = {
         "release_id": release_id,
@@ -184,49 +194,45 @@ def _settle(
         "audience_rows": audience_rows,
         "duplicates": audience_rows - recipients,
         "recipient_count": recipients,
-        "bypassed_count": bypassed.total(),
+        "bypassed_count": recipients - left,
     }
     connection.execute(STATEMENTS["finish_resolving"], figures)
+    bypassed = _reasons(counted)
     outcome = {
         "release_id": release_id,
         "now": now,
         "kind": kind.value,
         "state": (MailJobState.QUEUING if left else MailJobState.STOPPED).value,
-        "reason": "" if left else _why_nobody(recipients, bypassed),
+        "reason": "" if left else _why_nobody(bypassed),
     }
     if connection.execute(STATEMENTS["fix_kind"], outcome).rowcount != 1:
         raise StateConflict(f"mail job {release_id} left QUEUING while it was resolved")
-
-
-def _counts(connection: Connection, release_id: int, released_on: date) -> tuple[int, Counter[str]]:
-    key = {"release_id": release_id, "released_on": released_on}
-    by_dedup = Counter(
-        {row.bypass_reason: row.recipients for row in connection.execute(STATEMENTS["count_recipients"], key)}
+    return ResolveSummary(
+        audience_rows=audience_rows,
+        duplicates=audience_rows - recipients,
+        recipients=recipients,
+        bypassed=bypassed,
+        is_small=kind is MailJobKind.SMALL,
     )
-    recipients = by_dedup.total()
-    del by_dedup[None]
-    for row in connection.execute(STATEMENTS["count_component_bypasses"], key):
-        by_dedup[row.reason] += row.recipients
-    return recipients, by_dedup
 
 
-def _why_nobody(recipients: int, bypassed: Counter[str]) -> str:
-    if not recipients:
+def _reasons(counted: Counter[str | None]) -> dict[str, int]:
+    return {reason: count for reason, count in counted.items() if reason is not None}
+
+
+def _why_nobody(bypassed: dict[str, int]) -> str:
+    if not bypassed:
         return "no recipients: the audiences are empty"
-    return (
-        "no recipients: all are bypassed ("
-        + ", ".join(f"{n} {reason}" for reason, n in bypassed.most_common())
-        + ")"
-    )
+    counted = ", ".join(f"{count} {reason}" for reason, count in bypassed.items())
+    return f"no recipients: all are bypassed ({counted})"
 
 
 def _summary(connection: Connection, release_id: int, released_on: date) -> ResolveSummary:
     found = connection.execute(STATEMENTS["find_resolved"], {"release_id": release_id}).one()
-    _, bypassed = _counts(connection, release_id, released_on)
     return ResolveSummary(
         audience_rows=found.audience_rows,
         duplicates=found.duplicates,
         recipients=found.recipient_count,
-        bypassed=dict(bypassed),
+        bypassed=_reasons(_counted(connection, release_id, released_on)),
         is_small=found.kind == MailJobKind.SMALL,
     )

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
-from mail_orchestration.audience.merging import merge_contacts
+from mail_orchestration.audience.merging import staged_chunks
 from mail_orchestration.audience.rows import Reject, Source
 from mail_orchestration.kernel.addresses import address_key, normalise_address
 from mail_orchestration.kernel.database import Database
@@ -105,11 +105,11 @@ def import_suppressions(
     read = suppressed = already = repeated = 0
     by_reason: Counter[str] = Counter()
     kept: list[Reject] = []
-    what = {"installation_id": installation_id, "topic": topic, "reason": reason, "now": now}
+    what: dict[str, object] = {"installation_id": installation_id, "topic": topic, "reason": reason, "now": now}
     what["detail"] = detail or f"imported from {source.name}"
     with database.begin() as connection:
-        for chunk in merge_contacts(connection, installation_id, source, address_only=True):
-            done = connection.execute(STATEMENTS["suppress_staged"], what).rowcount if chunk.lines else 0
+        for chunk in staged_chunks(connection, installation_id, source, address_only=True):
+            done = _suppress_staged(connection, what) if chunk.lines else 0
             read += chunk.read
             suppressed += done
             already += len(chunk.lines) - done
@@ -125,6 +125,11 @@ def import_suppressions(
         by_reason=dict(by_reason),
         rejects=tuple(kept),
     )
+
+
+def _suppress_staged(connection: Connection, what: dict[str, object]) -> int:
+    connection.execute(STATEMENTS["merge_contacts"], what)
+    return connection.execute(STATEMENTS["suppress_staged"], what).rowcount
 
 
 def _ensure_contact(connection: Connection, installation_id: int, address: str) -> int:

@@ -66,6 +66,8 @@ def demo(
                     tell.moment(moment)
             seconds = time.monotonic() - released
             is_reported = demo_course.wait_for_report(site, mail_job)
+            if is_reported:
+                tell.line("Dagster has materialised mail_job_report", released)
             outcome = demo_report.gather(
                 site, mail_job, seconds=seconds, filled=filled, is_reported=is_reported
             )

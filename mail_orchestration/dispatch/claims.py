@@ -30,6 +30,7 @@ __all__ = [
     "HeldClaim",
     "Unsent",
     "UnsentMessage",
+    "claim_chosen",
     "claim_next",
     "unsent_messages",
 ]
@@ -65,6 +66,33 @@ def claim_next(
                 return claim
         time.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - spreads mailcasters, guards nothing
     return None
+
+
+def claim_chosen(
+    database: Database,
+    installation_id: int,
+    mail_job_id: int,
+    parameters: MailcasterParameters,
+    *,
+    now: datetime,
+) -> Claim | None:
+    """Take this very mail job, a small one that waits or one that was restarted, out of turn.
+
+    None when it does not wait, or somebody else is taking it. For an operator who chose it by hand.
+    """
+    search = Search(
+        installation_id=installation_id,
+        parameters=parameters,
+        now=now,
+        hung_before=now,
+        only=mail_job_id,
+    )
+    with database.begin() as connection:
+        return (
+            _claim_small(connection, search)
+            or claim_recovered(connection, search, WorkKind.SMALL_RECOVERING, set())
+            or claim_recovered(connection, search, WorkKind.CHILD_RECOVERING, set())
+        )
 
 
 def _is_waiting(connection: Connection, search: Search) -> bool:

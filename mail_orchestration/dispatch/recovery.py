@@ -43,11 +43,13 @@ class Search:
     now: datetime
     hung_before: datetime
     """A RUNNING mail job whose last heartbeat is older than this hangs (spec 5.2)."""
+    only: int | None = None
+    """The one mail job that is looked for."""
 
     @property
     def binds(self) -> dict[str, Any]:
         """What every searching statement asks for."""
-        return {"installation_id": self.installation_id, "now": self.now}
+        return {"installation_id": self.installation_id, "only": self.only, "now": self.now}
 
 
 def claim_recovered(

@@ -1,13 +1,14 @@
 """Addresses: what counts as one, its normal form, and when two of them are the same mailbox (spec 1.1).
 
 The grammar is email-validator's (RFC 5321, 6531, IDNA 2008 with UTS 46). Nearly every address in a list is plain ASCII,
-and for those one regular expression gives the same answer forty times faster.
+and for those two regular expressions give the same answer forty times faster.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import email_validator
 
@@ -20,9 +21,9 @@ _ATEXT = r"[a-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LABEL = r"(?!..--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 # Only what email-validator passes unchanged: no label with `--` in third place (punycode and RFC 5890's reserved ones),
 # a top-level domain that ends in a letter and is not one of the special-use names that it refuses.
-_PLAIN = re.compile(
-    rf"(?P<local>{_ATEXT}+(?:\.{_ATEXT}+)*)"
-    rf"@(?:{_LABEL}\.)+(?!(?:arpa|invalid|local|localhost|onion)\Z){_LABEL}(?<=[a-z])\Z",
+_PLAIN_LOCAL = re.compile(rf"{_ATEXT}+(?:\.{_ATEXT}+)*", re.IGNORECASE | re.ASCII)
+_PLAIN_DOMAIN = re.compile(
+    rf"(?:{_LABEL}\.)+(?!(?:arpa|invalid|local|localhost|onion)\Z){_LABEL}(?<=[a-z])",
     re.IGNORECASE | re.ASCII,
 )
 _MAXIMUM_LOCAL_OCTETS = 64
@@ -40,12 +41,19 @@ def normalise_address(value: str) -> str:
     for trial relays), and quoted local parts with a space or an angle bracket in them.
     """
     value = value.strip()
-    plain = _PLAIN.match(value)
-    if plain is not None and len(value) <= MAXIMUM_OCTETS:
-        at = plain.end("local")
-        if at <= _MAXIMUM_LOCAL_OCTETS and len(value) - at - 1 <= _MAXIMUM_DOMAIN_OCTETS:
-            return value[:at] + value[at:].lower()
+    if len(value) <= MAXIMUM_OCTETS:
+        local, _, domain = value.rpartition("@")
+        plain = _plain_domain(domain)
+        if plain and len(local) <= _MAXIMUM_LOCAL_OCTETS and _PLAIN_LOCAL.fullmatch(local):
+            return f"{local}@{plain}"
     return normalise_by_library(value)
+
+
+@lru_cache(maxsize=4096)
+def _plain_domain(domain: str) -> str:
+    """The domain in lower case when it is plain ASCII and valid, else empty. A list has few domains, each many times."""
+    is_plain = len(domain) <= _MAXIMUM_DOMAIN_OCTETS and _PLAIN_DOMAIN.fullmatch(domain)
+    return domain.lower() if is_plain else ""
 
 
 def normalise_by_library(value: str) -> str:

@@ -6,6 +6,6 @@ message_feed    from the stored messages to egress
 """
 
 from mail_orchestration.mailcaster.delivery import MailJobDone
-from mail_orchestration.mailcaster.shift import ShiftSummary, has_work, run_shift
+from mail_orchestration.mailcaster.shift import ShiftSummary, has_work, run_shift, work_on
 
 __all__ = ["MailJobDone", "ShiftSummary", "has_work", "run_shift", "work_on"]

@@ -141,7 +141,7 @@ class MailJobDelivery:
                 self._claim,
                 self._frozen.compressor(),
                 reverse_path=envelope_sender(self._frozen.facts, definition),
-                expires_at=definition.expires_at,
+                expires_at=self._frozen.release.expires_at,
                 clock=utc_now,
                 record=log.record,
             )
@@ -166,9 +166,7 @@ class MailJobDelivery:
         if result.outcome is Outcome.REJECTED:
             self._rejected += 1
             if not self._gave_up and gives_up(self._ended, self._rejected, self._most_errors):
-                self._gave_up = (
-                    f"{self._rejected} of {self._ended} messages were rejected, more than {self._most_errors:g} %"
-                )
+                self._gave_up = f"{self._rejected} of {self._ended} messages were rejected, more than {self._most_errors:g} %"
                 self._end.set()
         return self._results.record(result)
 
@@ -195,4 +193,3 @@ class MailJobDelivery:
             # The results log meets the same trouble at its next write and ends the delivery with it.
             _log.exception("mail job %d: heartbeat failed", self._claim.mail_job_id)
             self._end.set()
-

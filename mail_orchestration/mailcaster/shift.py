@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Literal
 
 from mail_orchestration.dispatch.claim import Claim
-from mail_orchestration.dispatch.claims import claim_next
+from mail_orchestration.dispatch.claims import claim_chosen, claim_next
 from mail_orchestration.dispatch.mail_jobs import waiting_work
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.frozen import FrozenRelease, read_frozen
@@ -63,6 +63,23 @@ def run_shift(
     BadSettings, and DatabaseUnavailable when the database goes: what was not sent then hangs and is recovered.
     """
     return _Shift(inst, mailcaster, stop, time_budget_s, on_mail_job_done).run()
+
+
+def work_on(
+    inst: Installation, mailcaster: str, mail_job_id: int, stop: threading.Event
+) -> MailJobDone | None:
+    """Deliver one chosen mail job that waits (small and QUEUED, or restarted), out of turn; None when it does not wait.
+
+    A restarted one is recovered: the result tells the number of the mail job that took its place. Raises ClaimLost.
+    """
+    parameters = inst.settings.mailcaster(mailcaster)
+    relays = relays_of(inst.settings, parameters.relays)
+    claim = claim_chosen(inst.database, inst.installation_id, mail_job_id, parameters, now=utc_now())
+    if claim is None:
+        return None
+    with inst.database.begin() as connection:
+        frozen = read_frozen(connection, inst, claim.release_id)
+    return MailJobDelivery(inst, frozen, claim, parameters, relays, stop).run()
 
 
 class _Shift:

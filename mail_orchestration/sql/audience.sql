@@ -61,6 +61,21 @@ INSERT INTO contact (installation_id, address, address_key)
 SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
 ON CONFLICT (installation_id, address_key) DO NOTHING;
 
+-- name: merge_new_members
+-- Make contacts of the chunk's new addresses, in whose order it lies, and members of those contacts: being new, they are
+-- in no audience yet. Their numbers come straight from the insert, which saves half the time of looking them up.
+WITH made AS (
+    INSERT INTO contact (installation_id, address, address_key)
+    SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
+    ON CONFLICT (installation_id, address_key) DO NOTHING
+    RETURNING contact_id, address_key
+)
+INSERT INTO audience_member (audience_id, contact_id, body_format, locale, guid, url, attributes, import_id)
+SELECT CAST(:audience_id AS integer), made.contact_id, s.body_format, s.locale, s.guid, s.url, s.attributes,
+    CAST(:import_id AS bigint)
+FROM made
+INNER JOIN audience_staging AS s USING (address_key);
+
 -- name: merge_members
 -- Make or refresh the memberships of the chunk; a row of this very import came first and stays as it is.
 INSERT INTO audience_member AS known (

@@ -16,9 +16,9 @@ WITH candidate AS (
     FROM mail_job
     WHERE mail_job.state = 'QUEUED'
         AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+        AND (CAST(:only AS bigint) IS NULL OR mail_job.mail_job_id = CAST(:only AS bigint))
         AND (
             SELECT campaign.state NOT IN ('paused', 'deleted')
-                AND (release.expires_at IS NULL OR release.expires_at > CAST(:now AS timestamptz))
             FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
             WHERE release.release_id = mail_job.release_id
         )
@@ -43,7 +43,6 @@ WHERE mail_job.state = 'P_ASSIGNING'
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
-            AND (release.expires_at IS NULL OR release.expires_at > CAST(:now AS timestamptz))
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
@@ -59,7 +58,6 @@ WHERE mail_job.state = 'P_QUEUED'
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
-            AND (release.expires_at IS NULL OR release.expires_at > CAST(:now AS timestamptz))
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
@@ -105,6 +103,7 @@ FROM mail_job
 WHERE mail_job.state = 'RECOVERING' AND mail_job.kind = CAST(:kind AS mail_job_kind)
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
+    AND (CAST(:only AS bigint) IS NULL OR mail_job.mail_job_id = CAST(:only AS bigint))
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id

@@ -111,12 +111,7 @@ ORDER BY mail_job.mail_job_id;
 -- name: find_waiting_work
 -- Which classes of work wait, for one installation or for all; locks nothing.
 WITH workable AS NOT MATERIALIZED (
-    SELECT mail_job.state, mail_job.kind, mail_job.heartbeat_at,
-        (
-            SELECT release.expires_at <= CAST(:now AS timestamptz)
-            FROM release
-            WHERE release.release_id = mail_job.release_id
-        ) IS TRUE AS has_expired
+    SELECT mail_job.state, mail_job.kind, mail_job.heartbeat_at
     FROM mail_job
     WHERE (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
         AND (
@@ -130,13 +125,13 @@ SELECT
     EXISTS(
         SELECT FROM workable WHERE state = 'RUNNING' AND kind = 'small' AND heartbeat_at < CAST(:hung_before AS timestamptz)
     ) AS small_hanging,
-    EXISTS(SELECT FROM workable WHERE state = 'QUEUED' AND NOT has_expired) AS small_queued,
+    EXISTS(SELECT FROM workable WHERE state = 'QUEUED') AS small_queued,
     EXISTS(SELECT FROM workable WHERE state = 'RECOVERING' AND kind = 'child') AS child_recovering,
     EXISTS(
         SELECT FROM workable WHERE state = 'RUNNING' AND kind = 'child' AND heartbeat_at < CAST(:hung_before AS timestamptz)
     ) AS child_hanging,
-    EXISTS(SELECT FROM workable WHERE state = 'P_ASSIGNING' AND NOT has_expired) AS p_assigning,
-    EXISTS(SELECT FROM workable WHERE state = 'P_QUEUED' AND NOT has_expired) AS p_queued;
+    EXISTS(SELECT FROM workable WHERE state = 'P_ASSIGNING') AS p_assigning,
+    EXISTS(SELECT FROM workable WHERE state = 'P_QUEUED') AS p_queued;
 
 
 -- Assembled messages ---------------------------------------------------------------------------------------------

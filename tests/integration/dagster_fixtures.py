@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import email
+import email.policy
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,16 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from assets.mail_system import MailSystem
+from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
+from mail_orchestration.broadcast import (
+    assemble_release,
+    fill_audience,
+    queue_release,
+    release_campaign,
+    resolve_release,
+)
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import utc_now
 from schedules.definitions import defs
 
 SECRETS = "k1:" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
@@ -52,7 +62,7 @@ class StoringRelay:
     def subject_of(self, address: str) -> str:
         """The subject of the one message to `address`."""
         [content] = [content for to, content in self.received if to == address]
-        return str(email.message_from_bytes(content)["Subject"])
+        return str(email.message_from_bytes(content, policy=email.policy.default)["Subject"])
 
 
 @contextlib.contextmanager
@@ -130,21 +140,25 @@ class World:
         return result
 
     def release(self) -> str:
-        """Import the audiences and release the campaign from Dagster; returns its partition key."""
-        self.run("import_audiences")
-        self.run("release_campaign", config={"release_folder": {"config": {"campaign": "hello"}}})
-        return self.instance.get_dynamic_partitions("mail_jobs")[-1]
+        """Import the audiences and release the campaign; returns its partition key."""
+        installation = self.mail.shared()
+        for name in ("members", "friends"):
+            fill_audience(installation, name, now=utc_now())
+        released = release_campaign(installation, self.folder / "campaigns" / "hello", now=utc_now())
+        add_keys(self.instance, MAIL_JOBS, [released.release_id])
+        return partition_key_of(released.release_id)
 
     def assembled(self) -> str:
         """A release with all its messages."""
         key = self.release()
-        self.run("assemble", partition_key=key)
+        resolve_release(self.mail.shared(), int(key), now=utc_now())
+        assemble_release(self.mail.shared(), int(key), now=utc_now())
         return key
 
     def queued(self) -> str:
         """A release that waits in the global queue."""
         key = self.assembled()
-        self.run("queue_for_delivery", partition_key=key)
+        queue_release(self.mail.shared(), int(key), now=utc_now())
         return key
 
     @contextlib.contextmanager
@@ -171,32 +185,40 @@ def metadata_of(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's books for one test, in memory."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def world(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dagster_instance: dg.DagsterInstance
+) -> Iterator[World]:
     """An empty installation on a fresh database with a campaign to 130 contacts, and a temporary Dagster instance."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", SECRETS)
-    with dg.instance_for_test() as instance:
-        created = World(folder=tmp_path, instance=instance, settings={})
-        created.write_settings(
-            installation="test",
-            dispatcher={"small_audience_threshold": 100, "assembly_processes": 1},
-            relays=[{"name": "local", "host": "127.0.0.1", "port": 9, "tls": "none"}],
-            mailcasters=[
-                {"name": "large", "min_job_size": 50, "max_job_size": 120, "percentage_job_size": 10},
-                {"name": "small", "small_job_only": True, "min_job_size": 1, "max_job_size": 50},
-            ],
-            audiences=[
-                {"name": "members", "csv": "members.csv"},
-                {"name": "friends", "csv": "friends.csv"},
-            ],
-        )
-        created.write_audience("members", range(1, 101), more=["no address at all,Max"])
-        created.write_audience("friends", range(71, 131))
-        created.write_campaign()
-        try:
-            yield created
-        finally:
-            created.mail.close()
+    created = World(folder=tmp_path, instance=dagster_instance, settings={})
+    created.write_settings(
+        installation="test",
+        dispatcher={"small_audience_threshold": 100, "assembly_processes": 1},
+        relays=[{"name": "local", "host": "127.0.0.1", "port": 9, "tls": "none"}],
+        mailcasters=[
+            {"name": "large", "min_job_size": 50, "max_job_size": 120, "percentage_job_size": 10},
+            {"name": "small", "small_job_only": True, "min_job_size": 1, "max_job_size": 50},
+        ],
+        audiences=[
+            {"name": "members", "csv": "members.csv"},
+            {"name": "friends", "csv": "friends.csv"},
+        ],
+    )
+    created.write_audience("members", range(1, 101), more=["no address at all,Max"])
+    created.write_audience("friends", range(71, 131))
+    created.write_campaign()
+    try:
+        yield created
+    finally:
+        created.mail.close()
 
 
 @pytest.fixture

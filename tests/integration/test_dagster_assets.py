@@ -13,9 +13,17 @@ from assets.dataframes import audience_from_dataframe
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.kernel.states import MailJobState
 from schedules.definitions import defs
-from tests.integration.dagster_fixtures import StoringRelay, World, failure_of, metadata_of, relay, world
+from tests.integration.dagster_fixtures import (
+    StoringRelay,
+    World,
+    dagster_instance,
+    failure_of,
+    metadata_of,
+    relay,
+    world,
+)
 
-__all__ = ["relay", "world"]
+__all__ = ["dagster_instance", "relay", "world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
@@ -175,3 +183,22 @@ def test_an_upstream_dataframe_fills_an_audience(world: World) -> None:
     assert told["dagster/row_count"] == 1
     assert told["rows_rejected"] == 1
     assert merged.resolve_asset_graph().has(dg.AssetKey(["audience_members", "loyal"]))
+
+
+@pytest.mark.rule("2.1")
+def test_a_campaign_is_released_from_the_launchpad_once_for_each_request(world: World) -> None:
+    world.run("import_audiences")
+    config = {"release_folder": {"config": {"campaign": "hello", "priority": 7}}}
+
+    first = world.run("release_campaign", config=config)
+
+    [key] = world.instance.get_dynamic_partitions("mail_jobs")
+    retried = {"dagster/root_run_id": first.run_id, "dagster/parent_run_id": first.run_id}
+    assert first.dagster_run.root_run_id is None
+    with world.installation() as opened, opened.database.begin() as connection:
+        found = mail_job(connection, int(key))
+    assert found.priority == 7
+    assert found.state is MailJobState.QUEUING
+    assert retried
+    world.run("release_campaign", config=config)
+    assert len(world.instance.get_dynamic_partitions("mail_jobs")) == 2

@@ -6,9 +6,9 @@ import pytest
 
 from assets.partitions import mail_job_id_of
 from mail_orchestration.kernel.errors import BadInput
-from tests.integration.dagster_fixtures import World, failure_of, world
+from tests.integration.dagster_fixtures import World, dagster_instance, failure_of, world
 
-__all__ = ["world"]
+__all__ = ["dagster_instance", "world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 

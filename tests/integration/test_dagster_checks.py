@@ -6,16 +6,20 @@ import dagster as dg
 import pytest
 from sqlalchemy import text
 
-from tests.integration.dagster_fixtures import World, failure_of, world
+from mail_orchestration.broadcast import resolve_release
+from mail_orchestration.kernel.clock import utc_now
+from tests.integration.dagster_fixtures import World, dagster_instance, failure_of, world
 
-__all__ = ["world"]
+__all__ = ["dagster_instance", "world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
 
-def evaluations(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    """The run's checks by name."""
-    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+def evaluations(world: World, result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    """The run's checks by name, as Dagster keeps them."""
+    kept = world.instance.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    found = [entry.get_dagster_event().asset_check_evaluation_data for entry in kept]
+    return {evaluation.check_name: evaluation for evaluation in found}
 
 
 def execute(world: World, statement: str, **binds: object) -> None:
@@ -32,7 +36,7 @@ def test_a_message_that_vanished_fails_the_report(world: World) -> None:
     result = world.run("report", partition_key=key, must_succeed=False)
 
     assert not result.success
-    found = evaluations(result)["books_balance"]
+    found = evaluations(world, result)["books_balance"]
     assert not found.passed
     assert found.blocking
     assert "1 " in (found.description or "")
@@ -41,11 +45,7 @@ def test_a_message_that_vanished_fails_the_report(world: World) -> None:
 @pytest.mark.rule("1.3")
 def test_a_contact_who_is_twice_among_the_recipients_stops_the_run_before_assembly(world: World) -> None:
     key = world.release()
-    with world.installation() as opened:
-        from mail_orchestration.broadcast import resolve_release
-        from mail_orchestration.kernel.clock import utc_now
-
-        resolve_release(opened, int(key), now=utc_now())
+    resolve_release(world.mail.shared(), int(key), now=utc_now())
     execute(
         world,
         "UPDATE recipient SET contact_id = (SELECT min(contact_id) FROM recipient WHERE release_id = :id) "
@@ -56,7 +56,7 @@ def test_a_contact_who_is_twice_among_the_recipients_stops_the_run_before_assemb
     result = world.run("assemble", partition_key=key, must_succeed=False)
 
     assert not result.success
-    found = evaluations(result)["no_contact_twice"]
+    found = evaluations(world, result)["no_contact_twice"]
     assert not found.passed
     assert found.metadata["contacts_twice"].value == 1
     assert result.asset_materializations_for_node("assembled_messages") == []
@@ -70,7 +70,7 @@ def test_too_many_assembly_failures_fail_the_check_and_the_run(world: World) -> 
     result = world.run("assemble", partition_key=key, must_succeed=False)
 
     assert not result.success
-    found = evaluations(result)["assembly_failures"]
+    found = evaluations(world, result)["assembly_failures"]
     assert not found.passed
     assert found.severity is dg.AssetCheckSeverity.ERROR
     assert "of 130" in (found.description or "")
@@ -88,8 +88,8 @@ def test_a_few_assembly_failures_are_a_warning(world: World) -> None:
 
     result = world.run("assemble", partition_key=key)
 
-    found = evaluations(result)["assembly_failures"]
+    found = evaluations(world, result)["assembly_failures"]
     assert not found.passed
     assert found.severity is dg.AssetCheckSeverity.WARN
     assert found.metadata["failures"].value == 1
-    assert evaluations(result)["books_balance"].passed
+    assert evaluations(world, result)["books_balance"].passed

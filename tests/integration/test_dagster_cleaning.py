@@ -14,9 +14,9 @@ from jobs.tags import MAILCASTER
 from mail_orchestration.dispatch.shifts import start_shift
 from mail_orchestration.kernel.clock import utc_now
 from schedules.definitions import defs
-from tests.integration.dagster_fixtures import World, world
+from tests.integration.dagster_fixtures import World, dagster_instance, world
 
-__all__ = ["world"]
+__all__ = ["dagster_instance", "world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
@@ -22,6 +24,13 @@ from tests.integration.dagster_fixtures import StoringRelay, World, relay, world
 __all__ = ["relay", "world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+
+
+@pytest.fixture
+def dagster_instance() -> Iterator[dg.DagsterInstance]:
+    """A sensor's context wants an instance that outlives the process."""
+    with dg.instance_for_test() as instance:
+        yield instance
 
 
 def tick(world: World, sensor: dg.SensorDefinition) -> SensorExecutionData:
@@ -80,9 +89,7 @@ def test_a_release_made_elsewhere_becomes_a_partition(world: World) -> None:
     told = tick(world, assemble_sensor)
 
     assert keys(told) == [str(released.release_id)]
-    [added] = told.dynamic_partitions_requests or []
-    assert added.partitions_def_name == "mail_jobs"
-    assert list(added.partition_keys) == [str(released.release_id)]
+    assert world.instance.get_dynamic_partitions("mail_jobs") == [str(released.release_id)]
 
 
 def test_a_release_that_is_being_assembled_is_left_alone(world: World) -> None:

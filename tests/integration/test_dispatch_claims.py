@@ -124,11 +124,28 @@ def test_mail_jobs_of_a_paused_campaign_are_held(
 
 @pytest.mark.rule("3.6")
 @by_name
-def test_nothing_of_an_expired_release_is_begun(world: World, parameters: MailcasterParameters) -> None:
+def test_work_of_an_expired_release_is_taken_so_that_it_ends(
+    world: World, parameters: MailcasterParameters
+) -> None:
     for messages, kind in ((13, "small"), (3000, "parent")):
         world.queue(messages, kind=kind)
     world.execute("UPDATE release SET expires_at = :expires_at", expires_at=LATER)
-    assert claim(world, parameters) is None
+    assert claim(world, parameters) is not None
+
+
+def test_a_chosen_mail_job_is_taken_out_of_turn(world: World) -> None:
+    first, second = (world.queue(10, kind="small") for _ in range(2))
+    found = claim_chosen(world.database, world.installation_id, second, LARGE_ONLY, now=LATER)
+    assert found is not None
+    assert found.mail_job_id == second
+    assert claim_chosen(world.database, world.installation_id, second, LARGE_ONLY, now=LATER) is None
+    restarted = world.begun(20, kind="child", state="RECOVERING")
+    recovered = claim_chosen(world.database, world.installation_id, restarted, SMALL_ONLY, now=LATER)
+    assert recovered is not None
+    assert recovered.recovers_id == restarted
+    waiting = claim(world, SMALL_ONLY)
+    assert waiting is not None
+    assert waiting.mail_job_id == first
 
 
 def test_mail_jobs_of_other_installations_are_left_to_them(world: World) -> None:

@@ -98,7 +98,7 @@ SEARCHES: dict[str, dict[str, object]] = {
 def test_searches_read_live_mail_jobs_only(world: World, installation: str) -> None:
     installation_id = world.installation_id if installation == "one" else None
     for name, binds in SEARCHES.items():
-        plan = explain(world, name, installation_id=installation_id, now=NOW, **binds)
+        plan = explain(world, name, installation_id=installation_id, now=NOW, only=None, **binds)
         read = scans(plan)
         assert read["mail_job"] <= {"mail_job_to_take", "mail_job_pkey"}, name
         assert read.get("release", set()) <= {"release_pkey"}, name

@@ -13,10 +13,10 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from mail_orchestration.broadcast import fill_audience, release_campaign
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.states import MailJobState
-from tests.integration.dagster_fixtures import StoringRelay, World, relay, world
+from tests.integration.dagster_fixtures import StoringRelay, World, dagster_instance, relay, world
 from tests.scenarios.dagster_daemon import daemon_on
 
-__all__ = ["relay", "world"]
+__all__ = ["dagster_instance", "relay", "world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
