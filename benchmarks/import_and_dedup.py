@@ -48,7 +48,9 @@ def main() -> None:
         for number in range(chosen.rounds):
             server = folder / str(number)
             server.mkdir(mode=0o711)
-            with Database.open(os.environ.get("DATABASE_URL"), server, application_name="benchmark") as database:
+            with Database.open(
+                os.environ.get("DATABASE_URL"), server, application_name="benchmark"
+            ) as database:
                 for step, took in one_round(database, full, half, chosen.contacts).items():
                     seconds[step].append(took)
     tell(chosen.contacts, {step: statistics.median(each) for step, each in seconds.items()}, chosen.rounds)
@@ -94,7 +96,9 @@ def make_release(database: Database, installation_id: int) -> tuple[int, list[in
         key = {"i": installation_id, "now": NOW, "day": NOW.date()}
         connection.execute(text("SELECT ensure_day_partitions(:day)"), key)
         audience_ids = list(
-            connection.scalars(text("SELECT audience_id FROM audience WHERE installation_id = :i ORDER BY 1"), key)
+            connection.scalars(
+                text("SELECT audience_id FROM audience WHERE installation_id = :i ORDER BY 1"), key
+            )
         )
         release_id = connection.scalars(
             text(
@@ -156,7 +160,9 @@ def tell(contacts: int, median: dict[str, float], rounds: int) -> None:
     print(f"import of new contacts   {figures['import_rows_per_second']:>9,} rows/s")
     print(f"import of known contacts {figures['import_known_contacts_rows_per_second']:>9,} rows/s")
     print(f"dedup, verify, filter    {figures['dedup_rows_per_second']:>9,} rows/s")
-    print(f"bare DISTINCT ON         {figures['bare_rows_per_second']:>9,} rows/s; ratio {figures['dedup_ratio_to_bare']}")
+    print(
+        f"bare DISTINCT ON         {figures['bare_rows_per_second']:>9,} rows/s; ratio {figures['dedup_ratio_to_bare']}"
+    )
     print(f"peak memory              {figures['peak_memory_megabytes']:>9,} MB")
     print(json.dumps(figures))
 

@@ -16,7 +16,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
-from mail_orchestration.audience.rows import MAXIMUM_ROW_CHARACTERS, ROWS_PER_BATCH, Batch, Layout, Reject, RejectCode
+from mail_orchestration.audience.rows import (
+    MAXIMUM_ROW_CHARACTERS,
+    ROWS_PER_BATCH,
+    Batch,
+    Layout,
+    Reject,
+    RejectCode,
+)
 from mail_orchestration.kernel.errors import BadAudience
 
 _MAXIMUM_LINE_CHARACTERS = 1 << 20
@@ -243,7 +250,9 @@ def _unreadable(lines: _Lines, delimiter: str, reason: str) -> Reject:
     start, first = lines.start, lines.taken[0]
     if "field larger" in reason and lines.skip_cell(delimiter):
         lines.taken.clear()
-        return Reject.of(start, first, RejectCode.TOO_LONG, f"a cell in lines {start} to {lines.number} is too long")
+        return Reject.of(
+            start, first, RejectCode.TOO_LONG, f"a cell in lines {start} to {lines.number} is too long"
+        )
     code = RejectCode.TOO_LONG if len(first) > MAXIMUM_ROW_CHARACTERS else RejectCode.MALFORMED
     lines.give_back(lines.taken[1:])
     return Reject.of(start, first, code, reason)

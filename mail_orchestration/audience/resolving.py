@@ -83,9 +83,8 @@ def resolve_recipients(
             with connection.begin():
                 audience_rows = _insert_recipients(connection, release_id, release, required_attributes)
                 _run_components(connection, release_id, release.released_on, components)
-                _settle(
-                    connection, release_id, release.released_on, audience_rows, small_audience_threshold, now
-                )
+                counted = _counted(connection, release_id, release.released_on)
+                return _settle(connection, release_id, audience_rows, counted, small_audience_threshold, now)
         with connection.begin():
             return _summary(connection, release_id, release.released_on)
 

@@ -11,5 +11,13 @@ from mail_orchestration.audience.sql_source import SqlSource
 from mail_orchestration.audience.table_sources import DataFrameSource, ParquetSource
 
 __all__ = [
-    "Batch", "CsvSource", "DataFrameSource", "DirectMailerSource", "Layout", "ParquetSource", "Reject", "Source", "SqlSource",
-]  # fmt: skip
+    "Batch",
+    "CsvSource",
+    "DataFrameSource",
+    "DirectMailerSource",
+    "Layout",
+    "ParquetSource",
+    "Reject",
+    "Source",
+    "SqlSource",
+]

@@ -187,9 +187,10 @@ def _plain(value: Any) -> Any:
             return sorted(value)
         case bytes() | bytearray() | memoryview():
             raise TypeError("bytes cannot be an attribute")
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} cannot be an attribute")
+        case _ if hasattr(value, "tolist"):
+            return value.tolist()
+        case _:
+            raise TypeError(f"{type(value).__name__} cannot be an attribute")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -105,7 +105,12 @@ def import_suppressions(
     read = suppressed = already = repeated = 0
     by_reason: Counter[str] = Counter()
     kept: list[Reject] = []
-    what: dict[str, object] = {"installation_id": installation_id, "topic": topic, "reason": reason, "now": now}
+    what: dict[str, object] = {
+        "installation_id": installation_id,
+        "topic": topic,
+        "reason": reason,
+        "now": now,
+    }
     what["detail"] = detail or f"imported from {source.name}"
     with database.begin() as connection:
         for chunk in staged_chunks(connection, installation_id, source, address_only=True):

@@ -17,6 +17,7 @@ class UnsentMessage(NamedTuple):
     """One message without a result, as it is stored."""
 
     message_no: int
+    recipient_no: int
     contact_id: int
     address: str
     size: int
@@ -66,7 +67,7 @@ def unsent_messages(connection: Connection, claim: Claim, after_message_no: int,
             to_send: list[UnsentMessage] = []
             suppressed: list[UnsentMessage] = []
             for row in rows:
-                (suppressed if row.is_suppressed else to_send).append(UnsentMessage(*row[:5]))
+                (suppressed if row.is_suppressed else to_send).append(UnsentMessage(*row[:6]))
             return Unsent(
                 to_send=to_send,
                 suppressed=suppressed,

@@ -51,7 +51,7 @@ def normalise_address(value: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _plain_domain(domain: str) -> str:
-    """The domain in lower case when it is plain ASCII and valid, else empty. A list has few domains, each many times."""
+    """The domain in lower case when it is plain ASCII and valid, else empty. A list has few, each many times."""
     is_plain = len(domain) <= _MAXIMUM_DOMAIN_OCTETS and _PLAIN_DOMAIN.fullmatch(domain)
     return domain.lower() if is_plain else ""
 

@@ -2,6 +2,7 @@
 
 shift           the loop over mail jobs
 delivery        one mail job: its results durable before a connection goes on, its heartbeat beside it
+components      the campaign's own, before and after a send
 message_feed    from the stored messages to egress
 """
 

@@ -21,10 +21,11 @@ from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
-from mail_orchestration.kernel.errors import RelayUnreachable, StateConflict
+from mail_orchestration.kernel.errors import ComponentFailed, NotFound, RelayUnreachable, StateConflict
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
+from mail_orchestration.mailcaster.components import SendComponents
 from mail_orchestration.mailcaster.message_feed import MessageFeed
 
 _log = logging.getLogger(__name__)
@@ -89,8 +90,9 @@ class MailJobDelivery:
         relay_errors: dict[str, str] = {}
         with HeldClaim(self._inst.database, self._claim) as held:
             try:
+                self._components = SendComponents(self._frozen.campaign.definition.components)
                 relay_errors = uvloop.run(self._deliver(held)).last_relay_errors
-            except RelayUnreachable as error:
+            except (RelayUnreachable, ComponentFailed, NotFound) as error:
                 self._gave_up = str(error)
             held.progress(self._counts)
             state = self._settle(held)
@@ -144,10 +146,11 @@ class MailJobDelivery:
                 expires_at=self._frozen.release.expires_at,
                 clock=utc_now,
                 record=log.record,
+                components=self._components,
             )
             keeper = asyncio.create_task(self._keep(held))
             try:
-                return await deliver(
+                report = await deliver(
                     feed,
                     self,
                     self._relays,
@@ -155,6 +158,8 @@ class MailJobDelivery:
                     stop=self._end,
                     unreachable_after_s=self._inst.settings.dispatcher.relay_unreachable_after_seconds,
                 )
+                await self._components.finish()
+                return report
             finally:
                 keeper.cancel()
                 await asyncio.gather(keeper, feed.close(), return_exceptions=True)
@@ -166,9 +171,12 @@ class MailJobDelivery:
         if result.outcome is Outcome.REJECTED:
             self._rejected += 1
             if not self._gave_up and gives_up(self._ended, self._rejected, self._most_errors):
-                self._gave_up = f"{self._rejected} of {self._ended} messages were rejected, more than {self._most_errors:g} %"
+                share = f"{self._rejected} of {self._ended} messages"
+                self._gave_up = f"{share} were rejected, more than {self._most_errors:g} %"
                 self._end.set()
-        return self._results.record(result)
+        durable = self._results.record(result)
+        self._components.watch(result, durable)
+        return durable
 
     async def _keep(self, held: HeldClaim) -> None:
         """Heartbeat, progress and the outside's wish to stop, beside the delivery."""
@@ -187,7 +195,7 @@ class MailJobDelivery:
                 if sum(counts.values()) - told >= frequency:
                     told = sum(counts.values())
                     self._is_stopping |= await asyncio.to_thread(held.progress, counts)
-                if self._is_stopping:
+                if self._is_stopping or self._components.failure is not None:
                     self._end.set()
         except Exception:
             # The results log meets the same trouble at its next write and ends the delivery with it.

@@ -12,6 +12,7 @@ from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
+from mail_orchestration.mailcaster.components import MessageInHand, SendComponents
 
 FIRST_BATCH, BATCH = 100, 500
 """Rows read at once. What waits between reading and sending is not checked again for an opt-out."""
@@ -19,8 +20,6 @@ BATCH_OCTETS = 16 * 1024 * 1024
 """Composed size of a batch that is not exceeded unless by one message."""
 
 Record = Callable[[DeliveryResult], Awaitable[None]]
-Screen = Callable[[list[OutgoingMessage]], Awaitable[list[OutgoingMessage]]]
-"""The campaign's own components before a send: gives back those to send, having recorded the others (spec 1.6)."""
 
 
 class MessageFeed:
@@ -40,7 +39,7 @@ class MessageFeed:
         expires_at: datetime | None,
         clock: Callable[[], datetime],
         record: Record,
-        screen: Screen | None = None,
+        components: SendComponents,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -49,7 +48,7 @@ class MessageFeed:
         self._expires_at = expires_at
         self._clock = clock
         self._record = record
-        self._screen = screen
+        self._components = components
         self._ready: deque[OutgoingMessage] = deque()
         self._after = claim.first_message - 1
         self._batch = FIRST_BATCH
@@ -84,15 +83,31 @@ class MessageFeed:
         if rows:
             octets = sum(row.size for row in rows) // len(rows)
             self._batch = max(1, min(BATCH, BATCH_OCTETS // max(1, octets)))
-        messages = [
-            OutgoingMessage(
-                row.message_no, row.contact_id, self._reverse_path, row.address, self._decompress(row.message)
+        self._ready.extend(await self._screened(rows))
+
+    async def _screened(self, rows: Sequence[UnsentMessage]) -> list[OutgoingMessage]:
+        """The messages of the rows, without those that the campaign's own components keep back."""
+        in_hand = [
+            MessageInHand(
+                recipient_no=row.recipient_no,
+                message=OutgoingMessage(
+                    row.message_no,
+                    row.contact_id,
+                    self._reverse_path,
+                    row.address,
+                    self._decompress(row.message),
+                ),
             )
             for row in rows
         ]
-        if self._screen is not None:
-            messages = await self._screen(messages)
-        self._ready.extend(messages)
+        if self._components.screens and in_hand:
+            refused = await self._components.screen(in_hand)
+            for reason in set(refused.values()):
+                chosen = [row for row in rows if refused.get(row.message_no) == reason]
+                await self._set_aside(Outcome.STOPPED, reason, chosen)
+            in_hand = [each for each in in_hand if each.message.message_no not in refused]
+        self._components.handed_over(in_hand)
+        return [each.message for each in in_hand]
 
     def _read_ahead(self) -> asyncio.Task[Unsent]:
         return asyncio.create_task(asyncio.to_thread(self._read))

@@ -265,7 +265,7 @@ RETURNING mail_job.state;
 
 -- name: find_unsent
 -- The first messages of a range without a result. Both sides name the range, so that no plan reads beyond it.
-SELECT message.message_no, message.contact_id, message.address, message.size, message.message,
+SELECT message.message_no, message.recipient_no, message.contact_id, message.address, message.size, message.message,
     suppressed.reason IS NOT NULL AS is_suppressed
 FROM assembled_message AS message
 LEFT JOIN LATERAL (

@@ -83,7 +83,12 @@ def test_bad_rows_are_set_aside_and_the_rest_is_imported(lists: Lists) -> None:
         "malformed": 1,
         "nul_character": 1,
     }
-    assert (summary.rows_read, summary.rows_accepted, summary.rows_repeated, summary.rows_rejected) == (9, 3, 1, 5)
+    assert (summary.rows_read, summary.rows_accepted, summary.rows_repeated, summary.rows_rejected) == (
+        9,
+        3,
+        1,
+        5,
+    )
     assert summary.members == 3
     members = lists.members("readers")
     assert members["Ann@example.com"] == {
@@ -153,7 +158,9 @@ def test_the_first_row_wins_over_many_batches(lists: Lists) -> None:
     assert summary.rows_repeated == count - summary.members
     assert told[-1] == count
     assert len(told) >= 3
-    assert all(row["attributes"]["n"] == address[1:].split("@")[0] for address, row in lists.members("big").items())
+    assert all(
+        row["attributes"]["n"] == address[1:].split("@")[0] for address, row in lists.members("big").items()
+    )
 
 
 class _BreaksOff:
@@ -175,12 +182,19 @@ def test_an_import_that_is_cut_off_changes_nothing_and_can_be_repeated(lists: Li
     path.write_text("email,city\nann@example.com,Oslo\nben@example.com,Rome\n")
     with pytest.raises(BadAudience, match="gone"):
         import_audience(
-            lists.database, lists.installation_id, "readers", _BreaksOff(CsvSource(path=path)), mode=mode, now=NOW
+            lists.database,
+            lists.installation_id,
+            "readers",
+            _BreaksOff(CsvSource(path=path)),
+            mode=mode,
+            now=NOW,
         )
     assert lists.members("readers")["ann@example.com"]["attributes"] == {"city": "Bonn"}
     assert lists.contacts() == 1
     with lists.database.begin() as connection:
-        cut_off = connection.scalars(text("SELECT count(*) FROM audience_import WHERE finished_at IS NULL")).one()
+        cut_off = connection.scalars(
+            text("SELECT count(*) FROM audience_import WHERE finished_at IS NULL")
+        ).one()
     assert cut_off == 1
     repeated = import_audience(
         lists.database, lists.installation_id, "readers", CsvSource(path=path), mode=mode, now=NOW

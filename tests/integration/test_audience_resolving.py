@@ -47,7 +47,9 @@ class World:
                 address, details = member if isinstance(member, tuple) else (member, {})
                 empty = dict.fromkeys(("body_format", "locale", "guid", "url", "attributes"))
                 key = {"installation_id": self.installation_id, "audience_id": audience_id}
-                connection.execute(insert, {**empty, **shared, **details, **key, "address": f"{address}@example.com"})
+                connection.execute(
+                    insert, {**empty, **shared, **details, **key, "address": f"{address}@example.com"}
+                )
         return audience_id
 
     def many(self, name: str, first: int, last: int) -> int:
@@ -132,7 +134,9 @@ class World:
     def mail_job(self, release_id: int) -> tuple[Any, ...]:
         return self.rows("SELECT state, kind, reason FROM mail_job WHERE mail_job_id = :r", r=release_id)[0]
 
-    def handed_over(self, release_id: int, after: int = 0, batch: int = 100) -> tuple[list[Recipient], list[Bypass]]:
+    def handed_over(
+        self, release_id: int, after: int = 0, batch: int = 100
+    ) -> tuple[list[Recipient], list[Bypass]]:
         recipients: list[Recipient] = []
         bypasses: list[Bypass] = []
         with self.database.connect_autocommit() as connection:
@@ -240,7 +244,9 @@ def test_nobody_left_stops_the_mail_job(world: World, is_empty: bool) -> None:
     assert summary.to_assemble == 0
     state, _, reason = world.mail_job(release)
     assert state == "STOPPED"
-    assert reason == ("no recipients: the audiences are empty" if is_empty else "no recipients: all are bypassed (1 manual)")
+    assert reason == (
+        "no recipients: the audiences are empty" if is_empty else "no recipients: all are bypassed (1 manual)"
+    )
     assert world.resolve(release) == summary
 
 
@@ -276,7 +282,11 @@ def test_components_of_preprocess_and_filter_see_who_is_left_in_batches(world: W
             if r.recipient_no % 5 == 0
         ]
 
-    components = [_component("filter", fifths), _component("preprocess", thirds), _component("send", seen.append)]
+    components = [
+        _component("filter", fifths),
+        _component("preprocess", thirds),
+        _component("send", seen.append),
+    ]
     summary = world.resolve(release, components=components)
     assert summary.bypassed == {"manual": 1, "third": 833, "fifth": 334}
     assert [stage for stage, _ in seen] == ["preprocess", "filter"] * 3
@@ -311,7 +321,10 @@ def test_dedup_happens_once(world: World) -> None:
     assert world.resolve(release) == first
     with pytest.raises(NotFound, match="no release 999"):
         world.resolve(999)
-    world.rows("UPDATE mail_job SET state = 'INTERRUPTED' WHERE mail_job_id = :r RETURNING 1", r=(second := world.release(audience)))
+    world.rows(
+        "UPDATE mail_job SET state = 'INTERRUPTED' WHERE mail_job_id = :r RETURNING 1",
+        r=(second := world.release(audience)),
+    )
     with pytest.raises(StateConflict, match="INTERRUPTED"):
         world.resolve(second)
 
@@ -363,7 +376,7 @@ def test_dedup_that_was_killed_is_interrupted_and_can_be_done_again(world: World
     assert world.mail_job(waiting)[0] == "QUEUING"
     assert world.recipients(release) == []
     world.rows(
-        "UPDATE mail_job SET state = 'QUEUING', reason = '' WHERE mail_job_id = :r AND state = 'INTERRUPTED' RETURNING 1",
+        "UPDATE mail_job SET state = 'QUEUING' WHERE mail_job_id = :r AND state = 'INTERRUPTED' RETURNING 1",
         r=release,
     )
     assert world.resolve(release).recipients == 2

@@ -22,7 +22,9 @@ def installation_id(database: Database) -> int:
 
 
 def _stored(database: Database) -> list[tuple[str, str, str]]:
-    rows = text("SELECT address, topic, reason FROM suppression JOIN contact USING (contact_id) ORDER BY 1, 2")
+    rows = text(
+        "SELECT address, topic, reason FROM suppression JOIN contact USING (contact_id) ORDER BY 1, 2"
+    )
     with database.begin() as connection:
         return [tuple(row) for row in connection.execute(rows)]
 
@@ -47,7 +49,7 @@ def test_an_address_is_suppressed_once_and_whoever_it_is(database: Database, ins
 def test_what_is_no_suppression_is_refused(database: Database, installation_id: int) -> None:
     with database.begin() as connection:
         for reason, topic in [("bored", ""), ("manual", "news"), ("opted_out_of_topic", "")]:
-            with pytest.raises(BadInput, match="reason|topic"):
+            with pytest.raises(BadInput, match=r"reason|topic"):
                 suppress_address(connection, installation_id, "ann@example.com", reason, topic=topic, now=NOW)
         with pytest.raises(BadAddress):
             suppress_address(connection, installation_id, "ann", "manual", now=NOW)
@@ -62,12 +64,19 @@ def test_a_list_suppresses_contacts_and_those_who_are_none_yet(
     import_audience(database, installation_id, "members", CsvSource(path=members), now=NOW)
     path = tmp_path / "opt-outs.csv"
     huge = "x" * 100_000 + '",' + "y" * 100_000
-    path.write_text(f"email,why,more\nANN@example.com,,\nzoe@example.com,\"{huge}\nann@example.com,,\nnobody,,\n")
+    path.write_text(
+        f'email,why,more\nANN@example.com,,\nzoe@example.com,"{huge}\nann@example.com,,\nnobody,,\n'
+    )
     with database.begin() as connection:
         suppress_address(connection, installation_id, "ben@example.com", "complaint", now=NOW)
     summary = import_suppressions(database, installation_id, CsvSource(path=path), "opted_out", now=NOW)
     # A suppression is not lost for what else its row holds.
-    assert (summary.rows_read, summary.rows_suppressed, summary.rows_repeated, summary.rows_rejected) == (4, 2, 1, 1)
+    assert (summary.rows_read, summary.rows_suppressed, summary.rows_repeated, summary.rows_rejected) == (
+        4,
+        2,
+        1,
+        1,
+    )
     assert summary.by_reason == {"bad_address": 1}
     assert [(each.line, each.value) for each in summary.rejects] == [(5, "nobody")]
     assert "nobody" not in repr(summary)
@@ -83,9 +92,13 @@ def test_a_list_suppresses_contacts_and_those_who_are_none_yet(
 
 
 @pytest.mark.rule("1.5")
-def test_a_list_that_cannot_be_read_suppresses_nobody(database: Database, installation_id: int, tmp_path: Path) -> None:
+def test_a_list_that_cannot_be_read_suppresses_nobody(
+    database: Database, installation_id: int, tmp_path: Path
+) -> None:
     with pytest.raises(BadAudience):
-        import_suppressions(database, installation_id, CsvSource(path=tmp_path / "gone.csv"), "manual", now=NOW)
+        import_suppressions(
+            database, installation_id, CsvSource(path=tmp_path / "gone.csv"), "manual", now=NOW
+        )
     with pytest.raises(BadInput, match="topic"):
         import_suppressions(
             database, installation_id, CsvSource(path=tmp_path / "gone.csv"), "opted_out", "news", now=NOW

@@ -35,6 +35,7 @@ from mail_orchestration.kernel.errors import (
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
+from mail_orchestration.mailcaster.components import MessageInHand, MessageWithResult
 from tests.scenarios.installations import opened, released, storing_sink, write_site
 
 NOW = datetime(2026, 5, 20, 12, 0, tzinfo=UTC)
@@ -331,3 +332,63 @@ def test_a_mail_job_of_which_too_much_is_refused_fails(
 def test_release_of_another_installation_is_not_found(inst: Installation) -> None:
     with pytest.raises(NotFound, match="there is no release 77"):
         release(inst, 77)
+
+
+SEEN: list[tuple[int, str]] = []
+
+
+def keep_back_evens(messages: Sequence[MessageInHand]) -> list[Bypass]:
+    """A component of the stage send."""
+    return [
+        Bypass(recipient_no=each.recipient_no, reason="even")
+        for each in messages
+        if each.recipient_no % 2 == 0
+    ]
+
+
+def note(finished: Sequence[MessageWithResult]) -> None:
+    """A component of the stage postprocess."""
+    SEEN.extend((each.recipient_no, each.result.outcome.value) for each in finished)
+
+
+@pytest.mark.rule("1.6")
+@pytest.mark.rule("1.8")
+def test_components_around_the_send_keep_back_and_are_told(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SEEN.clear()
+    components = {"send": [f"{__name__}:keep_back_evens"], "postprocess": [f"{__name__}:note"]}
+    with storing_sink() as sink:
+        settings = write_site(
+            tmp_path, relay_port=sink.port, contacts=90, campaign={"components": components}
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            run_shift(inst, "m1", stop=threading.Event())
+            found = tally(inst, release_id)
+            assert (found.accepted, found.stopped) == (45, 45)
+        assert sorted(SEEN) == [(n, "accepted") for n in range(1, 91, 2)]
+        assert (sink.tally().total(), max(sink.tally().values())) == (45, 1)
+
+
+@pytest.mark.rule("1.6")
+@pytest.mark.parametrize("stage", ["throttle", "send", "postprocess"])
+def test_a_component_around_the_send_that_raises_fails_the_mail_job(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    with storing_sink() as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=90,
+            campaign={"components": {stage: [f"{__name__}:broken"]}},
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            run_shift(inst, "m1", stop=threading.Event())
+            failed, reason = state(inst, release_id)
+            assert failed is MailJobState.FAILED
+            assert f"{__name__}:broken (stage {stage})" in reason
+            found = tally(inst, release_id)
+            assert found.accepted == (90 if stage == "postprocess" else 0)
+        assert sink.tally().total() == found.accepted

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from mail_orchestration.dispatch.claims import Claim, claim_next
+from mail_orchestration.dispatch.claims import Claim, claim_chosen, claim_next
 from mail_orchestration.dispatch.mail_jobs import waiting_kinds, waiting_work
 from mail_orchestration.dispatch.mailcaster_types import mailcaster_type
 from mail_orchestration.dispatch.search_order import SEARCH_ORDER, WorkKind
@@ -139,7 +139,7 @@ def test_a_chosen_mail_job_is_taken_out_of_turn(world: World) -> None:
     assert found is not None
     assert found.mail_job_id == second
     assert claim_chosen(world.database, world.installation_id, second, LARGE_ONLY, now=LATER) is None
-    restarted = world.begun(20, kind="child", state="RECOVERING")
+    restarted = world.begun(20, kind="parent", state="RECOVERING")
     recovered = claim_chosen(world.database, world.installation_id, restarted, SMALL_ONLY, now=LATER)
     assert recovered is not None
     assert recovered.recovers_id == restarted

@@ -16,7 +16,8 @@ from mail_orchestration.kernel.errors import BadAudience
 _HEADER = ["email", "name", "locale", "note"]
 _CELL = st.text(st.characters(exclude_categories=()), max_size=12)
 _ROWS = st.lists(
-    st.tuples(st.one_of(st.sampled_from(["a@b.com", "A@b.com", "c@d.org"]), _CELL), _CELL, _CELL, _CELL), max_size=8
+    st.tuples(st.one_of(st.sampled_from(["a@b.com", "A@b.com", "c@d.org"]), _CELL), _CELL, _CELL, _CELL),
+    max_size=8,
 )
 
 
@@ -30,7 +31,11 @@ def _unescaped(cell: str) -> str | None:
         return None
     plain, rest = "", iter(cell)
     for character in rest:
-        plain += {"t": "\t", "n": "\n", "r": "\r"}.get(each := next(rest), each) if character == "\\" else character
+        plain += (
+            {"t": "\t", "n": "\n", "r": "\r"}.get(each := next(rest), each)
+            if character == "\\"
+            else character
+        )
     return plain
 
 
@@ -39,7 +44,7 @@ def _unescaped(cell: str) -> str | None:
 def test_every_row_is_accounted_for_and_comes_through_copy_unchanged(rows: list[tuple[str, ...]]) -> None:
     staged = stage(_batch(rows))
     assert staged.read == len(rows) == len(staged.lines) + staged.repeated + len(staged.rejects)
-    originals = {line: row for line, row in enumerate(rows, start=2)}
+    originals = dict(enumerate(rows, start=2))
     rejected = {reject.line for reject in staged.rejects}
     usable = [row for line, row in originals.items() if line not in rejected]
     for line in staged.lines:

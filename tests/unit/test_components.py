@@ -95,7 +95,7 @@ def test_a_component_that_raises_is_named_with_its_stage_but_no_recipient_is(mod
     assert "KeyError at shop_rules.py:18" in message
     assert "@" not in message
     assert raised.value.__suppress_context__
-    with pytest.raises(ComponentFailed, match="broken_rules:x.*ZeroDivisionError"):
+    with pytest.raises(ComponentFailed, match=r"broken_rules:x.*ZeroDivisionError"):
         find_component("broken_rules:x", "filter")
 
 

@@ -1,0 +1,103 @@
+"""A campaign's own components around a send: stages throttle and send before it, postprocess after it (spec 1.6).
+
+They run in a thread, in batches, so that one that waits or asks a database does not hold up the connections' replies
+more than it must.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mail_orchestration.kernel.components import Component, load_components, run_components
+from mail_orchestration.kernel.errors import ComponentFailed
+from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
+
+POSTPROCESS_BATCH = 500
+"""Results that go to postprocess at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageInHand:
+    """What components of the stages throttle and send see: a message that is about to be sent."""
+
+    recipient_no: int
+    message: OutgoingMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageWithResult:
+    """What components of the stage postprocess see: a message whose result is durable."""
+
+    recipient_no: int
+    result: DeliveryResult
+
+
+class SendComponents:
+    """The components of one mail job's delivery."""
+
+    def __init__(self, named: Mapping[Any, Sequence[str]]) -> None:
+        self._before = [each for stage in ("throttle", "send") for each in load_components(named, stage)]
+        self._after = load_components(named, "postprocess")
+        self._recipients: dict[int, int] = {}
+        self._results: list[MessageWithResult] = []
+        self._post: asyncio.Task[None] | None = None
+        self.failure: ComponentFailed | None = None
+        """Why postprocess failed, once it has."""
+
+    @property
+    def screens(self) -> bool:
+        """Whether messages are shown to components before they are sent."""
+        return bool(self._before)
+
+    async def screen(self, messages: Sequence[MessageInHand]) -> dict[int, str]:
+        """Message number → bypass reason of those that shall not be sent. Raises ComponentFailed."""
+        found = await asyncio.to_thread(run_components, self._before, messages)
+        numbers = {each.recipient_no: each.message.message_no for each in messages}
+        return {numbers[bypass.recipient_no]: bypass.reason for _, bypass in found}
+
+    def handed_over(self, messages: Sequence[MessageInHand]) -> None:
+        """These go to egress: remember whose they are until their results come."""
+        if self._after:
+            self._recipients.update((each.message.message_no, each.recipient_no) for each in messages)
+
+    def watch(self, result: DeliveryResult, durable: asyncio.Future[None]) -> None:
+        """Show `result` to postprocess once it is durable.
+
+        A crash between the two leaves postprocess without it: it is told of a result at most once.
+        """
+        if self._after:
+            durable.add_done_callback(lambda done: self._note(result, done))
+
+    async def finish(self) -> None:
+        """Show postprocess what is left. Raises ComponentFailed."""
+        while self._post is not None or (self._results and self.failure is None):
+            if self._post is None:
+                self._begin()
+            if self._post is not None:
+                await self._post
+        if self.failure is not None:
+            raise self.failure
+
+    def _note(self, result: DeliveryResult, done: asyncio.Future[None]) -> None:
+        recipient_no = self._recipients.pop(result.message_no, None)
+        if done.cancelled() or done.exception() is not None or recipient_no is None:
+            return
+        self._results.append(MessageWithResult(recipient_no=recipient_no, result=result))
+        if len(self._results) >= POSTPROCESS_BATCH and self._post is None and self.failure is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        batch, self._results = self._results[:POSTPROCESS_BATCH], self._results[POSTPROCESS_BATCH:]
+        self._post = asyncio.create_task(self._postprocess(self._after, batch))
+
+    async def _postprocess(self, components: Sequence[Component], batch: list[MessageWithResult]) -> None:
+        try:
+            # A bypass after the send is too late to mean anything.
+            await asyncio.to_thread(run_components, components, batch)
+        except ComponentFailed as failure:
+            self.failure = failure
+        finally:
+            self._post = None
