@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 # Recipes run in the Makefile's own folder, whose path may hold spaces: all paths here are relative.
 OWN_PACKAGES := mail_orchestration assets jobs schedules tests benchmarks

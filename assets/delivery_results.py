@@ -8,7 +8,7 @@ from pydantic import Field
 from assets import shown
 from assets.child_jobs import global_queue
 from assets.failures import told_to_operators
-from assets.interrupts import interrupts
+from assets.interrupts import end_as_canceled, interrupts
 from assets.mail_system import MailSystem
 from assets.partitions import CHILD_JOBS, add_keys, mail_job_id_of, partition_key_of
 from mail_orchestration.dispatch.mail_jobs import MailJob, mail_job
@@ -97,7 +97,7 @@ def delivery_results(
             done = work_on(installation, mailcaster, found.mail_job_id, stop)
             _tell_of_work(context, installation, found, done, mailcaster)
     if stop.is_set():
-        raise dg.DagsterExecutionInterruptedError
+        end_as_canceled(context)
     # Nothing is yielded: each key has got its own event above.
     yield from ()
 
@@ -139,15 +139,15 @@ def _metadata(done: MailJobDone, *, mailcaster: str | None, this_run: str) -> sh
         "expired": done.expired,
         "without a result": max(0, messages - done.results),
     }
+    reason: shown.Metadata = {"reason": without_addresses(done.reason)} if done.reason else {}
     return {
         shown.ROW_COUNT: done.results,
         "state": done.state.value,
-        "reason": without_addresses(done.reason),
-        "kind": done.kind.value,
-        "release": partition_key_of(done.release_id),
-        "mailcaster": mailcaster or "none",
+        **reason,
         "this_run": this_run,
-        "messages": f"{done.first_message} to {done.last_message}",
+        "release": partition_key_of(done.release_id),
+        "messages_of_the_release": f"{done.first_message} to {done.last_message}",
+        "mailcaster": mailcaster or "none",
         "accepted": done.accepted,
         "outcomes": shown.table(
             ("outcome", "messages", "share"),

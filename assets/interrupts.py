@@ -8,6 +8,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
+
+import dagster as dg
 
 
 @contextlib.contextmanager
@@ -32,3 +35,14 @@ def interrupts() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_as_canceled(context: dg.OpExecutionContext | dg.AssetExecutionContext) -> NoReturn:
+    """End the run as CANCELED, after work that was asked to stop has stopped in order.
+
+    Dagster takes an interrupt that nobody asked for in its UI, as when a host shuts down, for a failure; it is none.
+    """
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is not None and run.status is dg.DagsterRunStatus.STARTED:
+        context.instance.report_run_canceling(run, "Asked to stop by a signal.")
+    raise dg.DagsterExecutionInterruptedError

@@ -78,6 +78,7 @@ def compare(chosen: argparse.Namespace) -> None:
                         raise SystemExit(f"{told['messages']} of {chosen.contacts} messages have a result")
                     rates["mailcaster"].append(told["messages"] / told["seconds"])
                     memory.append(told["peak_megabytes"])
+                    steps[-1]["mailcaster_cpu_us_a_message"] = round(told["cpu_microseconds_a_message"], 1)
         finally:
             sink.terminate()
             sink.wait()
@@ -132,8 +133,14 @@ def shift(settings: Path) -> None:
 
     with open_installation(settings, application_name="benchmark-mailcaster") as inst:
         summary = run_shift(inst, "m1", stop=threading.Event())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"messages": summary.messages, "seconds": summary.seconds, "peak_megabytes": peak}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    told = {
+        "messages": summary.messages,
+        "seconds": summary.seconds,
+        "cpu_microseconds_a_message": 1e6 * (used.ru_utime + used.ru_stime) / max(1, summary.messages),
+        "peak_megabytes": used.ru_maxrss // 1024,
+    }
+    print(json.dumps(told))
 
 
 def site(folder: Path, port: int, chosen: argparse.Namespace) -> Path:

@@ -15,7 +15,7 @@ from pydantic import Field
 from assets import shown
 from assets.delivery_results import told
 from assets.failures import told_to_operators
-from assets.interrupts import interrupts
+from assets.interrupts import end_as_canceled, interrupts
 from assets.mail_system import MailSystem
 from assets.partitions import CHILD_JOBS, add_keys
 from jobs.tags import MAIL_JOBS_DONE, MAILCASTER, PROCESS
@@ -73,7 +73,7 @@ def work_a_shift(context: dg.OpExecutionContext, config: Shift, mail: dg.Resourc
         summary.ended_because,
     )
     if interrupted:
-        raise dg.DagsterExecutionInterruptedError
+        end_as_canceled(context)
 
 
 def _work(

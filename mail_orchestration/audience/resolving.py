@@ -131,8 +131,7 @@ def _insert_recipients(
     connection: Connection, release_id: int, release: Row[Any], required_attributes: Sequence[str]
 ) -> int:
     """Dedup, verify and filter in SQL; the number of rows before dedup."""
-    # The sort of a million rows takes 50 MB; one release at a time is resolved in a session.
-    connection.execute(STATEMENTS["give_sort_memory"])
+    connection.execute(STATEMENTS["set_sort_memory"])
     audience_rows = connection.scalars(
         STATEMENTS["insert_recipients"],
         {

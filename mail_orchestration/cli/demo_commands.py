@@ -61,7 +61,7 @@ def demo(
                 f"Released {site.campaign_folder.name}: mail job {mail_job}. Now Dagster's sensors carry it"
             )
             with face.progress("delivering") as progress:
-                for moment in demo_course.watch(site, mail_job, within_seconds=within):
+                for moment in demo_course.watch(site, dagster, mail_job, within_seconds=within):
                     progress(moment.done, moment.total or None)
                     tell.moment(moment)
             seconds = time.monotonic() - released

@@ -10,7 +10,7 @@ from mail_orchestration.audience.described_source import source_of_settings
 from mail_orchestration.audience.importing import ImportSummary
 from mail_orchestration.audience.suppressing import import_suppressions
 from mail_orchestration.broadcast import fill_audience, release_campaign, releases_to_report
-from mail_orchestration.cli.demo_site import Site
+from mail_orchestration.cli.demo_site import Dagster, Site, failed_run
 from mail_orchestration.cli.mail_job_commands import read_tree
 from mail_orchestration.dispatch.mail_jobs import MailJob
 from mail_orchestration.kernel.clock import utc_now
@@ -18,7 +18,8 @@ from mail_orchestration.kernel.errors import MailOrchestrationError
 from mail_orchestration.kernel.settings import AudienceSettings
 from mail_orchestration.kernel.states import MailJobState
 
-LOOK_EVERY_SECONDS = 0.25
+LOOK_EVERY_SECONDS = 0.5
+ASK_DAGSTER_EVERY_SECONDS = 5.0
 REPORT_WITHIN_SECONDS = 30.0
 
 
@@ -60,12 +61,13 @@ class Moment:
     total: int
 
 
-def watch(site: Site, mail_job_id: int, *, within_seconds: float) -> Iterator[Moment]:
+def watch(site: Site, dagster: Dagster, mail_job_id: int, *, within_seconds: float) -> Iterator[Moment]:
     """What happens to the mail job as it happens, until it has ended well.
 
     Raises DemoFailed when it ends otherwise or not in time, ServiceFailed when a process has ended.
     """
     began = time.monotonic()
+    ask_again_at = began + ASK_DAGSTER_EVERY_SECONDS
     state: MailJobState | None = None
     seen: dict[int, MailJobState] = {}
     while True:
@@ -85,7 +87,7 @@ def watch(site: Site, mail_job_id: int, *, within_seconds: float) -> Iterator[Mo
             yield moment(f"mail job {mail_job_id} is {state}{f': {parent.reason}' if parent.reason else ''}")
         else:
             yield moment("")
-        if state.is_ended:
+        if state.is_ended or state is MailJobState.INTERRUPTED:
             break
         if seconds > within_seconds:
             raise DemoFailed(
@@ -93,6 +95,13 @@ def watch(site: Site, mail_job_id: int, *, within_seconds: float) -> Iterator[Mo
                 f"look at the logs in {site.folder / 'logs'}"
             )
         site.services.require_alive()
+        if time.monotonic() > ask_again_at:
+            ask_again_at = time.monotonic() + ASK_DAGSTER_EVERY_SECONDS
+            if (failed := failed_run(site, dagster)) is not None:
+                raise DemoFailed(
+                    f"mail job {mail_job_id} is {state}, and Dagster's run {failed} has failed; "
+                    f"why is at the end of {site.folder / 'logs' / 'code-server.log'}"
+                )
         time.sleep(LOOK_EVERY_SECONDS)
     if state is not MailJobState.P_FINISHED:
         raise DemoFailed(f"mail job {mail_job_id} ended as {state} and not as P_FINISHED: {parent.reason}")

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from mail_orchestration.cli.dagster_home import (
@@ -37,6 +38,10 @@ RELAY_IS_UP_WITHIN_SECONDS = 30.0
 DAGSTER_IS_UP_WITHIN_SECONDS = 90.0
 PREFERRED_UI_PORT = 3000
 
+FAILED_RUNS = (
+    "{ runsOrError(filter: { statuses: [FAILURE] }, limit: 1) { ... on Runs { results { jobName runId } } } }"
+)
+"""GraphQL: a run that failed."""
 LOAD_ERRORS = (
     "{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {"
     " __typename ... on PythonError { message } } } } } }"
@@ -203,14 +208,27 @@ def start_dagster(site: Site, code_server: CodeServer, *, port: int) -> Dagster:
     )
     url = f"http://127.0.0.1:{port}"
     services.wait_for_http(webserver, f"{url}/server_info", seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
-    answer = services.ask(f"{url}/graphql?{urlencode({'query': LOAD_ERRORS})}")
-    for entry in json.loads(answer)["data"]["workspaceOrError"].get("locationEntries", ()):
+    dagster = Dagster(url=url)
+    for entry in _asked(site, dagster, LOAD_ERRORS)["workspaceOrError"].get("locationEntries", ()):
         if entry["locationOrLoadError"]["__typename"] == "PythonError":
             raise ServiceFailed(
                 f"Dagster cannot load the definitions; the end of {code_server.service.log}:\n"
                 f"{code_server.service.last_words()}"
             )
-    return Dagster(url=url)
+    return dagster
+
+
+def failed_run(site: Site, dagster: Dagster) -> str | None:
+    """The job of a run that Dagster calls failed, and its number; None when all is well. There should be none."""
+    for run in _asked(site, dagster, FAILED_RUNS)["runsOrError"].get("results", ()):
+        return f"{run['jobName']} {run['runId']}"
+    return None
+
+
+def _asked(site: Site, dagster: Dagster, query: str) -> dict[str, Any]:
+    data = json.loads(site.services.ask(f"{dagster.url}/graphql?{urlencode({'query': query})}"))["data"]
+    assert isinstance(data, dict)
+    return data
 
 
 def _settings(command: str, contacts: int, relay_port: int, rate: int) -> str:

@@ -129,9 +129,9 @@ SELECT pg_try_advisory_lock(hashtextextended('mail_orchestration.resolve.' || CA
 -- Nobody resolves the release, and nobody begins to while it is marked.
 SELECT pg_try_advisory_xact_lock(hashtextextended('mail_orchestration.resolve.' || CAST(:release_id AS bigint), 0));
 
--- name: give_sort_memory
--- Room for dedup's sort, for this transaction.
-SET LOCAL work_mem = '128MB';
+-- name: set_sort_memory
+-- Room for dedup's sort in this transaction, and no hash of a million contacts, which would take twice as much.
+SELECT set_config('work_mem', '48MB', TRUE), set_config('enable_hashagg', 'off', TRUE);
 
 -- name: find_release_to_resolve
 -- What dedup needs to know of a release, and the state of its mail job.
@@ -146,41 +146,47 @@ UPDATE release SET resolving_since = CAST(:now AS timestamptz)
 WHERE release_id = CAST(:release_id AS bigint) AND resolved_at IS NULL;
 
 -- name: insert_recipients
--- Dedup, verify and filter in one pass. Of a contact's rows the one in the audience named first counts; the check of
--- its details is carried through the sort as one small column. Numbers follow the sort, so nothing is sorted twice, and
--- the joins with suppressions and exclusions come after it. Returned are the rows before dedup, of this same snapshot.
-WITH resolved AS (
-    INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
-    SELECT CAST(:released_on AS date), CAST(:release_id AS bigint), d.recipient_no, d.audience_id, d.contact_id,
-        coalesce(d.failed_check, everything.reason, topic.reason, excluded.reason)
+-- Dedup, verify and filter. Dedup reads nothing but the index of the memberships, in one narrow sort which serves for
+-- the numbers too; of a contact's rows the one in the audience named first counts. The checks are joined after it: body
+-- formats by their partial index, attributes (a scan of their own) only when the campaign requires some. Returned are
+-- the rows before dedup; a count of its own would be another scan, of another snapshot.
+WITH resolved AS MATERIALIZED (
+    SELECT CAST(row_number() OVER (ORDER BY m.contact_id) AS integer) AS recipient_no, m.contact_id, m.audience_rows,
+        (CAST(:audience_ids AS integer[]))[m.place] AS audience_id
     FROM (
-        SELECT CAST(row_number() OVER (ORDER BY m.contact_id) AS integer) AS recipient_no,
-            m.contact_id, m.audience_id, m.failed_check
-        FROM (
-            SELECT DISTINCT ON (am.contact_id) am.contact_id, am.audience_id,
-                CASE
-                    WHEN am.body_format NOT IN ('text', 'mime', 'mhtml') THEN 'bad_body_format'
-                    WHEN CAST(:required AS text[]) <> '{}' THEN (
-                        SELECT 'missing_attribute:' || needed.name
-                        FROM unnest(CAST(:required AS text[])) WITH ORDINALITY AS needed (name, place)
-                        WHERE coalesce(btrim(am.attributes ->> needed.name), '') = ''
-                        ORDER BY needed.place LIMIT 1
-                    )
-                END AS failed_check
-            FROM audience_member AS am
-            WHERE am.audience_id = ANY(CAST(:audience_ids AS integer[]))
-            ORDER BY am.contact_id, array_position(CAST(:audience_ids AS integer[]), am.audience_id)
-        ) AS m
-    ) AS d
-    LEFT JOIN suppression AS everything ON everything.contact_id = d.contact_id AND everything.topic = ''
+        SELECT am.contact_id, count(*) AS audience_rows,
+            min(array_position(CAST(:audience_ids AS integer[]), am.audience_id)) AS place
+        FROM audience_member AS am
+        WHERE am.audience_id = ANY(CAST(:audience_ids AS integer[]))
+        GROUP BY am.contact_id
+    ) AS m
+),
+stored AS (
+    INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
+    SELECT CAST(:released_on AS date), CAST(:release_id AS bigint), r.recipient_no, r.audience_id, r.contact_id,
+        coalesce(bad.reason, lacking.reason, everything.reason, topic.reason, excluded.reason)
+    FROM resolved AS r
+    LEFT JOIN (
+        SELECT audience_id, contact_id, 'bad_body_format' AS reason FROM audience_member
+        WHERE audience_id = ANY(CAST(:audience_ids AS integer[])) AND body_format NOT IN ('text', 'mime', 'mhtml')
+    ) AS bad ON bad.audience_id = r.audience_id AND bad.contact_id = r.contact_id
+    LEFT JOIN (
+        SELECT am.audience_id, am.contact_id, 'missing_attribute:' || (
+            SELECT needed.name FROM unnest(CAST(:required AS text[])) WITH ORDINALITY AS needed (name, place)
+            WHERE coalesce(btrim(am.attributes ->> needed.name), '') = '' ORDER BY needed.place LIMIT 1
+        ) AS reason
+        FROM audience_member AS am
+        WHERE CAST(:required AS text[]) <> '{}' AND am.audience_id = ANY(CAST(:audience_ids AS integer[]))
+    ) AS lacking ON lacking.audience_id = r.audience_id AND lacking.contact_id = r.contact_id
+    LEFT JOIN suppression AS everything ON everything.contact_id = r.contact_id AND everything.topic = ''
     LEFT JOIN suppression AS topic
-        ON topic.contact_id = d.contact_id AND topic.topic = NULLIF(CAST(:topic AS text), '')
+        ON topic.contact_id = r.contact_id AND topic.topic = nullif(CAST(:topic AS text), '')
     LEFT JOIN (
         SELECT DISTINCT x.contact_id, 'excluded_audience' AS reason FROM audience_member AS x
         WHERE x.audience_id = ANY(CAST(:excluded_audience_ids AS integer[]))
-    ) AS excluded ON excluded.contact_id = d.contact_id
+    ) AS excluded ON excluded.contact_id = r.contact_id
 )
-SELECT count(*) FROM audience_member AS am WHERE am.audience_id = ANY(CAST(:audience_ids AS integer[]));
+SELECT CAST(coalesce(sum(audience_rows), 0) AS bigint) FROM resolved;
 
 -- name: count_recipients
 -- The recipients of a release, those bypassed by dedup's own checks by their reason.

@@ -48,6 +48,9 @@ CREATE TABLE audience_member (
     import_id bigint NOT NULL,
     PRIMARY KEY (audience_id, contact_id)
 );
+-- The few whose body format is none: dedup finds them here, and reads the primary key alone for everybody else.
+CREATE INDEX audience_member_with_bad_format ON audience_member (audience_id, contact_id)
+    WHERE body_format NOT IN ('text', 'mime', 'mhtml');
 
 CREATE TABLE audience_import (
     import_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
