@@ -28,7 +28,7 @@ import yaml
 from benchmarks.egress_only import start_sink, theirs
 
 HTML = """<html><body><h1>Dear {{ name }}</h1>{% for n in range(paragraphs) %}
-<p>This is paragraph {{ n }} for {{ name }}, who is reader number {{ number }} of many. It is long enough.</p>{% endfor %}
+<p>This is paragraph {{ n }} for {{ name }}, who is reader number {{ number }} of many. It suffices.</p>{% endfor %}
 <p><a href="{{ unsubscribe_url }}">no more of these</a></p></body></html>
 """
 TEXT = "Dear {{ name }},\n\nthis is for number {{ number }}.\n\n{{ unsubscribe_url }}\n"
@@ -162,7 +162,13 @@ def site(folder: Path, port: int, chosen: argparse.Namespace) -> Path:
         csv.writelines(f"r{n}@example.net,Reader {n},{n}\n" for n in range(1, chosen.contacts + 1))
     settings = {
         "relays": [
-            {"name": "sink", "host": "127.0.0.1", "port": port, "tls": "none", "connections": chosen.connections}
+            {
+                "name": "sink",
+                "host": "127.0.0.1",
+                "port": port,
+                "tls": "none",
+                "connections": chosen.connections,
+            }
         ],
         "mailcasters": [{"name": "m1", "connections": chosen.connections}],
         "audiences": [{"name": "everybody", "csv": "everybody.csv"}],

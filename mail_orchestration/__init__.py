@@ -15,5 +15,6 @@ They know nothing of each other; `kernel` is their shared ground. Stories join t
     preview       one message, without a release
     maintenance   what runs beside the mail
 
-Above them is `cli`. Dagster's layer (the packages assets, jobs and schedules) calls the stories; nothing here knows Dagster.
+Above them is `cli`. Dagster's layer (the packages assets, jobs and schedules) calls the stories; nothing here
+knows Dagster.
 """

@@ -164,7 +164,9 @@ def test_message_gives_the_exact_octets(site: CliSite) -> None:
     assert run(["release", "letter", "--now"]) == ExitCode.OK
     assert run(["mailcaster", "run", "one"]) == ExitCode.OK
     command = [sys.executable, "-m", "mail_orchestration.cli", "message", "1", "r7@example.net"]
-    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == site.stored()["r7@example.net"]
+    assert (
+        subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == site.stored()["r7@example.net"]
+    )
     assert run(["message", "1", "r7@example.net", "--output", "r7.eml"]) == ExitCode.OK
     assert (site.folder / "r7.eml").read_bytes() == site.stored()["r7@example.net"]
 

@@ -150,3 +150,11 @@ def test_a_reader_that_goes_is_no_error() -> None:
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == ExitCode.OK
     assert capsys.readouterr().out.strip()[0].isdigit()
+
+
+def test_the_docs_name_every_command_and_exit_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    for command in app.registered_commands:
+        assert f"`{command.name}`" in page
+    for code in ExitCode:
+        assert f"| {int(code)} |" in page

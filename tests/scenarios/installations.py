@@ -128,14 +128,18 @@ def write_site(
     """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path."""
     (folder / "campaigns" / "letter").mkdir(parents=True, exist_ok=True)
     definition = {**CAMPAIGN, **(campaign or {})}
-    (folder / "campaigns" / "letter" / "campaign.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+    (folder / "campaigns" / "letter" / "campaign.yaml").write_text(
+        yaml.safe_dump(definition), encoding="utf-8"
+    )
     (folder / "campaigns" / "letter" / "message.html.j2").write_text(html, encoding="utf-8")
     with (folder / "everybody.csv").open("w", encoding="utf-8") as csv:
         csv.write("email,name,number\n")
         csv.writelines(f"r{n}@example.net,Reader {n},{n}\n" for n in range(1, contacts + 1))
     settings = {
         "installation": "main",
-        "relays": [{"name": "sink", "host": "127.0.0.1", "port": relay_port, "tls": "none", "connections": 100}],
+        "relays": [
+            {"name": "sink", "host": "127.0.0.1", "port": relay_port, "tls": "none", "connections": 100}
+        ],
         "mailcasters": [dict(each) for each in mailcasters],
         "dispatcher": dict(dispatcher or {}),
         "audiences": [{"name": "everybody", "csv": "everybody.csv"}],
@@ -149,7 +153,9 @@ def write_site(
 def opened(settings: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
     """The installation on the test's own database."""
     monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    monkeypatch.setenv(
+        "MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+    )
     with open_installation(settings, application_name="tests") as inst:
         yield inst
 

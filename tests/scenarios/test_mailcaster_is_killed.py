@@ -1,4 +1,4 @@
-"""A mailcaster is killed with -9 in mid-run; a new shift loses nothing and repeats at most one message per connection."""
+"""A mailcaster is killed with -9 in mid-run; a new shift loses nothing and repeats one message a connection at most."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from mail_orchestration.egress.relay import Backoff, Relay, Secret, Timeouts, TlsMode
 
 
-class _Drop(Exception):  # noqa: N818 - no error: the script asks for it
+class _Drop(Exception):
     pass
 
 
