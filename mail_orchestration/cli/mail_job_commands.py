@@ -1,11 +1,9 @@
-"""What became of it: `status`, `mail-jobs`, `report`, `message`."""
+"""What became of it: `mail-jobs`, `report`, `message`."""
 
 from __future__ import annotations
 
 import base64
-import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +11,7 @@ import typer
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, database_name, shown, table
+from mail_orchestration.cli.face import Face, shown, table
 from mail_orchestration.kernel.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -25,10 +23,8 @@ if TYPE_CHECKING:
     from mail_orchestration.dispatch.mail_jobs import MailJob
     from mail_orchestration.feedback.reports import MailJobReport
     from mail_orchestration.installation import Installation
-    from mail_orchestration.kernel.settings import MailcasterParameters, RelaySettings
 
 PANEL = "Mail jobs and mailcasters"
-RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 
 MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1)]
 
@@ -39,97 +35,6 @@ STATE_STYLES = {
     "INTERRUPTED": "yellow",
     "RUNNING": "cyan",
 }
-
-
-@command("status", PANEL)
-def status(face: Face) -> ExitCode | None:
-    """The installation at a glance: database, relays, mailcasters, waiting work, audiences, warnings."""
-    from mail_orchestration.audience.importing import audience_sizes
-    from mail_orchestration.dispatch.mail_jobs import mail_jobs
-    from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
-    from mail_orchestration.dispatch.shifts import shifts
-    from mail_orchestration.kernel.states import MailJobState
-
-    with face.open() as inst:
-        settings = inst.settings
-        with inst.database.begin() as connection:
-            last = {shift.mailcaster: shift for shift in shifts(connection, inst.installation_id)}
-            live = [state for state in MailJobState if not state.is_ended]
-            waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
-            audiences = audience_sizes(connection, inst.installation_id)
-        database = database_name(inst)
-        embedded = inst.database.is_embedded
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        relays = list(pool.map(_relay_status, settings.relays))
-    warnings = fleet_warnings(settings.mailcasters, settings.dispatcher.small_audience_threshold)
-    if not settings.relays:
-        warnings.append("no relay is configured: nothing can be sent")
-    mailcasters = [
-        _mailcaster_status(each, mailcaster_type(each).value, last.get(each.name))
-        for each in settings.mailcasters
-    ]
-    document = {
-        "installation": settings.installation,
-        "database": database,
-        "embedded": embedded,
-        "relays": relays,
-        "mailcasters": mailcasters,
-        "mail_jobs": waiting,
-        "audiences": audiences,
-        "warnings": warnings,
-    }
-
-    def show(console: Console) -> None:
-        console.print(f"[bold]{settings.installation}[/] on {database}")
-        relay_keys = ("name", "host", "port", "tls", "weight", "reachable")
-        console.print(
-            table("relay", *relay_keys[1:], rows=[[each[key] for key in relay_keys] for each in relays])
-        )
-        keys = ("name", "type", "state", "since", "mail_jobs", "messages")
-        heads = ("mailcaster", "type", "shift", "since", "mail jobs", "messages")
-        console.print(table(*heads, rows=[[each[key] for key in keys] for each in mailcasters]))
-        console.print(table("audience", "members", rows=[(each.name, each.members) for each in audiences]))
-        if waiting:
-            show_mail_jobs(console, waiting)
-        else:
-            console.print("No mail job waits or runs.")
-        for warning in warnings:
-            console.print(f"[yellow]warning[/] {warning}")
-
-    face.answer(document, show)
-    return None
-
-
-def _relay_status(relay: RelaySettings) -> dict[str, Any]:
-    try:
-        with socket.create_connection((relay.host, relay.port), timeout=RELAY_ANSWERS_WITHIN_SECONDS):
-            reachable, reason = True, None
-    except OSError as error:
-        reachable, reason = False, error.strerror or str(error)
-    return {
-        "name": relay.name,
-        "host": relay.host,
-        "port": relay.port,
-        "tls": relay.tls,
-        "weight": relay.weight,
-        "reachable": reachable,
-        "reason": reason,
-    }
-
-
-def _mailcaster_status(parameters: MailcasterParameters, kind: str, shift: Any) -> dict[str, Any]:
-    state = "none yet" if shift is None else "ended" if shift.ended_at else "at work"
-    return {
-        "name": parameters.name,
-        "type": kind,
-        "connections": parameters.connections,
-        "state": state,
-        "since": None if shift is None else shift.ended_at or shift.started_at,
-        "heartbeat_at": None if shift is None else shift.heartbeat_at,
-        "mail_job_id": None if shift is None else shift.mail_job_id,
-        "mail_jobs": 0 if shift is None else shift.mail_jobs_done,
-        "messages": 0 if shift is None else shift.messages_done,
-    }
 
 
 @command("mail-jobs", PANEL)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from jinja2 import TemplateSyntaxError, meta, nodes
+from jinja2 import meta, nodes
 
 from mail_orchestration.composition.assembly import AssemblyPool
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import OUR_NAMES, MailJobFacts
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
 from mail_orchestration.composition.errors import FaultReason
-from mail_orchestration.composition.templates import CampaignEnvironment
+from mail_orchestration.composition.templates import COMPILE_FAULTS, CampaignEnvironment, compile_fault
 from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign
 from mail_orchestration.kernel.model import BodyFormat, Recipient
 from mail_orchestration.kernel.tokens import SigningKeys
@@ -47,9 +47,14 @@ class Finding:
     line: int | None
     message: str
 
-    def __str__(self) -> str:
+    @property
+    def told(self) -> str:
+        """`file:line: message`."""
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{self.severity}: {place}: {self.message}"
+        return f"{place}: {self.message}"
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.told}"
 
 
 def check(campaign: Campaign, sample: Recipient | None = None) -> list[Finding]:
@@ -62,6 +67,13 @@ def check(campaign: Campaign, sample: Recipient | None = None) -> list[Finding]:
     if not any(each.severity is Severity.ERROR for each in syntax):
         findings += [*_names(campaign, sample), *_composed(campaign, sample)]
     return sorted(dict.fromkeys(findings), key=lambda each: each.severity is not Severity.ERROR)
+
+
+def refuse_bad_templates(campaign: Campaign) -> None:
+    """Raise `BadCampaign`, a line per fault, when a template does not compile or includes one that there is not."""
+    faults = [each.told for each in _syntax(campaign) if each.severity is Severity.ERROR]
+    if faults:
+        raise BadCampaign("\n".join(faults))
 
 
 def _templates(campaign: Campaign) -> Iterator[tuple[str, str]]:
@@ -86,8 +98,8 @@ def _syntax(campaign: Campaign) -> Iterator[Finding]:
         try:
             # Compiling finds what parsing lets pass: unknown filters and tests.
             environment.compile(source, name=name, filename=name)
-        except TemplateSyntaxError as fault:
-            yield _error(fault.name or name, fault.lineno, fault.message or "is no template")
+        except COMPILE_FAULTS as fault:
+            yield _error(*compile_fault(fault, name))
             continue
         tree = environment.parse(source, name)
         for node in tree.find_all((nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)):

@@ -183,8 +183,9 @@ class Composer:
         return head, tail + b"MIME-Version: 1.0\r\n"
 
     def _verify_attributes(self, recipient: Recipient) -> None:
+        own = {"rcp_url": recipient.url, "locale": recipient.locale, "guid": recipient.guid}
         for name in self._definition.required_attributes:
-            value = recipient.url if name == "rcp_url" else recipient.attributes.get(name)
+            value = own[name] if name in own else recipient.attributes.get(name)
             if value is None or value == "":
                 raise CompositionError(
                     FaultReason.MISSING_ATTRIBUTE, f"the attribute {name} is absent or empty"

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from mail_orchestration.composition.definition_parts import (
     AttachmentSpec,
+    AttributeName,
     ComponentName,
     ContentId,
     FieldName,
+    Line,
     ListId,
     MailboxText,
     RelativePath,
@@ -41,22 +43,20 @@ TEXT_TEMPLATE = "message.txt.j2"
 MAXIMUM_FILE_OCTETS = 20_000_000
 MAXIMUM_CAMPAIGN_OCTETS = 40_000_000
 
-_Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000)]
-
 
 class CampaignDefinition(Strict):
     """What `campaign.yaml` says. Values marked (template) are Jinja2."""
 
     name: Slug
-    subject: _Line
+    subject: Line
     """(template)"""
     from_: MailboxText = Field(alias="from")
     reply_to: MailboxText | None = None
-    to_name: _Line | None = None
+    to_name: Line | None = None
     """(template) The display name of `To`."""
     envelope_sender: MailboxText | None = None
     """The reverse-path; `bounces@` the installation's bounce domain by default."""
-    headers: dict[FieldName, _Line] = Field(default_factory=dict)
+    headers: dict[FieldName, Line] = Field(default_factory=dict)
     """(template) Further header fields."""
 
     audiences: list[Slug] = Field(min_length=1)
@@ -65,12 +65,12 @@ class CampaignDefinition(Strict):
     """What a recipient opts out of; None is everything."""
     list_id: ListId | None = None
     """RFC 2919; `<name>.<domain of from>` by default."""
-    required_attributes: list[str] = Field(default_factory=list)
+    required_attributes: list[AttributeName] = Field(default_factory=list)
     """A recipient without one of them, or with an empty one, is bypassed (spec 1.4)."""
 
     body_format: BodyFormat = BodyFormat.MIME
     """For recipients who have none of their own."""
-    content_url: _Line | None = None
+    content_url: Line | None = None
     """(template) The body is this page, fetched per recipient; their own `rcp_url` takes its place."""
     attachments: list[AttachmentSpec] = Field(default_factory=list)
     inline: dict[ContentId, RelativePath] = Field(default_factory=dict)
@@ -100,6 +100,9 @@ class CampaignDefinition(Strict):
             raise ValueError("expires_at is not after starts_at")
         if both := sorted(set(self.audiences) & set(self.exclude)):
             raise ValueError(f"exclude names {both[0]}, which is one of audiences")
+        for name in self.headers:
+            if sum(name.lower() == other.lower() for other in self.headers) > 1:
+                raise ValueError(f"headers names {name} twice")
         return self
 
     def expired(self, now: datetime) -> bool:
@@ -196,13 +199,16 @@ def _read(folder: Path, path: str, missing: str) -> bytes:
         # A link that leads out of the folder would mail what its author may not read.
         if not found.resolve(strict=True).is_relative_to(folder.resolve(strict=True)):
             raise BadCampaign(f"{path}: leads out of the campaign's folder")
+        if not found.is_file():  # a pipe would be waited for without end
+            raise BadCampaign(missing)
         if (octets := found.stat().st_size) > MAXIMUM_FILE_OCTETS:
             raise BadCampaign(f"{path}: has {octets} octets, more than {MAXIMUM_FILE_OCTETS}")
         return found.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise BadCampaign(missing) from None
-    except OSError as fault:
-        raise BadCampaign(f"{path}: cannot be read ({fault.strerror})") from None
+    except (OSError, RuntimeError) as fault:  # RuntimeError: Python before 3.13 on links in a circle
+        reason = getattr(fault, "strerror", None) or "its links lead in a circle"
+        raise BadCampaign(f"{path}: cannot be read ({reason})") from None
 
 
 def _decode(path: str, content: bytes) -> None:

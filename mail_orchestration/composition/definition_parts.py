@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
 
-from mail_orchestration.composition.header_fields import Mailbox, parse_mailbox
+from mail_orchestration.composition.header_fields import Mailbox, has_control, parse_mailbox
 
 Stage = Literal["throttle", "preprocess", "filter", "cookies", "compose", "send", "postprocess"]
 """Where a campaign may put components of its own (spec 1.6)."""
@@ -22,6 +22,7 @@ RESERVED_FIELDS = frozenset(
     }
 )
 _RESERVED_PREFIXES = ("content-", "resent-", "arc-", "received-")
+_RECIPIENTS_OWN = {"url": "rcp_url", "rcp_guid": "guid", "rcp_locale": "locale"}
 _CRON_FIELDS = (
     ("minute", 0, 59),
     ("hour", 0, 23),
@@ -29,14 +30,39 @@ _CRON_FIELDS = (
     ("month", 1, 12),
     ("weekday", 0, 7),
 )
-_CRON_PART = re.compile(r"(?:\*|(?P<low>\d{1,2})(?:-(?P<high>\d{1,2}))?)(?:/(?P<step>\d{1,2}))?")
+_CRON_PART = re.compile(r"(?:\*|(?P<low>[0-9]{1,2})(?:-(?P<high>[0-9]{1,2}))?)(?:/(?P<step>[0-9]{1,2}))?")
 
 
 def _relative_path(text: str) -> str:
     path = PurePosixPath(text)
-    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+    if not text or path.is_absolute() or ".." in path.parts or "\\" in text:
         raise ValueError("must be a path inside the campaign's folder")
-    return str(path)
+    return _without_controls(str(path))
+
+
+def _without_controls(text: str) -> str:
+    if has_control(text):
+        raise ValueError("holds a line end or another control character")
+    return text
+
+
+def _line(text: str) -> str:
+    # What a template prints is looked at when it is printed.
+    return text if "{" in text else _without_controls(text)
+
+
+def _attribute_name(text: str) -> str:
+    if not text.isidentifier() or text != text.lower():
+        raise ValueError(f"{text!r} is no name as templates use it, such as `first_name` of the column First Name")
+    if text in _RECIPIENTS_OWN:
+        raise ValueError(f"{text!r} is called {_RECIPIENTS_OWN[text]} in templates and here")
+    return text
+
+
+def _content_type(text: str) -> str:
+    if not re.fullmatch(r"[a-z]+/[a-z0-9.+-]+", text) or text.startswith(("message/", "multipart/")):
+        raise ValueError("must be like `application/pdf`; files that are messages go as application/octet-stream")
+    return text
 
 
 def _mailbox(value: object) -> Mailbox:
@@ -104,6 +130,10 @@ def _cron(text: str) -> str:
     return text
 
 
+AttributeName = Annotated[str, AfterValidator(_attribute_name)]
+Line = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000), AfterValidator(_line)
+]
 RelativePath = Annotated[str, AfterValidator(_relative_path)]
 MailboxText = Annotated[Mailbox, BeforeValidator(_mailbox)]
 ComponentName = Annotated[str, AfterValidator(_component)]
@@ -125,9 +155,16 @@ class AttachmentSpec(Strict):
     """A file that goes with every message."""
 
     path: RelativePath
-    name: str | None = Field(default=None, min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f/\\]+$")
+    name: (
+        Annotated[
+            str,
+            StringConstraints(min_length=1, max_length=255, pattern=r"^[^/\\]+$"),
+            AfterValidator(_without_controls),
+        ]
+        | None
+    ) = None
     """The name that the recipient sees; the path's last part by default."""
-    content_type: str | None = Field(default=None, pattern=r"^[a-z]+/[a-z0-9.+-]+$")
+    content_type: Annotated[str, AfterValidator(_content_type)] | None = None
 
     @property
     def shown_name(self) -> str:

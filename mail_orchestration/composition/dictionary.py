@@ -10,10 +10,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 
-from jinja2 import ChainableUndefined, TemplateSyntaxError, nodes
+from jinja2 import ChainableUndefined, nodes
 
-from mail_orchestration.composition.templates import CampaignEnvironment
-from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.composition.templates import CampaignEnvironment, parse_template
+from mail_orchestration.kernel.errors import BadCampaign, BadInput
 
 MAXIMUM_TEXT_OCTETS = 128 * 1024
 MINIMUM_BLOB_OCTETS = 256
@@ -75,8 +75,8 @@ def literal_text(environment: CampaignEnvironment, files: Mapping[str, bytes], *
         if not path.endswith(".j2") or path.endswith(".html.j2") is not html:
             continue
         try:
-            tree = environment.parse(content.decode("utf-8-sig"), path)
-        except TemplateSyntaxError:
+            tree = parse_template(environment, path, content.decode("utf-8-sig"))
+        except BadCampaign:
             continue
         texts.append("".join(node.data for node in tree.find_all(nodes.TemplateData)))
     return "\n".join(texts)

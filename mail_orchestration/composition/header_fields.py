@@ -27,6 +27,7 @@ _PLAIN_WORDS = re.compile(r"[!-~]{1,900}(?: [!-~]{1,900})*")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _PRINTABLE = re.compile(r"[ -~]*")
 _DOT_ATOM = re.compile(r"[^\s\x00-\x20()<>\[\]:;@\\,.\"]+(?:\.[^\s\x00-\x20()<>\[\]:;@\\,.\"]+)*")
+_QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 _MAILBOX = re.compile(
     r"\s*(?:\"(?P<quoted>(?:[^\"\\]|\\.)*)\"|(?P<plain>[^<>\"]*?))\s*<(?P<address>[^<>\s]+)>\s*"
 )
@@ -124,6 +125,11 @@ def parameter_field(name: str, value: str, parameters: Iterable[tuple[str, str]]
     return (";\r\n ".join(lines) + "\r\n").encode("ascii")
 
 
+def has_control(value: str) -> bool:
+    """Whether `value` holds a character that no header field may have."""
+    return _CONTROL.search(value) is not None
+
+
 def refuse_controls(name: str, value: str) -> None:
     """Raise when `value` holds CR, LF, NUL or another control character. The message names the field only."""
     found = _CONTROL.search(value)
@@ -190,7 +196,7 @@ def _address(name: str, address: str) -> str:
         raise CompositionError(FaultReason.BAD_HEADER_FIELD, f"{name}: the address has no @")
     if _DOT_ATOM.fullmatch(local):
         return address
-    if local.startswith('"') and local.endswith('"') and len(local) > 1:
+    if _QUOTED_LOCAL.fullmatch(local):
         return address
     escaped = local.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"@{domain}'

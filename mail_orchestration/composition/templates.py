@@ -40,6 +40,9 @@ _SAFE_URL = re.compile(r"(?:https?://[^\s<>\"]+|mailto:[^\s<>\"]+)", re.IGNORECA
 
 Finalize = Callable[[EvalContext, Any], Any]
 
+COMPILE_FAULTS = (TemplateSyntaxError, SyntaxError, ValueError, OverflowError, RecursionError, MemoryError)
+"""What compiling raises: besides Jinja2's own, what Python's compiler makes of deep nesting and endless numbers."""
+
 
 class BadLink(TemplateError):
     """A link from data is neither http, https nor mailto."""
@@ -123,10 +126,34 @@ def compile_template(environment: CampaignEnvironment, name: str, source: str | 
             return environment.get_template(name)
         code = environment.compile(source, name=name, filename=name)
         return environment.template_class.from_code(environment, code, environment.make_globals(None))
-    except TemplateSyntaxError as fault:
-        raise BadCampaign(f"{fault.name or name}:{fault.lineno}: {fault.message}") from None
     except TemplateNotFound as fault:
         raise BadCampaign(f"{name}: there is no template {fault.name}") from None
+    except COMPILE_FAULTS as fault:
+        raise _bad_template(fault, name) from None
+
+
+def parse_template(environment: CampaignEnvironment, name: str, source: str) -> nodes.Template:
+    """The template's syntax tree. Raises `BadCampaign` naming file and line."""
+    try:
+        return environment.parse(source, name)
+    except COMPILE_FAULTS as fault:
+        raise _bad_template(fault, name) from None
+
+
+def compile_fault(fault: Exception, name: str) -> tuple[str, int | None, str]:
+    """File, line and message of one of `COMPILE_FAULTS` in the template `name`."""
+    match fault:
+        case TemplateSyntaxError():
+            return fault.name or name, fault.lineno, fault.message or "is no template"
+        case RecursionError() | MemoryError() | SyntaxError():  # "too many statically nested blocks"
+            return name, None, "is nested too deeply to be compiled"
+        case _:  # int() of more than 4,300 digits
+            return name, None, f"cannot be compiled: {str(fault).partition(':')[0]}"
+
+
+def _bad_template(fault: Exception, name: str) -> BadCampaign:
+    file, line, message = compile_fault(fault, name)
+    return BadCampaign(f"{file}: {message}" if line is None else f"{file}:{line}: {message}")
 
 
 def render(template: Template, values: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from mail_orchestration.composition.errors import CompositionError, FaultReason
 from mail_orchestration.composition.templates import (
     CampaignEnvironment,
     compile_template,
+    parse_template,
     refuse_none,
     render,
 )
@@ -58,7 +59,7 @@ class TextDeriver:
         self._layouts: OrderedDict[str, list[str] | None] = OrderedDict()
         environment = CampaignEnvironment(files, finalize=self._mark)
         captures = any(
-            environment.parse(content.decode("utf-8-sig"), path).find(kind) is not None
+            parse_template(environment, path, content.decode("utf-8-sig")).find(kind) is not None
             for path, content in files.items()
             if path.endswith(".j2")
             for kind in _CAPTURING

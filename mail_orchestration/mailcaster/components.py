@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mail_orchestration.dispatch.claims import UnsentMessage
 from mail_orchestration.kernel.components import Component, load_components, run_components
 from mail_orchestration.kernel.errors import ComponentFailed
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
@@ -58,10 +59,10 @@ class SendComponents:
         numbers = {each.recipient_no: each.message.message_no for each in messages}
         return {numbers[bypass.recipient_no]: bypass.reason for _, bypass in found}
 
-    def handed_over(self, messages: Sequence[MessageInHand]) -> None:
+    def handed_over(self, messages: Sequence[UnsentMessage]) -> None:
         """These go to egress: remember whose they are until their results come."""
         if self._after:
-            self._recipients.update((each.message.message_no, each.recipient_no) for each in messages)
+            self._recipients.update((each.message_no, each.recipient_no) for each in messages)
 
     def watch(self, result: DeliveryResult, durable: asyncio.Future[None]) -> None:
         """Show `result` to postprocess once it is durable.

@@ -21,7 +21,16 @@ from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
-from mail_orchestration.kernel.errors import ComponentFailed, NotFound, RelayUnreachable, StateConflict
+from mail_orchestration.kernel.errors import (
+    BadInput,
+    BadSettings,
+    ClaimLost,
+    ComponentFailed,
+    DatabaseUnavailable,
+    RelayUnreachable,
+    StateConflict,
+    Unavailable,
+)
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
@@ -31,7 +40,10 @@ from mail_orchestration.mailcaster.message_feed import MessageFeed
 _log = logging.getLogger(__name__)
 
 STOP_POLL_S = 0.2
-"""How often a stop that came from a signal or from another thread is looked for."""
+"""How often a stop that came from a signal or from another thread is looked for, and the campaign's expiry."""
+HAND_BACK_S, HAND_BACK_PAUSE_S = 20.0, 0.5
+"""A database that restarts is back within seconds: for so long a mail job that cannot go on is handed back rather
+than left to hang for hours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +94,29 @@ class MailJobDelivery:
         self._stop = stop
         self._gave_up = ""
         self._is_stopping = False
+        self._trouble: Exception | None = None
         self._counts: dict[Outcome, int] = {}
 
     def run(self) -> MailJobDone:
-        """Deliver and settle. Raises ClaimLost when somebody else has the mail job, and DatabaseUnavailable."""
+        """Deliver and settle. Raises ClaimLost when somebody else has the mail job.
+
+        Raises DatabaseUnavailable and BadSettings too: the mail job is handed back then, if that is possible
+        within HAND_BACK_S, and what has no result is for the next shift.
+        """
         began = time.monotonic()
         relay_errors: dict[str, str] = {}
         with HeldClaim(self._inst.database, self._claim) as held:
             try:
                 self._components = SendComponents(self._frozen.campaign.definition.components)
                 relay_errors = uvloop.run(self._deliver(held)).last_relay_errors
-            except (RelayUnreachable, ComponentFailed, NotFound) as error:
+            except BadSettings:
+                self._hand_back(held)
+                raise
+            except (RelayUnreachable, ComponentFailed, BadInput) as error:
                 self._gave_up = str(error)
+            except Unavailable:
+                self._hand_back(held)
+                raise
             held.progress(self._counts)
             state = self._settle(held)
         return MailJobDone(
@@ -126,6 +149,23 @@ class MailJobDelivery:
             held.hand_back()
             return MailJobState.RUNNING
 
+    def _hand_back(self, held: HeldClaim) -> None:
+        until = time.monotonic() + HAND_BACK_S
+        while True:
+            try:
+                held.hand_back()
+                return
+            except ClaimLost:
+                return
+            except DatabaseUnavailable as error:
+                if time.monotonic() >= until or self._stop.wait(HAND_BACK_PAUSE_S):
+                    _log.warning("mail job %d hangs until it is recovered: %s", self._claim.mail_job_id, error)
+                    return
+
+    def _has_expired(self) -> bool:
+        expires_at = self._frozen.release.expires_at
+        return expires_at is not None and utc_now() >= expires_at
+
     async def _deliver(self, held: HeldClaim) -> DeliveryReport:
         definition = self._frozen.campaign.definition
         self._end = asyncio.Event()
@@ -143,7 +183,6 @@ class MailJobDelivery:
                 self._claim,
                 self._frozen.compressor(),
                 reverse_path=envelope_sender(self._frozen.facts, definition),
-                expires_at=self._frozen.release.expires_at,
                 clock=utc_now,
                 record=log.record,
                 components=self._components,
@@ -158,6 +197,10 @@ class MailJobDelivery:
                     stop=self._end,
                     unreachable_after_s=self._inst.settings.dispatcher.relay_unreachable_after_seconds,
                 )
+                if self._trouble is not None:
+                    raise self._trouble
+                if self._has_expired() and not self._is_stopping:
+                    await feed.expire()
                 await self._components.finish()
                 return report
             finally:
@@ -179,14 +222,14 @@ class MailJobDelivery:
         return durable
 
     async def _keep(self, held: HeldClaim) -> None:
-        """Heartbeat, progress and the outside's wish to stop, beside the delivery."""
+        """Heartbeat, progress, expiry and the outside's wish to stop, beside the delivery."""
         heartbeat_s = self._inst.settings.dispatcher.heartbeat_seconds
         frequency = self._parameters.recovery_string_update_frequency
         told, next_beat = 0, time.monotonic() + heartbeat_s
         try:
             while True:
                 await asyncio.sleep(STOP_POLL_S)
-                if self._stop.is_set():
+                if self._stop.is_set() or self._has_expired():
                     self._end.set()
                 if time.monotonic() >= next_beat:
                     next_beat = time.monotonic() + heartbeat_s
@@ -197,7 +240,7 @@ class MailJobDelivery:
                     self._is_stopping |= await asyncio.to_thread(held.progress, counts)
                 if self._is_stopping or self._components.failure is not None:
                     self._end.set()
-        except Exception:
-            # The results log meets the same trouble at its next write and ends the delivery with it.
-            _log.exception("mail job %d: heartbeat failed", self._claim.mail_job_id)
+        except Exception as error:
+            _log.warning("mail job %d: heartbeat failed: %s", self._claim.mail_job_id, error)
+            self._trouble = error
             self._end.set()

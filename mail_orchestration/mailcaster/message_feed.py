@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 
-from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
 from mail_orchestration.kernel.database import Database
@@ -15,9 +16,12 @@ from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMes
 from mail_orchestration.mailcaster.components import MessageInHand, SendComponents
 
 FIRST_BATCH, BATCH = 100, 500
-"""Rows read at once. What waits between reading and sending is not checked again for an opt-out."""
-BATCH_OCTETS = 16 * 1024 * 1024
-"""Composed size of a batch that is not exceeded unless by one message."""
+"""Rows read at once, at first and at most."""
+BATCH_LASTS_S = 10.0
+"""A batch is to be sent in about this time, however slow the relay: what waits between reading and sending is
+not checked again for an opt-out."""
+SCREENED_OCTETS = 16 * 1024 * 1024
+"""Of messages that components look at together, composed; exceeded by a single larger message only."""
 
 Record = Callable[[DeliveryResult], Awaitable[None]]
 
@@ -25,8 +29,8 @@ Record = Callable[[DeliveryResult], Awaitable[None]]
 class MessageFeed:
     """Egress' `MessageSource` over the messages of a claim that have no result.
 
-    A recipient who was suppressed after assembly is not sent to: the result `stopped` says why (spec 1.5). After the
-    campaign's expiry all that is left gets the result `expired` (spec 3.6).
+    A recipient who was suppressed after assembly is not sent to: the result `stopped` says why (spec 1.5). Messages
+    wait compressed: one is composed anew when its turn comes, so that a batch of large ones fits in memory.
     """
 
     def __init__(
@@ -36,7 +40,6 @@ class MessageFeed:
         compressor: Compressor,
         *,
         reverse_path: str,
-        expires_at: datetime | None,
         clock: Callable[[], datetime],
         record: Record,
         components: SendComponents,
@@ -45,13 +48,13 @@ class MessageFeed:
         self._claim = claim
         self._decompress = compressor.decompress
         self._reverse_path = reverse_path
-        self._expires_at = expires_at
         self._clock = clock
         self._record = record
         self._components = components
-        self._ready: deque[OutgoingMessage] = deque()
+        self._ready: deque[UnsentMessage] = deque()
         self._after = claim.first_message - 1
         self._batch = FIRST_BATCH
+        self._loaded_at: float | None = None
         self._next: asyncio.Task[Unsent] | None = None
         self._is_over = False
 
@@ -59,7 +62,16 @@ class MessageFeed:
         """The next message to send; None when there are no more."""
         while not self._ready and not self._is_over:
             await self._load()
-        return self._ready.popleft() if self._ready else None
+        return self._composed(self._ready.popleft()) if self._ready else None
+
+    async def expire(self) -> None:
+        """Give all that has no result the result `expired` (spec 3.6). When nothing is being sent any more."""
+        self._ready.clear()
+        self._after, self._batch = self._claim.first_message - 1, BATCH
+        while unsent := await self._read_next():
+            await self._set_aside(
+                Outcome.EXPIRED, "the campaign has expired", [*unsent.to_send, *unsent.suppressed]
+            )
 
     async def close(self) -> None:
         """Wait for the read that is under way: its connection goes back to the pool."""
@@ -67,50 +79,42 @@ class MessageFeed:
             await asyncio.gather(self._next, return_exceptions=True)
 
     async def _load(self) -> None:
+        if self._loaded_at is not None:
+            lasted_s = max(0.001, time.monotonic() - self._loaded_at)
+            self._batch = min(BATCH, max(1, int(self._batch * BATCH_LASTS_S / lasted_s)))
+        unsent = await self._read_next()
+        self._is_over = not unsent
+        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
+        for rows in _slices(unsent.to_send):
+            kept = await self._screened(rows) if self._components.screens else rows
+            self._components.handed_over(kept)
+            self._ready.extend(kept)
+        self._loaded_at = time.monotonic()
+
+    async def _screened(self, rows: Sequence[UnsentMessage]) -> list[UnsentMessage]:
+        """The rows without those that the campaign's own components keep back."""
+        refused = await self._components.screen(
+            [MessageInHand(recipient_no=row.recipient_no, message=self._composed(row)) for row in rows]
+        )
+        for reason in set(refused.values()):
+            chosen = [row for row in rows if refused.get(row.message_no) == reason]
+            await self._set_aside(Outcome.STOPPED, reason, chosen)
+        return [row for row in rows if row.message_no not in refused]
+
+    def _composed(self, row: UnsentMessage) -> OutgoingMessage:
+        try:
+            data = self._decompress(row.message)
+        except BadStoredMessage:
+            raise BadStoredMessage(f"message {row.message_no} cannot be read as it is stored") from None
+        return OutgoingMessage(row.message_no, row.contact_id, self._reverse_path, row.address, data)
+
+    async def _read_next(self) -> Unsent:
         if self._next is None:
-            self._next = self._read_ahead()
+            self._next = asyncio.create_task(asyncio.to_thread(self._read))
         unsent = await self._next
         self._next = None
-        if not unsent:
-            self._is_over = True
-            return
         self._after = unsent.up_to
-        rows = unsent.to_send
-        if self._expires_at is not None and self._clock() >= self._expires_at:
-            await self._set_aside(Outcome.EXPIRED, "the campaign has expired", [*rows, *unsent.suppressed])
-            return
-        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
-        if rows:
-            octets = sum(row.size for row in rows) // len(rows)
-            self._batch = max(1, min(BATCH, BATCH_OCTETS // max(1, octets)))
-        self._ready.extend(await self._screened(rows))
-
-    async def _screened(self, rows: Sequence[UnsentMessage]) -> list[OutgoingMessage]:
-        """The messages of the rows, without those that the campaign's own components keep back."""
-        in_hand = [
-            MessageInHand(
-                recipient_no=row.recipient_no,
-                message=OutgoingMessage(
-                    row.message_no,
-                    row.contact_id,
-                    self._reverse_path,
-                    row.address,
-                    self._decompress(row.message),
-                ),
-            )
-            for row in rows
-        ]
-        if self._components.screens and in_hand:
-            refused = await self._components.screen(in_hand)
-            for reason in set(refused.values()):
-                chosen = [row for row in rows if refused.get(row.message_no) == reason]
-                await self._set_aside(Outcome.STOPPED, reason, chosen)
-            in_hand = [each for each in in_hand if each.message.message_no not in refused]
-        self._components.handed_over(in_hand)
-        return [each.message for each in in_hand]
-
-    def _read_ahead(self) -> asyncio.Task[Unsent]:
-        return asyncio.create_task(asyncio.to_thread(self._read))
+        return unsent
 
     def _read(self) -> Unsent:
         with self._database.begin() as connection:
@@ -125,3 +129,17 @@ class MessageFeed:
         ]
         if waiting:
             await asyncio.gather(*waiting)
+
+
+def _slices(rows: Sequence[UnsentMessage]) -> Iterator[list[UnsentMessage]]:
+    """The rows in order, SCREENED_OCTETS of messages at a time."""
+    held: list[UnsentMessage] = []
+    octets = 0
+    for row in rows:
+        if held and octets + row.size > SCREENED_OCTETS:
+            yield held
+            held, octets = [], 0
+        held.append(row)
+        octets += row.size
+    if held:
+        yield held

@@ -149,13 +149,18 @@ def write_site(
     return path
 
 
-@contextlib.contextmanager
-def opened(settings: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    """The installation on the test's own database."""
+def use_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment that leads to the test's own database."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv(
         "MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
     )
+
+
+@contextlib.contextmanager
+def opened(settings: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """The installation on the test's own database."""
+    use_database(database_url, monkeypatch)
     with open_installation(settings, application_name="tests") as inst:
         yield inst
 
