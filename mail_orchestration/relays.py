@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mail_orchestration.egress.relay import AuthMechanism, Relay, Secret, TlsMode
+from mail_orchestration.egress.setup import tls_context
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.settings import RelaySettings, Settings
 
@@ -18,9 +19,9 @@ def relays_of(settings: Settings, names: Sequence[str] = ()) -> list[Relay]:
 
 
 def relay_of(relay: RelaySettings) -> Relay:
-    """One relay, with its password. Raises BadSettings naming where the password was sought."""
+    """One relay, with its password. Raises BadSettings naming where the password was sought, or a bad `ca_file`."""
     password = relay.password()
-    return Relay(
+    found = Relay(
         name=relay.name,
         host=relay.host,
         port=relay.port,
@@ -36,3 +37,6 @@ def relay_of(relay: RelaySettings) -> Relay:
         messages_per_second=relay.messages_per_second,
         helo_name=relay.helo_name,
     )
+    # Here, and not only when a delivery begins: by then a mail job has been taken.
+    tls_context(found)
+    return found

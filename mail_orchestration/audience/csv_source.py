@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import io
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ class CsvSource:
 
     def batches(self) -> Iterator[Batch]:
         """Raises BadAudience naming the file, and the line where there is one."""
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+            raise BadAudience(
+                f"{self.name}: {self.delimiter!r} is no delimiter: it is one character, no quote or line end"
+            )
         with _opened(self.path, self.encoding) as lines:
             header = _header(lines, self.delimiter, self.name)
             layout = Layout.of(header, self.address_column, f"{self.name}:1")
@@ -157,6 +162,7 @@ class _Lines:
 def _opened(path: Path, encoding: str) -> Iterator[_Lines]:
     try:
         codec = codecs.lookup(encoding).name
+        io.TextIOWrapper(io.BytesIO(), encoding)  # LookupError too for what encodes no text, such as base64
     except LookupError:
         raise BadAudience(f"{path}: there is no encoding named {encoding!r}") from None
     lines: _Lines | None = None

@@ -152,7 +152,10 @@ def clean_name(name: str, position: int) -> str:
 
     `First Name` becomes `first_name`, `2nd` `column_2nd`, and a column without a name `column_<position>`.
     """
-    text = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).lower()).strip("_")
+    text = unicodedata.normalize("NFKC", name).lower()
+    # Some numbers of other scripts are alphanumeric and yet cannot stand in a name.
+    text = "".join(each if each.isalnum() and f"_{each}".isidentifier() else "_" for each in text)
+    text = re.sub("_+", "_", text).strip("_")
     text = text[:_MAXIMUM_NAME_CHARACTERS].strip("_")
     if not text:
         return f"column_{position}"

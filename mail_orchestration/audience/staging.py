@@ -195,12 +195,12 @@ def _plain(value: Any) -> Any:
 
 def _texts(value: Any) -> Iterator[str]:
     """Every text within a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, each in value.items():
-            yield from _texts(key)
-            yield from _texts(each)
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _texts(each)
+    within = [value]
+    while within:  # no recursion: what is nested too deeply for it is just what comes by here
+        each = within.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            within += [*each, *each.values()]
+        elif isinstance(each, (list, tuple)):
+            within += each

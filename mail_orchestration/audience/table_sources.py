@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mail_orchestration.audience.rows import ROWS_PER_BATCH, Batch, Layout
 from mail_orchestration.kernel.errors import BadAudience
 
+_MAXIMUM_BATCH_OCTETS = 32_000_000
+
 if TYPE_CHECKING:
     import pandas
 
@@ -35,7 +37,7 @@ class ParquetSource:
             with pq.ParquetFile(self.path) as file:
                 layout = Layout.of(file.schema_arrow.names, self.address_column, self.name)
                 first = 1
-                for record_batch in file.iter_batches(batch_size=ROWS_PER_BATCH, use_threads=False):
+                for record_batch in file.iter_batches(batch_size=_rows_at_once(file), use_threads=False):
                     columns = [_values(column) for column in record_batch.columns]
                     yield _batch(layout, first, list(zip(*columns, strict=True)))
                     first += record_batch.num_rows
@@ -72,6 +74,17 @@ def _batch(layout: Layout, first: int, rows: Sequence[Sequence[Any]]) -> Batch:
     return Batch(layout=layout, lines=range(first, first + len(rows)), rows=rows)
 
 
+def _rows_at_once(file: Any) -> int:
+    """As many rows as a batch has, or fewer where they are so wide that a batch would not fit into memory."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    widest = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+    return max(1, min(ROWS_PER_BATCH, _MAXIMUM_BATCH_OCTETS // max(widest, 1)))
+
+
+class ValueOutOfRange:
+    """Stands for a value that Python cannot hold, such as a date in the year 20000; its row is rejected alone."""
+
+
 def _values(column: Any) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
@@ -79,4 +92,13 @@ def _values(column: Any) -> list[Any]:
         # A column of text with octets that are no UTF-8: as surrogates, for the row to be rejected alone.
         octets = column.cast("binary").to_pylist()
         values = [None if each is None else each.decode("utf-8", "surrogateescape") for each in octets]
+    except (ArithmeticError, LookupError, ValueError):  # an unknown time zone is a LookupError
+        values = [_value(each) for each in column]
     return values
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ArithmeticError, LookupError, ValueError):
+        return ValueOutOfRange()

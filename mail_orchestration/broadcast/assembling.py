@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,14 +19,24 @@ from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.components import load_components, run_components
-from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign, ComponentFailed, StateConflict
+from mail_orchestration.kernel.errors import (
+    AssemblyFailed,
+    BadCampaign,
+    ComponentFailed,
+    NotFound,
+    StateConflict,
+)
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.states import MailJobState
 
 ASSEMBLY_BATCH = 500
 """Recipients that go to an assembly process at once; a batch that breaks it is cut down to the one to blame."""
-COMMIT_MESSAGES = 5_000
-"""Messages stored in one transaction."""
+PAGES_BATCH = 40
+"""The same where bodies are pages of up to 2 MB, all of a batch in memory at once."""
+COMMIT_RECIPIENTS = 5_000
+"""Recipients that are settled in one transaction."""
+COMMIT_OCTETS = 16_000_000
+"""Stored octets that are written in one transaction though they be fewer."""
 
 Progress = Callable[[int, int], None]
 """Told how many recipients of how many are done."""
@@ -52,7 +62,8 @@ def assemble_release(
     """Compose and store every message of a resolved release. Cut off, it goes on where it was.
 
     Raises AssemblyFailed when more than the campaign's `maximum_assembly_failures_percentage` could not be composed,
-    ComponentFailed when a custom component raised: the mail job is FAILED then, and nothing of it is sent.
+    ComponentFailed when a custom component raised, NotFound when there is none by that name: the mail job is FAILED
+    then, and nothing of it is sent.
     """
     with inst.database.dedicated() as session:
         if not releases.try_lock_assembly(session, release_id):
@@ -66,7 +77,7 @@ def assemble_release(
             raise StateConflict(f"mail job {release_id} is {release.state} and not ready to be assembled")
         try:
             return _Assembly(inst, frozen, progress).run(now)
-        except (AssemblyFailed, ComponentFailed, BadCampaign) as failure:
+        except (AssemblyFailed, ComponentFailed, BadCampaign, NotFound) as failure:
             with inst.database.begin() as connection:
                 transition(
                     connection,
@@ -98,6 +109,8 @@ class _Assembly:
         self._bypassed: Counter[str] = Counter()
         self._composed_bytes = self._stored_bytes = 0
         self._set_aside: list[tuple[str, Bypass]] = []
+        self._ends: deque[int] = deque()
+        """The last recipient_no of each batch that was read and has not come back."""
 
     def run(self, now: datetime) -> AssemblySummary:
         """Assemble, store and conclude."""
@@ -116,15 +129,17 @@ class _Assembly:
             with self._inst.database.begin() as connection:
                 releases.keep_dictionary(connection, self._release.release_id, pool.dictionary, now)
             reading = stack.enter_context(self._inst.database.connect_autocommit())
-            gathered = AssembledBatch([], [])
+            gathered, octets = AssembledBatch([], []), 0
             for batch in pool.assemble(self._batches(reading)):
+                self._up_to = self._ends.popleft()
                 gathered.messages.extend(batch.messages)
                 gathered.bypasses.extend(batch.bypasses)
-                if len(gathered.messages) + len(gathered.bypasses) >= COMMIT_MESSAGES:
+                octets += sum(len(message.stored) for message in batch.messages)
+                settled = len(gathered.messages) + len(gathered.bypasses) + len(self._set_aside)
+                if settled >= COMMIT_RECIPIENTS or octets >= COMMIT_OCTETS:
                     self._store(gathered)
-                    gathered = AssembledBatch([], [])
+                    gathered, octets = AssembledBatch([], []), 0
             self._store(gathered)
-            self._conclude()
         with self._inst.database.begin() as connection:
             message_store.finish_assembly(connection, self._release.release_id, now)
         return AssemblySummary(
@@ -137,8 +152,9 @@ class _Assembly:
 
     def _batches(self, reading: Connection) -> Iterator[Sequence[Recipient]]:
         """Recipients in order. Whom a custom component bypasses, and who left the audience, is set aside."""
-        batches = recipients_to_assemble(reading, self._release.release_id, self._up_to, ASSEMBLY_BATCH)
-        for batch in batches:
+        size = ASSEMBLY_BATCH if self._frozen.campaign.definition.content_url is None else PAGES_BATCH
+        for batch in recipients_to_assemble(reading, self._release.release_id, self._up_to, size):
+            self._ends.append(batch.up_to)
             self._set_aside += (("verify", bypass) for bypass in batch.bypasses)
             found = run_components(self._stages, batch.recipients)
             self._set_aside += ((component.stage, bypass) for component, bypass in found)
@@ -147,19 +163,10 @@ class _Assembly:
 
     def _store(self, batch: AssembledBatch) -> None:
         """One transaction: messages, reasons, and how far assembly got."""
-        numbers = [message.recipient_no for message in batch.messages]
-        numbers += [bypass.recipient_no for bypass in batch.bypasses]
-        up_to = max(numbers, default=self._up_to)
         # Batches are read ahead of those that come back: what was set aside beyond this one waits for its turn.
-        aside = [each for each in self._set_aside if each[1].recipient_no <= up_to]
-        self._set_aside = [each for each in self._set_aside if each[1].recipient_no > up_to]
+        aside = [each for each in self._set_aside if each[1].recipient_no <= self._up_to]
+        self._set_aside = [each for each in self._set_aside if each[1].recipient_no > self._up_to]
         self._write(batch, aside)
-        self._up_to = up_to
-
-    def _conclude(self) -> None:
-        """What was set aside after the last recipient with a message."""
-        aside, self._set_aside = self._set_aside, []
-        self._write(AssembledBatch([], []), aside)
 
     def _write(self, batch: AssembledBatch, aside: Sequence[tuple[str, Bypass]]) -> None:
         release_id, released_on = self._release.release_id, self._release.released_on

@@ -14,6 +14,7 @@ from mail_orchestration.audience.importing import ImportSummary, import_audience
 from mail_orchestration.audience.members import find_audiences
 from mail_orchestration.audience.resolving import AUDIENCE_STAGES, ResolveSummary, resolve_recipients
 from mail_orchestration.audience.sources import DataFrameSource, Source
+from mail_orchestration.composition.checking import refuse_bad_templates
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job, transition
@@ -25,6 +26,8 @@ from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.components import load_components
 from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound, StateConflict
 from mail_orchestration.kernel.states import MailJobState
+
+_TEST_ADDRESS = "address_of_this_test"
 
 
 def fill_audience(
@@ -63,10 +66,12 @@ def release_campaign(
     """Freeze a campaign as it is in its folder and make a mail job of it, in state QUEUING (spec 2.1).
 
     Whoever asks twice under one `request_key` gets the same release. A campaign in state test goes to its test
-    addresses only (spec 3.5). Raises BadCampaign, also when it names an audience that nobody has filled: a
-    misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for a component that there is not.
+    addresses only (spec 3.5). Raises BadCampaign, also for a template that does not compile, and when it names an
+    audience that nobody has filled: a misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for
+    a component that there is not.
     """
     campaign = load_campaign(folder)
+    refuse_bad_templates(campaign)
     definition = campaign.definition
     for stage in definition.components:
         load_components(definition.components, stage)
@@ -210,8 +215,14 @@ def _fill_test_audience(inst: Installation, campaign: Campaign, now: datetime) -
     import pandas as pd  # half a second that only tests pay
 
     definition = campaign.definition
-    name = f"{definition.name}.test"
-    rows = [{"email": mailbox.address, **definition.sample_contact} for mailbox in definition.test_addresses]
-    source = DataFrameSource(frame=pd.DataFrame(rows), label="test_addresses")
-    import_audience(inst.database, inst.installation_id, name, source, mode="replace", now=now)
+    name = f"{definition.name}:test"  # the colon: no audience of the settings has this name
+    # A column that no sample contact has: else the sample's own `email` would be written to.
+    rows = [{**definition.sample_contact, _TEST_ADDRESS: each.address} for each in definition.test_addresses]
+    source = DataFrameSource(frame=pd.DataFrame(rows), address_column=_TEST_ADDRESS, label="test_addresses")
+    filled = import_audience(inst.database, inst.installation_id, name, source, now=now, mode="replace")
+    if filled.rows_rejected:
+        raise BadCampaign(
+            f"campaign.yaml: test_addresses: {filled.rows_rejected} of them cannot be written to "
+            f"({', '.join(sorted(filled.by_reason))})"
+        )
     return name

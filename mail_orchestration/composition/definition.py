@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from mail_orchestration.composition.definition_parts import (
     AttachmentSpec,
     AttributeName,
+    AudienceName,
     ComponentName,
     ContentId,
     FieldName,
@@ -59,8 +60,8 @@ class CampaignDefinition(Strict):
     headers: dict[FieldName, Line] = Field(default_factory=dict)
     """(template) Further header fields."""
 
-    audiences: list[Slug] = Field(min_length=1)
-    exclude: list[Slug] = Field(default_factory=list)
+    audiences: list[AudienceName] = Field(min_length=1)
+    exclude: list[AudienceName] = Field(default_factory=list)
     topic: Slug | None = None
     """What a recipient opts out of; None is everything."""
     list_id: ListId | None = None

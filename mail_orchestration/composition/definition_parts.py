@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from mail_orchestration.composition.header_fields import Mailbox, has_control, parse_mailbox
 
@@ -53,7 +53,9 @@ def _line(text: str) -> str:
 
 def _attribute_name(text: str) -> str:
     if not text.isidentifier() or text != text.lower():
-        raise ValueError(f"{text!r} is no name as templates use it, such as `first_name` of the column First Name")
+        raise ValueError(
+            f"{text!r} is no name as templates use it, such as `first_name` of the column First Name"
+        )
     if text in _RECIPIENTS_OWN:
         raise ValueError(f"{text!r} is called {_RECIPIENTS_OWN[text]} in templates and here")
     return text
@@ -61,7 +63,9 @@ def _attribute_name(text: str) -> str:
 
 def _content_type(text: str) -> str:
     if not re.fullmatch(r"[a-z]+/[a-z0-9.+-]+", text) or text.startswith(("message/", "multipart/")):
-        raise ValueError("must be like `application/pdf`; files that are messages go as application/octet-stream")
+        raise ValueError(
+            "must be like `application/pdf`; files that are messages go as application/octet-stream"
+        )
     return text
 
 
@@ -130,6 +134,8 @@ def _cron(text: str) -> str:
     return text
 
 
+AudienceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""As in the settings."""
 AttributeName = Annotated[str, AfterValidator(_attribute_name)]
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4_000), AfterValidator(_line)

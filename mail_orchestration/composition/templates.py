@@ -8,7 +8,7 @@ in it is told with file and line. What a sandbox cannot bound, time and memory, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -115,7 +115,7 @@ class CampaignEnvironment(ImmutableSandboxedEnvironment):
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
         if name is not None and name.endswith((".html", ".html.j2")):
-            _guard_urls(tree)
+            _guard_urls(tree.body)
         return tree
 
 
@@ -199,17 +199,34 @@ def safe_url(value: Any) -> Any:
     return value
 
 
-def _guard_urls(tree: nodes.Template) -> None:
-    """Apply the filter `url` to what begins a URL attribute, so that no data brings `javascript:`."""
-    for output in tree.find_all(nodes.Output):
-        for before, expression in zip(output.nodes, output.nodes[1:], strict=False):
-            if isinstance(before, nodes.TemplateData) and _URL_ATTRIBUTE.search(before.data):
-                if isinstance(expression, nodes.TemplateData):
-                    continue
-                position = next(index for index, node in enumerate(output.nodes) if node is expression)
-                guarded = nodes.Filter(expression, "url", [], [], None, None, lineno=expression.lineno)
-                guarded.set_environment(expression.environment or tree.environment)  # type: ignore[arg-type]
-                output.nodes[position] = guarded
+def _guard_urls(body: Sequence[nodes.Node], at_url: bool = False) -> bool:
+    """Apply the filter `url` to whatever may begin a URL attribute, so that no data brings `javascript:`.
+
+    `at_url`: whether `body` follows upon `href="` or the like. Returns whether what follows upon `body` does.
+    """
+    for node in body:
+        if isinstance(node, nodes.Output):
+            at_url = _guard_output(node, at_url)
+        elif isinstance(node, nodes.If):
+            branches = [node.body, *(each.body for each in node.elif_), node.else_]
+            at_url = True in [_guard_urls(each, at_url) for each in branches]
+        elif isinstance(node, nodes.For):
+            at_url = True in [at_url, *(_guard_urls(each, at_url) for each in (node.body, node.else_))]
+        else:
+            at_url = _guard_urls(getattr(node, "body", ()), at_url)
+    return at_url
+
+
+def _guard_output(output: nodes.Output, at_url: bool) -> bool:
+    for position, each in enumerate(output.nodes):
+        if isinstance(each, nodes.TemplateData):
+            at_url = _URL_ATTRIBUTE.search(each.data) is not None or (at_url and each.data.isspace())
+        elif at_url:
+            guarded = nodes.Filter(each, "url", [], [], None, None, lineno=each.lineno)
+            guarded.set_environment(output.environment)  # type: ignore[arg-type]
+            output.nodes[position] = guarded
+            at_url = False
+    return at_url
 
 
 def _is_small(value: Any) -> bool:

@@ -50,8 +50,9 @@ def claim_next(
     """Take the first work there is for this mailcaster, in one short transaction; None when there is none.
 
     `installation_id` None looks among the mail jobs of all installations. Mail jobs of a paused or deleted
-    campaign (spec 3.4) and of an expired release (spec 3.6) are left alone. A mail job whose heartbeat is
-    older than `hang_after_s` seconds is recovered (spec 5.2, 5.3). Hold the claim with `HeldClaim` at once.
+    campaign (spec 3.4) are left alone; those of an expired release are taken, so that they end. A mail job
+    whose heartbeat is older than `hang_after_s` seconds is recovered (spec 5.2, 5.3). Hold the claim with
+    `HeldClaim` at once.
     """
     search = Search(
         installation_id=installation_id,

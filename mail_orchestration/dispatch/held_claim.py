@@ -96,10 +96,14 @@ class HeldClaim:
     def hand_back(self) -> None:
         """Go without having finished, in good order: the mail job hangs at once and the next one recovers it.
 
-        For the end of a shift or of the process. Where `automatic_mail_job_recovery` is off the operator
-        restarts it.
+        For the end of a shift or of the process; after the block too. Where `automatic_mail_job_recovery` is
+        off the operator restarts it.
         """
-        self._write(STATEMENTS["hand_back_mail_job"], {})
+        own = {"mail_job_id": self.claim.mail_job_id, "fence": self.claim.fence}
+        with self._database.begin() as connection:
+            state = connection.execute(STATEMENTS["hand_back_mail_job"], own).scalar_one_or_none()
+        if state is None:
+            raise self.claim.lost()
 
     def _unsent(self, connection: Connection) -> int:
         claim = self.claim

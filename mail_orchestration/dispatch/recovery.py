@@ -77,6 +77,7 @@ def claim_recovered(
                 "now": search.now,
             },
         ).one()
+        _bring_figures_up_to_date(connection, candidate.mail_job_id)
         _log.info("mail job %s %s and is recovered as %s", candidate.mail_job_id, how, row.mail_job_id)
         return claim_of(row)
     return None
@@ -131,7 +132,13 @@ def _expire(connection: Connection, search: Search, candidate: Row[Any], reason:
             return
     binds = {"mail_job_id": candidate.mail_job_id, "now": search.now}
     connection.execute(STATEMENTS["fail_expired"], binds | {"reason": reason}).one()
+    _bring_figures_up_to_date(connection, candidate.mail_job_id)
     expired = connection.execute(STATEMENTS["record_expired"], binds).rowcount
     _log.warning("mail job %s failed with %s messages expired: %s", candidate.mail_job_id, expired, reason)
     if candidate.parent_id is not None:
         settle_parent(connection, candidate.parent_id, search.now)
+
+
+def _bring_figures_up_to_date(connection: Connection, mail_job_id: int) -> None:
+    """A killed holder's last progress figures are of some messages before its last result."""
+    connection.execute(STATEMENTS["count_recorded_progress"], {"mail_job_id": mail_job_id})

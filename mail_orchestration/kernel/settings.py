@@ -7,6 +7,7 @@ environment variable or a file that holds them.
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -27,30 +28,53 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 def _time_zone(value: str) -> str:
     try:
         ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (
+        ZoneInfoNotFoundError,
+        ValueError,
+        OSError,
+    ) as error:  # OSError: a folder of zones, such as Europe
         raise ValueError(f"there is no time zone named {value!r}") from error
     return value
 
 
+def _host(value: str) -> str:
+    # It goes into SMTP commands: nothing in it may end one.
+    if not re.fullmatch(r"[A-Za-z0-9._:%\[\]-]+", value):
+        raise ValueError("must be a host's name in its ASCII form, or an IP address")
+    return value
+
+
+def _base_url(value: str) -> str:
+    # It goes into List-Unsubscribe as it is (RFC 2369): ASCII without angle brackets.
+    if not re.fullmatch(r"https?://[!-~]+", value) or set('"<>?#') & set(value):
+        raise ValueError(
+            "must be like https://mail.example.org, in ASCII and without ?, #, quotes and angle brackets"
+        )
+    return value
+
+
+Host = Annotated[str, AfterValidator(_host)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RelaySettings(_Section):
     """One SMTP relay (spec 6.8)."""
 
     name: Name
-    host: str = Field(min_length=1)
+    host: Host
     port: int = Field(default=25, ge=1, le=65535)
     tls: Literal["none", "starttls", "implicit"] = "starttls"
     ca_file: Path | None = None
-    server_name: str | None = None
+    server_name: Host | None = None
     username: str | None = None
     password_env: str | None = None
     password_file: Path | None = None
     auth: Literal["plain", "login", "xoauth2"] | None = None
     allow_plaintext_auth: bool = False
-    helo_name: str | None = None
+    helo_name: Host | None = None
     weight: int = Field(default=1, ge=1)
     connections: int = Field(default=20, ge=1)
     messages_per_second: float | None = Field(default=None, gt=0)
@@ -74,12 +98,16 @@ class RelaySettings(_Section):
                 )
             return value
         if self.password_file is not None:
+            where = f"relay {self.name}: password_file {self.password_file}"
             try:
-                return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+                value = self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise BadSettings(f"{where} is not UTF-8") from None
             except OSError as error:
-                raise BadSettings(
-                    f"relay {self.name}: password_file {self.password_file} cannot be read: {error.strerror}"
-                ) from error
+                raise BadSettings(f"{where} cannot be read: {error.strerror}") from error
+            if not value:
+                raise BadSettings(f"{where} is empty")
+            return value
         return None
 
 
@@ -155,7 +183,7 @@ class Settings(_Section):
 
     installation: Name = "main"
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
-    public_base_url: str = Field(default="http://localhost:8025", pattern=r"^https?://[^\s?#]+$")
+    public_base_url: Annotated[str, AfterValidator(_base_url)] = "http://localhost:8025"
     """Where unsubscribe and tracking links point."""
     data_dir: Path = Path(".mail_orchestration")
     campaigns_dir: Path = Path("campaigns")
@@ -226,7 +254,11 @@ def load_settings(path: Path | None = None) -> Settings:
             f"there is no settings file {file}; make one with `mail-orchestration init`, "
             f"or name one in {SETTINGS_VARIABLE}"
         )
-    settings = read_yaml(file.read_bytes(), file=str(file), model=Settings, error=BadSettings)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BadSettings(f"{file}: cannot be read: {error.strerror}") from None
+    settings = read_yaml(content, file=str(file), model=Settings, error=BadSettings)
     folder = file.parent
 
     def absolute(value: Path | None) -> Path | None:

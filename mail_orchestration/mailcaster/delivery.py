@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import uvloop
@@ -29,7 +29,6 @@ from mail_orchestration.kernel.errors import (
     DatabaseUnavailable,
     RelayUnreachable,
     StateConflict,
-    Unavailable,
 )
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
@@ -80,20 +79,21 @@ class MailJobDelivery:
     def __init__(
         self,
         inst: Installation,
-        frozen: FrozenRelease,
+        frozen: Callable[[], FrozenRelease],
         claim: Claim,
         parameters: MailcasterParameters,
         relays: Sequence[Relay],
         stop: threading.Event,
     ) -> None:
         self._inst = inst
-        self._frozen = frozen
+        self._read_frozen = frozen
         self._claim = claim
         self._parameters = parameters
         self._relays = relays
         self._stop = stop
         self._gave_up = ""
-        self._is_stopping = False
+        self._is_stopping = self._has_expired = False
+        self._relay_errors: dict[str, str] = {}
         self._trouble: Exception | None = None
         self._counts: dict[Outcome, int] = {}
 
@@ -104,21 +104,13 @@ class MailJobDelivery:
         within HAND_BACK_S, and what has no result is for the next shift.
         """
         began = time.monotonic()
-        relay_errors: dict[str, str] = {}
-        with HeldClaim(self._inst.database, self._claim) as held:
-            try:
-                self._components = SendComponents(self._frozen.campaign.definition.components)
-                relay_errors = uvloop.run(self._deliver(held)).last_relay_errors
-            except BadSettings:
-                self._hand_back(held)
-                raise
-            except (RelayUnreachable, ComponentFailed, BadInput) as error:
-                self._gave_up = str(error)
-            except Unavailable:
-                self._hand_back(held)
-                raise
-            held.progress(self._counts)
-            state = self._settle(held)
+        held = HeldClaim(self._inst.database, self._claim)
+        try:
+            with held:
+                state = self._deliver_and_settle(held)
+        except (DatabaseUnavailable, BadSettings):
+            self._hand_back(held)
+            raise
         return MailJobDone(
             mail_job_id=self._claim.mail_job_id,
             parent_id=self._claim.parent_id,
@@ -129,9 +121,21 @@ class MailJobDelivery:
             first_message=self._claim.first_message,
             last_message=self._claim.last_message,
             seconds=time.monotonic() - began,
-            relay_errors=relay_errors,
+            relay_errors=self._relay_errors,
             **{str(outcome): count for outcome, count in self._counts.items()},
         )
+
+    def _deliver_and_settle(self, held: HeldClaim) -> MailJobState:
+        try:
+            self._frozen = self._read_frozen()
+            self._components = SendComponents(self._frozen.campaign.definition.components)
+            self._relay_errors = uvloop.run(self._deliver(held)).last_relay_errors
+        except BadSettings:
+            raise
+        except (RelayUnreachable, ComponentFailed, BadInput) as error:
+            self._gave_up = str(error)
+        held.progress(self._counts)
+        return self._settle(held)
 
     def _settle(self, held: HeldClaim) -> MailJobState:
         """Every message has a result: finished. Else it was given up, asked to stop, or the shift ends."""
@@ -159,12 +163,21 @@ class MailJobDelivery:
                 return
             except DatabaseUnavailable as error:
                 if time.monotonic() >= until or self._stop.wait(HAND_BACK_PAUSE_S):
-                    _log.warning("mail job %d hangs until it is recovered: %s", self._claim.mail_job_id, error)
+                    _log.warning(
+                        "mail job %d hangs until it is recovered: %s", self._claim.mail_job_id, error
+                    )
                     return
 
-    def _has_expired(self) -> bool:
+    def _look_for_an_end(self) -> None:
         expires_at = self._frozen.release.expires_at
-        return expires_at is not None and utc_now() >= expires_at
+        self._has_expired |= expires_at is not None and utc_now() >= expires_at
+        if (
+            self._stop.is_set()
+            or self._has_expired
+            or self._is_stopping
+            or self._components.failure is not None
+        ):
+            self._end.set()
 
     async def _deliver(self, held: HeldClaim) -> DeliveryReport:
         definition = self._frozen.campaign.definition
@@ -187,6 +200,7 @@ class MailJobDelivery:
                 record=log.record,
                 components=self._components,
             )
+            self._look_for_an_end()
             keeper = asyncio.create_task(self._keep(held))
             try:
                 report = await deliver(
@@ -199,7 +213,7 @@ class MailJobDelivery:
                 )
                 if self._trouble is not None:
                     raise self._trouble
-                if self._has_expired() and not self._is_stopping:
+                if self._has_expired:
                     await feed.expire()
                 await self._components.finish()
                 return report
@@ -229,17 +243,19 @@ class MailJobDelivery:
         try:
             while True:
                 await asyncio.sleep(STOP_POLL_S)
-                if self._stop.is_set() or self._has_expired():
-                    self._end.set()
-                if time.monotonic() >= next_beat:
-                    next_beat = time.monotonic() + heartbeat_s
-                    self._is_stopping |= await asyncio.to_thread(held.heartbeat, utc_now())
-                counts = dict(self._results.counts)
-                if sum(counts.values()) - told >= frequency:
-                    told = sum(counts.values())
-                    self._is_stopping |= await asyncio.to_thread(held.progress, counts)
-                if self._is_stopping or self._components.failure is not None:
-                    self._end.set()
+                self._look_for_an_end()
+                try:
+                    if time.monotonic() >= next_beat:
+                        next_beat = time.monotonic() + heartbeat_s
+                        self._is_stopping |= await asyncio.to_thread(held.heartbeat, utc_now())
+                    counts = dict(self._results.counts)
+                    if sum(counts.values()) - told >= frequency:
+                        told = sum(counts.values())
+                        self._is_stopping |= await asyncio.to_thread(held.progress, counts)
+                except DatabaseUnavailable as error:
+                    # Perhaps of this one connection: the next beat opens another. If the database is gone the
+                    # results log meets the same and ends the delivery.
+                    _log.warning("mail job %d: no heartbeat: %s", self._claim.mail_job_id, error)
         except Exception as error:
             _log.warning("mail job %d: heartbeat failed: %s", self._claim.mail_job_id, error)
             self._trouble = error

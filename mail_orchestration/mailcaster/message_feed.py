@@ -66,7 +66,9 @@ class MessageFeed:
 
     async def expire(self) -> None:
         """Give all that has no result the result `expired` (spec 3.6). When nothing is being sent any more."""
+        await self.close()
         self._ready.clear()
+        self._next = None
         self._after, self._batch = self._claim.first_message - 1, BATCH
         while unsent := await self._read_next():
             await self._set_aside(
@@ -81,7 +83,8 @@ class MessageFeed:
     async def _load(self) -> None:
         if self._loaded_at is not None:
             lasted_s = max(0.001, time.monotonic() - self._loaded_at)
-            self._batch = min(BATCH, max(1, int(self._batch * BATCH_LASTS_S / lasted_s)))
+            # Doubled at most: egress takes the first ones at once, however slow the relay is.
+            self._batch = min(BATCH, 2 * self._batch, max(1, int(self._batch * BATCH_LASTS_S / lasted_s)))
         unsent = await self._read_next()
         self._is_over = not unsent
         await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -19,11 +20,13 @@ from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
-from mail_orchestration.kernel.errors import ClaimLost
+from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
 from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
 from mail_orchestration.relays import relays_of
 
 _log = logging.getLogger(__name__)
+
+EndedBecause = Literal["no work", "stopped", "time budget"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +37,7 @@ class ShiftSummary:
     messages: int
     """Messages that got a result."""
     seconds: float
-    ended_because: Literal["no work", "stopped", "time budget"]
+    ended_because: EndedBecause
 
 
 def has_work(inst: Installation, mailcaster: str, *, now: datetime) -> bool:
@@ -60,7 +63,8 @@ def run_shift(
     """Take mail jobs and deliver them until there is no more work, `stop` is set, or the time budget is used up.
 
     When `stop` is set the messages in flight are finished and recorded, and the rest is left to the next shift. Raises
-    BadSettings, and DatabaseUnavailable when the database goes: what was not sent then hangs and is recovered.
+    BadSettings, and DatabaseUnavailable when the database goes. What was not sent then is handed back to the next shift
+    if the database comes again within seconds; otherwise it hangs, and is recovered after the hang time.
     """
     return _Shift(inst, mailcaster, stop, time_budget_s, on_mail_job_done).run()
 
@@ -77,8 +81,11 @@ def work_on(
     claim = claim_chosen(inst.database, inst.installation_id, mail_job_id, parameters, now=utc_now())
     if claim is None:
         return None
-    with inst.database.begin() as connection:
-        frozen = read_frozen(connection, inst, claim.release_id)
+
+    def frozen() -> FrozenRelease:
+        with inst.database.begin() as connection:
+            return read_frozen(connection, inst, claim.release_id)
+
     return MailJobDelivery(inst, frozen, claim, parameters, relays, stop).run()
 
 
@@ -111,19 +118,12 @@ class _Shift:
                 process_id=os.getpid(),
                 now=utc_now(),
             )
-        ended_because: Literal["no work", "stopped", "time budget"] = "no work"
-        while True:
-            if self._stop.is_set():
-                ended_because = "stopped"
-                break
-            if self._budget_s is not None and time.monotonic() - began > self._budget_s:
-                ended_because = "time budget"
-                break
-            claim = self._claim()
-            if claim is None:
-                break
-            self._note(claim.mail_job_id)
-            self._work_on(claim)
+        try:
+            ended_because = self._work(began)
+        except Exception:
+            with contextlib.suppress(DatabaseUnavailable):
+                self._note(None, is_over=True)
+            raise
         self._note(None, is_over=True)
         return ShiftSummary(
             mail_jobs=self._mail_jobs,
@@ -131,6 +131,18 @@ class _Shift:
             seconds=time.monotonic() - began,
             ended_because=ended_because,
         )
+
+    def _work(self, began: float) -> EndedBecause:
+        while True:
+            if self._stop.is_set():
+                return "stopped"
+            if self._budget_s is not None and time.monotonic() - began > self._budget_s:
+                return "time budget"
+            claim = self._claim()
+            if claim is None:
+                return "no work"
+            self._note(claim.mail_job_id)
+            self._work_on(claim)
 
     def _claim(self) -> Claim | None:
         return claim_next(
@@ -143,7 +155,12 @@ class _Shift:
 
     def _work_on(self, claim: Claim) -> None:
         delivery = MailJobDelivery(
-            self._inst, self._frozen_release(claim), claim, self._parameters, self._relays, self._stop
+            self._inst,
+            lambda: self._frozen_release(claim),
+            claim,
+            self._parameters,
+            self._relays,
+            self._stop,
         )
         try:
             done = delivery.run()

@@ -173,7 +173,11 @@ stored AS (
     LEFT JOIN (
         SELECT am.audience_id, am.contact_id, 'missing_attribute:' || (
             SELECT needed.name FROM unnest(CAST(:required AS text[])) WITH ORDINALITY AS needed (name, place)
-            WHERE coalesce(btrim(am.attributes ->> needed.name), '') = '' ORDER BY needed.place LIMIT 1
+            WHERE coalesce(btrim(CASE needed.name
+                WHEN 'rcp_url' THEN am.url WHEN 'locale' THEN am.locale WHEN 'guid' THEN am.guid
+                ELSE am.attributes ->> needed.name
+            END), '') = ''
+            ORDER BY needed.place LIMIT 1
         ) AS reason
         FROM audience_member AS am
         WHERE CAST(:required AS text[]) <> '{}' AND am.audience_id = ANY(CAST(:audience_ids AS integer[]))

@@ -159,6 +159,28 @@ SELECT new.mail_job_id, new.installation_id, new.release_id, release.released_on
     new.first_message, new.last_message, new.fence, new.mailcaster, new.recovers_id
 FROM new INNER JOIN release ON new.release_id = release.release_id;
 
+-- name: count_recorded_progress
+-- What a mail job recorded in all, now that it can record no more: its holder's last figures may be of before that.
+UPDATE mail_job
+SET accepted = found.accepted, deferred = found.deferred, rejected = found.rejected, uncertain = found.uncertain,
+    stopped = found.stopped
+FROM (
+    SELECT
+        count(*) FILTER (WHERE result.outcome = 'accepted') AS accepted,
+        count(*) FILTER (WHERE result.outcome = 'deferred') AS deferred,
+        count(*) FILTER (WHERE result.outcome = 'rejected') AS rejected,
+        count(*) FILTER (WHERE result.outcome = 'uncertain') AS uncertain,
+        count(*) FILTER (WHERE result.outcome = 'stopped') AS stopped
+    FROM mail_job AS ended
+    INNER JOIN release ON ended.release_id = release.release_id
+    INNER JOIN result
+        ON release.released_on = result.released_on AND ended.release_id = result.release_id
+            AND result.message_no BETWEEN ended.first_message AND ended.last_message
+            AND ended.mail_job_id = result.mail_job_id
+    WHERE ended.mail_job_id = CAST(:mail_job_id AS bigint)
+) AS found
+WHERE mail_job.mail_job_id = CAST(:mail_job_id AS bigint) AND mail_job.state IN ('RECOVERED', 'FAILED');
+
 -- name: try_lock_parent
 -- Lock a parent unless somebody else has it.
 SELECT mail_job_id FROM mail_job WHERE mail_job_id = CAST(:parent_id AS bigint) FOR NO KEY UPDATE SKIP LOCKED;

@@ -234,6 +234,17 @@ def test_verify_and_filter_bypass_with_the_first_reason(world: World) -> None:
     assert world.mail_job(release) == ("QUEUING", "parent", "")
 
 
+@pytest.mark.rule("1.4")
+@pytest.mark.parametrize(("name", "column"), [("rcp_url", "url"), ("locale", "locale"), ("guid", "guid")])
+def test_what_the_membership_holds_itself_can_be_required(world: World, name: str, column: str) -> None:
+    release = world.release(world.audience("members", ("ann", {column: "x"}), "ben"))
+    world.resolve(release, required_attributes=[name])
+    assert {address: reason for _, address, _, reason in world.recipients(release)} == {
+        "ann": None,
+        "ben": f"missing_attribute:{name}",
+    }
+
+
 @pytest.mark.rule("1.7")
 @pytest.mark.parametrize("is_empty", [True, False])
 def test_nobody_left_stops_the_mail_job(world: World, is_empty: bool) -> None:

@@ -125,6 +125,9 @@ def test_a_stray_quote_costs_its_own_line(tmp_path: Path) -> None:
         ("email,name\n".encode("utf-16"), {}, "list.csv:1: the header is not in the encoding"),
         (b"email,name\nx@example.com,X\n", {"encoding": "utf-16"}, "list.csv:1: this is not utf-16"),
         (b"email\n", {"encoding": "utf-99"}, "there is no encoding named 'utf-99'"),
+        (b"email\n", {"encoding": "base64"}, "there is no encoding named 'base64'"),
+        (b"email\n", {"delimiter": ";;"}, "list.csv: ';;' is no delimiter"),
+        (b"email\n", {"delimiter": '"'}, "list.csv: '\"' is no delimiter"),
     ],
 )
 def test_a_csv_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, options: Any, words: str) -> None:
@@ -221,6 +224,38 @@ def test_parquet_with_octets_that_are_no_text_and_values_that_are_no_attributes(
     found, rejects = _read(ParquetSource(path=tmp_path / "l.parquet"))
     assert set(found) == {"ann@example.com"}
     assert rejects == [(2, "wrong_encoding"), (3, "unstorable")]
+
+
+@pytest.mark.rule("1.1")
+def test_parquet_with_values_that_python_cannot_hold(tmp_path: Path) -> None:
+    days = pa.array([10_000_000, 1], pa.int32()).cast(pa.date32())
+    table = pa.table({"email": ["ann@example.com", "ben@example.com"], "day": days})
+    pq.write_table(table, tmp_path / "l.parquet")
+    found, rejects = _read(ParquetSource(path=tmp_path / "l.parquet"))
+    assert found["ben@example.com"][-1] == '{"day":"1970-01-02"}'
+    assert rejects == [(1, "unstorable")]
+
+
+@pytest.mark.rule("1.1")
+def test_huge_cells_of_parquet_come_a_few_at_a_time(tmp_path: Path) -> None:
+    cells = [f"{number}" * 10_000_000 for number in range(8)]
+    table = pa.table({"email": [f"r{number}@example.com" for number in range(8)], "note": cells})
+    pq.write_table(table, tmp_path / "l.parquet", compression="none", use_dictionary=False)
+    source = ParquetSource(path=tmp_path / "l.parquet")
+    assert max(len(batch.rows) for batch in source.batches()) <= 3
+    assert _read(source) == ({}, [(number, "too_long") for number in range(1, 9)])
+
+
+@pytest.mark.rule("1.1")
+def test_a_cell_nested_too_deeply_costs_its_own_row() -> None:
+    deep: dict[str, Any] = {}
+    within = deep
+    for _ in range(2_000):
+        within["a"] = within = {}
+    frame = pd.DataFrame({"email": ["ann@example.com", "ben@example.com"], "deep": [deep, {}]})
+    found, rejects = _read(DataFrameSource(frame=frame))
+    assert set(found) == {"ben@example.com"}
+    assert rejects == [(1, "unstorable")]
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -29,6 +30,7 @@ from mail_orchestration.kernel.errors import (
     AssemblyFailed,
     BadCampaign,
     ComponentFailed,
+    DatabaseUnavailable,
     NotFound,
     StateConflict,
 )
@@ -91,6 +93,19 @@ def test_an_unknown_audience_is_named(inst: Installation, site: Path, key: str) 
 
 
 @pytest.mark.rule("2.1")
+def test_a_template_that_does_not_compile_is_told_before_the_release(inst: Installation, site: Path) -> None:
+    folder = campaign(site)
+    (folder / "message.html.j2").write_text("<p>\n{% if %}</p>{% include 'gone.j2' %}", encoding="utf-8")
+    with pytest.raises(BadCampaign, match=r"^message\.html\.j2:2: Expected an expression"):
+        release_campaign(inst, folder, now=NOW)
+    (folder / "message.html.j2").write_text("<p>{% include 'gone.j2' %}</p>", encoding="utf-8")
+    with pytest.raises(BadCampaign, match=r"^message\.html\.j2:1: there is no template gone\.j2"):
+        release_campaign(inst, folder, now=NOW)
+    with inst.database.begin() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM mail_job")) == 0
+
+
+@pytest.mark.rule("2.1")
 def test_a_release_is_frozen(inst: Installation, site: Path) -> None:
     folder = campaign(site)
     before = load_campaign(folder).files
@@ -106,11 +121,21 @@ def test_a_campaign_in_test_goes_to_its_test_addresses_only(inst: Installation, 
         site,
         state="test",
         test_addresses=["Me <me@example.org>", "you@example.org"],
-        sample_contact={"name": "Zoë", "number": 7},
+        sample_contact={"name": "Zoë", "number": 7, "email": "somebody.else@example.org"},
     )
     release_id = made(inst, folder)
     assemble_release(inst, release_id, now=NOW)
     assert tally(inst, release_id).assembled == 2
+    with inst.database.begin() as connection:
+        written_to = set(connection.scalars(text("SELECT address FROM assembled_message")))
+    assert written_to == {"me@example.org", "you@example.org"}
+
+
+@pytest.mark.rule("3.5")
+def test_a_test_address_that_cannot_be_written_to_is_told(inst: Installation, site: Path) -> None:
+    folder = campaign(site, state="test", test_addresses=["me@example.org", "you@localhost"])
+    with pytest.raises(BadCampaign, match=r"test_addresses: 1 of them cannot be written to \(bad_address\)"):
+        release_campaign(inst, folder, now=NOW)
 
 
 @pytest.mark.rule("3.6")
@@ -165,7 +190,7 @@ def test_assembly_goes_on_where_it_was_cut_off(
     inst: Installation, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mail_orchestration.broadcast.assembling.ASSEMBLY_BATCH", 20)
-    monkeypatch.setattr("mail_orchestration.broadcast.assembling.COMMIT_MESSAGES", 100)
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.COMMIT_RECIPIENTS", 100)
     release_id = made(inst, campaign(site))
 
     def cut(done: int, total: int) -> None:
@@ -183,6 +208,82 @@ def test_assembly_goes_on_where_it_was_cut_off(
             text("SELECT message_no, recipient_no FROM assembled_message ORDER BY message_no")
         ).all()
     assert [tuple(row) for row in rows] == [(n, n) for n in range(1, 301)]
+
+
+def keep_nobody(recipients: Sequence[Recipient]) -> list[Bypass]:
+    return [Bypass(recipient_no=each.recipient_no, reason="not_today") for each in recipients]
+
+
+@pytest.mark.rule("1.6", "1.8")
+@pytest.mark.parametrize("component", [None, "keep_nobody"])
+def test_little_is_kept_in_memory_before_it_is_stored(
+    inst: Installation, site: Path, monkeypatch: pytest.MonkeyPatch, component: str | None
+) -> None:
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.ASSEMBLY_BATCH", 20)
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.COMMIT_RECIPIENTS", 100)
+    # Of messages already the first is too much.
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.COMMIT_OCTETS", 1)
+    named = {} if component is None else {"compose": [f"{__name__}:{component}"]}
+    release_id = made(inst, campaign(site, components=named))
+    stored: list[int] = []
+    assemble_release(inst, release_id, now=NOW, progress=lambda done, total: stored.append(done))
+    steps = [after - before for before, after in zip([0, *stored], stored, strict=False)]
+    assert sum(steps) == 300
+    assert max(steps) <= (20 if component is None else 100)
+    found = tally(inst, release_id)
+    assert (found.assembled, found.bypassed) == ((300, {}) if component is None else (0, {"not_today": 300}))
+
+
+@pytest.mark.rule("2.7", "1.8")
+def test_assembly_goes_on_after_the_database_was_gone(
+    inst: Installation, site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.ASSEMBLY_BATCH", 20)
+    monkeypatch.setattr("mail_orchestration.broadcast.assembling.COMMIT_RECIPIENTS", 100)
+    release_id = made(inst, campaign(site))
+
+    def all_connections_break(done: int, total: int) -> None:
+        if done == 100:
+            with psycopg.connect(database_url) as killer:
+                killer.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+
+    with pytest.raises(DatabaseUnavailable):
+        assemble_release(inst, release_id, now=NOW, progress=all_connections_break)
+    assert state(inst, release_id)[0] is MailJobState.QUEUING
+    assert tally(inst, release_id).unassembled > 0
+    assemble_release(inst, release_id, now=NOW)
+    assert tally(inst, release_id).assembled == 300
+    with inst.database.begin() as connection:
+        numbers = connection.scalars(text("SELECT recipient_no FROM assembled_message")).all()
+    assert sorted(numbers) == list(range(1, 301))
+
+
+@pytest.mark.rule("1.2")
+def test_an_import_is_whole_or_nothing_when_the_database_goes(
+    inst: Installation, site: Path, database_url: str
+) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    write_site(site, relay_port=9, contacts=50_000)
+
+    def connection_breaks(rows: int) -> None:
+        with psycopg.connect(database_url) as killer:
+            killer.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    def members() -> int:
+        with inst.database.begin() as connection:
+            return int(connection.scalars(text("SELECT count(*) FROM audience_member")).one())
+
+    with pytest.raises(DatabaseUnavailable):
+        fill_audience(inst, "everybody", now=NOW, progress=connection_breaks)
+    assert members() == 300
+    fill_audience(inst, "everybody", now=NOW)
+    assert members() == 50_000
 
 
 @pytest.mark.rule("1.3")

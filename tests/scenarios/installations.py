@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import text
 
 from mail_orchestration.broadcast import (
     assemble_release,
@@ -173,6 +174,16 @@ def released(inst: Installation) -> int:
     assemble_release(inst, release_id, now=now())
     queue_release(inst, release_id, now=now())
     return release_id
+
+
+def wait_for_results(inst: Installation, count: int) -> None:
+    """Until so many results are durable: some mailcaster is in the midst of its work."""
+    for _ in range(20_000):
+        with inst.database.begin() as connection:
+            if int(connection.execute(text("SELECT count(*) FROM result")).scalar_one()) >= count:
+                return
+        time.sleep(0.002)
+    raise TimeoutError(f"there are not {count} results")
 
 
 def start_mailcaster(settings: Path, name: str = "m1") -> subprocess.Popen[bytes]:

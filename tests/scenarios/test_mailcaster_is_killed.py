@@ -14,7 +14,14 @@ from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, start_mailcaster, storing_sink, write_site
+from tests.scenarios.installations import (
+    opened,
+    released,
+    start_mailcaster,
+    storing_sink,
+    wait_for_results,
+    write_site,
+)
 
 CONTACTS = 3000
 CONNECTIONS = 25
@@ -72,3 +79,57 @@ def test_nothing_is_lost_and_at_most_one_message_per_connection_is_repeated(
         assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
         assert sum(got.values()) - CONTACTS <= CONNECTIONS
         assert max(got.values()) <= 2
+
+
+@pytest.mark.rule("4.6")
+@pytest.mark.rule("5.1")
+@pytest.mark.rule("5.3")
+def test_three_that_share_one_parent_are_killed_at_once(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("m1", "m2", "m3")
+    mailcasters = [
+        {"name": name, "min_job_size": 200, "max_job_size": 800, "percentage_job_size": 20, "connections": 10}
+        for name in names
+    ]
+    with storing_sink() as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=mailcasters,
+            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": 2},
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            processes = [start_mailcaster(settings, name) for name in names]
+            wait_for_results(inst, CONTACTS // 5)
+            for process in processes:
+                process.kill()
+            for process in processes:
+                process.wait()
+            before = _results(inst)
+            assert before < CONTACTS, "they were killed too late to show anything"
+
+            time.sleep(2.5)
+            summary = run_shift(inst, "m2", stop=threading.Event())
+
+            with inst.database.begin() as connection:
+                parent, tally = mail_job(connection, release_id), books(connection, release_id)
+                kept = [
+                    each
+                    for each in children(connection, release_id)
+                    if each.state is not MailJobState.RECOVERED
+                ]
+            assert (parent.state, parent.accepted) == (MailJobState.P_FINISHED, CONTACTS)
+            assert {each.state for each in kept} == {MailJobState.FINISHED}
+            ranges = sorted((each.first_message or 0, each.last_message or 0) for each in kept)
+            assert [n for first, last in ranges for n in range(first, last + 1)] == list(
+                range(1, CONTACTS + 1)
+            )
+            assert (tally.balances, tally.accepted) == (True, CONTACTS)
+            assert summary.messages == CONTACTS - before
+        got = sink.tally()
+    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert sum(got.values()) - CONTACTS <= 10 * len(names)
+    assert max(got.values()) <= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,33 @@ def test_defaults() -> None:
             "attachments:\n  - path: /etc/passwd\n",
             "campaign.yaml:7: attachments[0].path: must be a path inside",
         ),
-        ('attachments: [{path: a, name: "x\\ny"}]\n', "campaign.yaml:6: attachments[0].name: "),
+        (
+            'attachments: [{path: a, name: "x\\ny"}]\n',
+            "campaign.yaml:6: attachments[0].name: holds a line end",
+        ),
+        (
+            'attachments: [{path: a, name: "x\\u2028y"}]\n',
+            "campaign.yaml:6: attachments[0].name: holds a line end",
+        ),
+        ('attachments: [{path: "a\\nb"}]\n', "campaign.yaml:6: attachments[0].path: holds a line end"),
+        (
+            "attachments: [{path: a, content_type: message/rfc822}]\n",
+            "campaign.yaml:6: attachments[0].content_type: must be like",
+        ),
+        ('headers: {X-A: "y\\r\\nBcc: z"}\n', "campaign.yaml:6: headers.X-A: holds a line end"),
+        ("headers: {X-A: y, x-a: z}\n", "campaign.yaml:1: headers names X-A twice"),
+        ('to_name: "A\\r\\nBcc: z"\n', "campaign.yaml:6: to_name: holds a line end"),
+        ('reply_to: "A\\r\\nBcc: z <a@b.example>"\n', "campaign.yaml:6: reply_to: holds a control character"),
+        ('envelope_sender: "a@b.example>\\r\\nDATA"\n', "campaign.yaml:6: envelope_sender: holds a control"),
+        ('list_id: "a.b>\\nX: y"\n', "campaign.yaml:6: list_id: must look like"),
+        ('inline: {"a\\nb": a}\n', "campaign.yaml:6: inline.a"),
+        (
+            "required_attributes: [First Name]\n",
+            "campaign.yaml:6: required_attributes[0]: 'First Name' is no name",
+        ),
+        ("required_attributes: ['']\n", "campaign.yaml:6: required_attributes[0]: '' is no name"),
+        ("required_attributes: [url]\n", "campaign.yaml:6: required_attributes[0]: 'url' is called rcp_url"),
+        ("audiences: [customers, a b]\n", "campaign.yaml:6: audiences: stands twice"),
         ("inline:\n  logo: logo.png\n", "campaign.yaml:7: inline.logo: there is no file logo.png"),
         ("inline:\n  lo go: logo.png\n", "campaign.yaml:7: inline.lo go: an inline image's name"),
         ("state: test\n", "campaign.yaml:1: state is test, so test_addresses"),
@@ -115,6 +142,26 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     (inside / "a.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(BadCampaign, match=r"a\.txt: leads out of the campaign's folder"):
         load_campaign(inside)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "campaign.yaml").write_text(BASICS + "attachments: [{path: a.txt}]\n", encoding="utf-8")
+    (tmp_path / "message.txt.j2").write_text("Hi", encoding="utf-8")
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(
+        BadCampaign, match=r"^campaign\.yaml:6: attachments\[0\]\.path: there is no file a\.txt"
+    ):
+        load_campaign(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a.txt").symlink_to("a.txt")
+    with pytest.raises(BadCampaign, match=r"^a\.txt: cannot be read"):
+        load_campaign(tmp_path)
+
+
+@pytest.mark.rule("1.3")
+def test_audiences_have_the_names_that_settings_give_them() -> None:
+    found = campaign(text="x", basics=BASICS.replace("[customers]", "[VIP.2026]")).definition
+    assert found.audiences == ["VIP.2026"]
 
 
 def test_a_page_has_no_html_template_beside_it() -> None:

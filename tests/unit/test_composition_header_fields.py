@@ -133,6 +133,14 @@ def test_a_non_ascii_local_part_stays_utf8_and_an_odd_one_is_quoted() -> None:
     assert mailbox_field("To", Mailbox("", "a b@example.org")) == b'To: "a b"@example.org\r\n'
 
 
+@pytest.mark.rule("2.4")
+def test_a_local_part_cannot_bring_a_second_address() -> None:
+    for address in ('"a" <x@y.example>, "b"@example.org', "a@x.example>, <b@example.org"):
+        field = mailbox_field("To", Mailbox("", address))
+        message = email.message_from_bytes(field + b"\r\n", policy=email.policy.default)
+        assert [each.domain for each in message["To"].addresses] == ["example.org"]
+
+
 @pytest.mark.parametrize(
     ("text", "mailbox"),
     [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from composition_campaigns import composer, recipient
+import re
 
+import pytest
+from composition_campaigns import campaign, composer, recipient
+
+from mail_orchestration.composition.checking import check, refuse_bad_templates
 from mail_orchestration.composition.errors import CompositionError, FaultReason
+from mail_orchestration.kernel.errors import BadCampaign
 
 
 @pytest.mark.rule("2.2")
@@ -39,6 +43,33 @@ def test_a_fault_inside_an_included_file_names_that_file() -> None:
     made = composer(html="<p>\n{% include 'part.html.j2' %}", part__html__j2=b"\n\n{{ gone }}")
     with pytest.raises(CompositionError, match=r"part\.html\.j2:3: 'gone' is undefined"):
         made.compose(recipient())
+
+
+@pytest.mark.rule("2.1")
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("Hi\n{% if %}", "t.j2:2: Expected an expression"),
+        ("Hi\n{{ 1 | nope }}", "t.j2:2: No filter named 'nope'"),
+        ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "t.j2: is nested too deeply to be compiled"),
+        ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "t.j2: is nested too deeply to be compiled"),
+        ("{{ " + "1" * 5_000 + " }}", "t.j2: cannot be compiled: Exceeds the limit"),
+    ],
+    ids=["syntax", "filter", "parentheses", "loops", "number"],
+)
+def test_what_does_not_compile_is_a_bad_campaign(template: str, message: str) -> None:
+    broken = {"t__j2": template.encode()}
+    for body in ("text", "html"):
+        with pytest.raises(BadCampaign, match=r"^message\.\w+\.j2"):
+            composer(**{body: template})
+    with pytest.raises(BadCampaign, match=f"^{re.escape(message)}"):
+        refuse_bad_templates(campaign(html="<p>x</p>", text="x", **broken))
+    assert f"error: {message}" in str(check(campaign(text="x", **broken))[0])
+
+
+def test_text_derived_beside_a_template_that_nothing_includes() -> None:
+    with pytest.raises(BadCampaign, match=r"^draft\.j2:1: Expected an expression"):
+        composer(html="<p>x</p>", draft__j2=b"{% if %}")
 
 
 def test_data_does_not_get_into_the_detail() -> None:
@@ -75,6 +106,11 @@ def test_html_is_escaped_and_text_and_subject_are_not() -> None:
         "<a href={{ v }}>",
         '<img SRC = "{{ v }}?x">',
         "{{ v | url }}",
+        '<a href="{% if v is defined %}{{ v }}{% else %}https://x.example{% endif %}">',
+        '<a href="{% if 0 %}https://x.example{% elif 1 %}{{ v }}{% else %}{{ v }}{% endif %}">',
+        '<a href="{% if 0 %}https://x.example/{% endif %}{{ v }}">',
+        '{% for u in [v] %}<a href="{% with w = u %}{{ w }}{% endwith %}">{% endfor %}',
+        '{% macro a(u) %}<a href="{{ u }}">{% endmacro %}{{ a(v) }}',
     ],
 )
 def test_a_link_from_data_is_https_or_mailto(html: str, link: str) -> None:

@@ -89,6 +89,13 @@ def test_min_must_be_smaller_than_max(tmp_path: Path) -> None:
         ("mailcasters: [{name: m, relays: [b]}]\n", r"mailcaster m: there is no relay named 'b'"),
         ("audiences: [{name: a, csv: x.csv, sql: SELECT 1}]\n", r"one source, not csv and sql"),
         ("fetch_allowed_networks: [everywhere]\n", r":1: fetch_allowed_networks\[0\]"),
+        ("time_zone: Europe\n", r":1: time_zone: there is no time zone named 'Europe'"),
+        ("public_base_url: https://ü.example\n", r":1: public_base_url: must be like"),
+        ("public_base_url: https://x.example/<a>\n", r":1: public_base_url: must be like"),
+        ('public_base_url: "https://x.example/\\r\\nBcc: a"\n', r":1: public_base_url: must be like"),
+        ('relays: [{name: a, host: "h\\r\\nMAIL"}]\n', r":1: relays\[0\]\.host: must be a host's name"),
+        ('relays: [{name: a, host: h, helo_name: "h\\nMAIL"}]\n', r":1: relays\[0\]\.helo_name: must be"),
+        ("dispatcher: {hang_after_seconds: inf}\n", r":1: dispatcher\.hang_after_seconds: "),
         ("installation: [\n", r"mail_orchestration\.yaml:\d: "),
     ],
 )
@@ -123,6 +130,12 @@ def test_passwords_come_from_the_environment_or_a_file_and_are_never_shown(
     file = tmp_path / "password"
     by_file = RelaySettings(name="a", host="h", username="u", password_file=file)
     with pytest.raises(BadSettings, match="relay a: password_file"):
+        by_file.password()
+    file.write_bytes(b"open sesam\xe9\n")
+    with pytest.raises(BadSettings, match=r"relay a: password_file .*password is not UTF-8$"):
+        by_file.password()
+    file.write_text("\n", encoding="utf-8")
+    with pytest.raises(BadSettings, match=r"relay a: password_file .*password is empty$"):
         by_file.password()
     file.write_text("open sesame\n", encoding="utf-8")
     assert by_file.password() == "open sesame"

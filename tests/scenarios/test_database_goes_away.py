@@ -1,0 +1,101 @@
+"""The database server dies while a mailcaster delivers: it says so, nothing is lost, the next shift goes on at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.dispatch.shifts import shifts
+from mail_orchestration.feedback.books import books
+from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
+from mail_orchestration.kernel.embedded_postgres.cluster import find_postmaster
+from mail_orchestration.kernel.embedded_postgres.home import open_home
+from mail_orchestration.kernel.errors import DatabaseUnavailable
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import run_shift
+from tests.scenarios.installations import opened, released, storing_sink, wait_for_results, write_site
+
+CONTACTS = 3000
+CONNECTIONS = 20
+
+
+@pytest.mark.rule("5.1")
+@pytest.mark.rule("5.3")
+def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = short_folder / "restarted"
+    folder.mkdir()
+    mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
+    with EmbeddedServer.hold(folder) as server, storing_sink() as sink:
+        # The hang time stays at its two hours: the mail job is not waited for, but handed back.
+        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=[mailcaster])
+        with opened(settings, server.url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
+            release_id = released(inst)
+            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+            wait_for_results(inst, CONTACTS // 10)
+            postmaster = find_postmaster(open_home(folder))
+            assert postmaster is not None
+            os.kill(postmaster.pid, signal.SIGKILL)
+            time.sleep(1)
+            server.ensure_running()
+            with pytest.raises(DatabaseUnavailable, match=r"the database .* cannot be used"):
+                shift.result(timeout=60)
+
+            with inst.database.begin() as connection:
+                (handed_back,) = children(connection, release_id)
+                assert handed_back.state is MailJobState.RUNNING
+                assert books(connection, release_id).balances
+                assert connection.execute(text("SELECT count(*) FROM result")).scalar_one() < CONTACTS
+                assert [each.ended_at is None for each in shifts(connection, inst.installation_id)] == [False]
+
+            assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
+
+            with inst.database.begin() as connection:
+                assert mail_job(connection, release_id).state is MailJobState.P_FINISHED
+                assert mail_job(connection, release_id).accepted == CONTACTS
+                tally = books(connection, release_id)
+        assert (tally.balances, tally.accepted) == (True, CONTACTS)
+        got = sink.tally()
+        assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+        assert sum(got.values()) - CONTACTS <= CONNECTIONS
+
+
+@pytest.mark.rule("5.2")
+def test_a_heartbeat_that_loses_its_connection_takes_another(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storing_sink("-p", "-W", ".:1") as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=80,
+            mailcasters=[{"name": "m1", "connections": 20}],
+            dispatcher={"heartbeat_seconds": 0.3},
+        )
+        with opened(settings, database_url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
+            release_id = released(inst)
+            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+            wait_for_results(inst, 1)
+            with inst.database.begin() as connection:
+                # The holder of the mail job's lock is the heartbeat's session.
+                ended = connection.execute(
+                    text(
+                        "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
+                        " WHERE locktype = 'advisory' AND database ="
+                        " (SELECT oid FROM pg_database WHERE datname = current_database())"
+                    )
+                ).scalar_one()
+            assert ended == 1
+            assert shift.result(timeout=60).messages == 80
+            with inst.database.begin() as connection:
+                assert mail_job(connection, release_id).state is MailJobState.FINISHED
+        assert sink.tally() == {f"r{n}@example.net": 1 for n in range(1, 81)}

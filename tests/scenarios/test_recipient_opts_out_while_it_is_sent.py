@@ -1,0 +1,49 @@
+"""An opt-out that comes while a slow relay takes the mail job: it is honoured by all that was not read already."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.feedback.books import books
+from mail_orchestration.mailcaster import message_feed, run_shift
+from tests.scenarios.installations import opened, released, storing_sink, wait_for_results, write_site
+
+CONTACTS = 48
+CONNECTIONS = 8
+
+
+@pytest.mark.rule("1.5")
+def test_a_slow_relay_is_fed_in_small_batches(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(message_feed, "FIRST_BATCH", 24)
+    monkeypatch.setattr(message_feed, "BATCH_LASTS_S", 0.5)
+    # Eight connections, each sends a message in a second.
+    with storing_sink("-p", "-W", ".:1") as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=[{"name": "m1", "connections": CONNECTIONS}],
+        )
+        with opened(settings, database_url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
+            release_id = released(inst)
+            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+            wait_for_results(inst, 1)
+            with inst.database.begin() as connection:
+                late = connection.execute(
+                    text(
+                        "INSERT INTO suppression (contact_id, reason)"
+                        " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > 40"
+                        " RETURNING contact_id"
+                    )
+                ).all()
+            assert shift.result(timeout=60).messages == CONTACTS
+            with inst.database.begin() as connection:
+                tally = books(connection, release_id)
+    assert (tally.balances, tally.accepted, tally.stopped) == (True, CONTACTS - len(late), len(late))
