@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
 from mail_orchestration.audience.merging import staged_chunks
 from mail_orchestration.audience.rows import Reject, Source
@@ -118,9 +119,15 @@ def import_audience(
     key = {"installation_id": installation_id, "audience_id": audience_id, "import_id": import_id}
     read = accepted = repeated = removed = 0
     by_reason: Counter[str] = Counter()
+    is_all_new = True
     with database.begin() as connection:
         for chunk in staged_chunks(connection, installation_id, source):
-            merged = _merge(connection, key, len(chunk.lines))
+            merged = 0
+            if chunk.lines:
+                # A first list is all new, a later one seldom: the first known address ends the quick way.
+                added = _add(connection, key) if is_all_new else None
+                is_all_new = added is not None
+                merged = _merge(connection, key, len(chunk.lines)) if added is None else added
             _store_rejects(connection, import_id, chunk.rejects)
             read += chunk.read
             accepted += merged
@@ -160,10 +167,18 @@ def import_audience(
     )
 
 
+def _add(connection: Connection, key: dict[str, int]) -> int | None:
+    """Merge the staged chunk of which every address is new; None, having done nothing, when one is known."""
+    try:
+        with connection.begin_nested():
+            connection.execute(STATEMENTS["add_contacts"], key)
+    except IntegrityError:
+        return None
+    return connection.execute(STATEMENTS["add_members"], key).rowcount
+
+
 def _merge(connection: Connection, key: dict[str, int], staged: int) -> int:
     """Merge the staged chunk; the number of members that it made or refreshed."""
-    if not staged:
-        return 0
     made = connection.execute(STATEMENTS["merge_new_members"], key).rowcount
     # A statement of its own, which sees contacts that another session has made meanwhile.
     return made if made == staged else made + connection.execute(STATEMENTS["merge_members"], key).rowcount

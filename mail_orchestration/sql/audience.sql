@@ -42,14 +42,16 @@ RETURNING import_id;
 SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.import.' || CAST(:installation_id AS integer), 0));
 
 -- name: make_audience_staging
--- Where one chunk of an import lies before it is merged; gone with the transaction.
+-- Where one chunk of an import lies before it is merged; gone with the transaction. Each row takes the number that its
+-- contact will have if it is a new one.
 CREATE TEMPORARY TABLE audience_staging (
-    address_key text, address text, body_format text, locale text, guid text, url text, attributes jsonb
+    contact_id bigint DEFAULT nextval('contact_contact_id_seq'),
+    address_key text, address text, body_format text, locale text, guid text, url text, attributes json
 ) ON COMMIT DROP;
 
 -- name: copy_staging
 -- One chunk of an import.
-COPY audience_staging FROM STDIN;
+COPY audience_staging (address_key, address, body_format, locale, guid, url, attributes) FROM STDIN;
 
 -- name: empty_staging
 -- Room for the next chunk.
@@ -60,6 +62,20 @@ TRUNCATE audience_staging;
 INSERT INTO contact (installation_id, address, address_key)
 SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
 ON CONFLICT (installation_id, address_key) DO NOTHING;
+
+-- name: add_contacts
+-- Make contacts of the chunk's addresses, all of which must be new. Without ON CONFLICT, which first looks whether each
+-- is, this takes two thirds of the time.
+INSERT INTO contact (contact_id, installation_id, address, address_key)
+OVERRIDING SYSTEM VALUE
+SELECT s.contact_id, CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s;
+
+-- name: add_members
+-- Make members of the chunk's contacts, all of which were new and so are in no audience yet.
+INSERT INTO audience_member (audience_id, contact_id, body_format, locale, guid, url, attributes, import_id)
+SELECT CAST(:audience_id AS integer), s.contact_id, s.body_format, s.locale, s.guid, s.url, s.attributes,
+    CAST(:import_id AS bigint)
+FROM audience_staging AS s;
 
 -- name: merge_new_members
 -- Make contacts of the chunk's new addresses, in whose order it lies, and members of those contacts: being new, they are
