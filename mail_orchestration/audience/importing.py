@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
-from mail_orchestration.audience.merging import staged_chunks
+from mail_orchestration.audience.merging import begin_merging, checked_ahead, copy_lines, fill_staging
 from mail_orchestration.audience.rows import Reject, Source
+from mail_orchestration.audience.staging import StagedBatch
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import BadAudience
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -121,17 +122,18 @@ def import_audience(
     by_reason: Counter[str] = Counter()
     is_all_new = True
     with database.begin() as connection:
-        for chunk in staged_chunks(connection, installation_id, source):
+        begin_merging(connection, installation_id)
+        for chunk in checked_ahead(source):
             merged = 0
-            if chunk.lines:
+            if chunk.rows:
                 # A first list is all new, a later one seldom: the first known address ends the quick way.
-                added = _add(connection, key) if is_all_new else None
+                added = _add(connection, key, chunk) if is_all_new else None
                 is_all_new = added is not None
-                merged = _merge(connection, key, len(chunk.lines)) if added is None else added
+                merged = _merge(connection, key, chunk) if added is None else added
             _store_rejects(connection, import_id, chunk.rejects)
             read += chunk.read
             accepted += merged
-            repeated += chunk.repeated + len(chunk.lines) - merged
+            repeated += chunk.repeated + len(chunk.rows) - merged
             by_reason.update(reject.code for reject in chunk.rejects)
             if progress is not None:
                 progress(read)
@@ -167,21 +169,30 @@ def import_audience(
     )
 
 
-def _add(connection: Connection, key: dict[str, int]) -> int | None:
-    """Merge the staged chunk of which every address is new; None, having done nothing, when one is known."""
+def _add(connection: Connection, key: dict[str, int], chunk: StagedBatch) -> int | None:
+    """Take in a chunk of which every address is new; None, having done nothing, when one is known."""
+    ids = connection.scalars(STATEMENTS["take_contact_ids"], {"count": len(chunk.rows)}).one()
+    contacts = chunk.contact_lines(key["installation_id"], ids)
     try:
         with connection.begin_nested():
-            connection.execute(STATEMENTS["add_contacts"], key)
-    except IntegrityError:
+            copy_lines(connection, STATEMENTS["copy_new_contacts"], contacts)
+    except UniqueViolation:
         return None
-    return connection.execute(STATEMENTS["add_members"], key).rowcount
+    members = chunk.member_lines(key["audience_id"], key["import_id"], ids)
+    copy_lines(connection, STATEMENTS["copy_new_members"], members)
+    return len(chunk.rows)
 
 
-def _merge(connection: Connection, key: dict[str, int], staged: int) -> int:
-    """Merge the staged chunk; the number of members that it made or refreshed."""
+def _merge(connection: Connection, key: dict[str, int], chunk: StagedBatch) -> int:
+    """Merge a chunk; the number of members that it made or refreshed."""
+    fill_staging(connection, chunk)
     made = connection.execute(STATEMENTS["merge_new_members"], key).rowcount
     # A statement of its own, which sees contacts that another session has made meanwhile.
-    return made if made == staged else made + connection.execute(STATEMENTS["merge_members"], key).rowcount
+    return (
+        made
+        if made == len(chunk.rows)
+        else made + connection.execute(STATEMENTS["merge_members"], key).rowcount
+    )
 
 
 def _store_rejects(connection: Connection, import_id: int, found: list[Reject]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import psycopg
-from sqlalchemy import Connection
+from sqlalchemy import Connection, TextClause
 
 from mail_orchestration.audience.rows import Source
 from mail_orchestration.audience.staging import StagedBatch, stage
@@ -21,23 +21,34 @@ def staged_chunks(
     In the caller's transaction, to whose end no other import of the installation begins. Raises BadAudience when the
     source cannot be read to its end.
     """
-    connection.execute(STATEMENTS["lock_imports"], {"installation_id": installation_id})
-    connection.execute(STATEMENTS["make_audience_staging"])
-    for chunk in _staged_ahead(source, address_only):
-        if chunk.lines:
-            connection.execute(STATEMENTS["empty_staging"])
-            _copy(connection, chunk.lines)
+    begin_merging(connection, installation_id)
+    for chunk in checked_ahead(source, address_only=address_only):
+        if chunk.rows:
+            fill_staging(connection, chunk)
         yield chunk
 
 
-def _copy(connection: Connection, lines: list[str]) -> None:
+def begin_merging(connection: Connection, installation_id: int) -> None:
+    """Wait for other imports of the installation to end, and make room for chunks, until this transaction ends."""
+    connection.execute(STATEMENTS["lock_imports"], {"installation_id": installation_id})
+    connection.execute(STATEMENTS["make_audience_staging"])
+
+
+def fill_staging(connection: Connection, chunk: StagedBatch) -> None:
+    """Put the chunk into audience_staging, in place of the last one."""
+    connection.execute(STATEMENTS["empty_staging"])
+    copy_lines(connection, STATEMENTS["copy_staging"], chunk.staging_lines())
+
+
+def copy_lines(connection: Connection, statement: TextClause, lines: bytes) -> None:
+    """COPY lines that are written already, in the connection's transaction."""
     driver = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
-    with driver.cursor() as cursor, cursor.copy(STATEMENTS["copy_staging"].text) as copy:
-        copy.write("".join(lines))
+    with driver.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
+        copy.write(lines)
 
 
-def _staged_ahead(source: Source, address_only: bool) -> Iterator[StagedBatch]:
+def checked_ahead(source: Source, *, address_only: bool = False) -> Iterator[StagedBatch]:
     """The source's rows, checked, one batch ahead in a thread of their own while the database merges the last one."""
     batches = source.batches()
 

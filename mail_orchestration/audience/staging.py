@@ -5,7 +5,7 @@ The lines are written here, in the loop that has the values at hand: psycopg's r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from datetime import time as time_of_day
@@ -26,16 +26,32 @@ _NO_DETAILS = (None, None, None, None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagedBatch:
-    """What a batch came to. read = len(lines) + repeated + len(rejects)."""
+    """What a batch came to. read = len(rows) + repeated + len(rejects)."""
 
-    lines: list[str]
-    """In the text format of COPY: address_key, address, body_format, locale, guid, url, attributes as JSON.
+    rows: list[tuple[str, str]]
+    """One for each mailbox, with the first row's details, sorted by its key, in cells of COPY's text format.
 
-    One for each mailbox, with the first row's details, sorted by its key.
+    First address_key and address; then body_format, locale, guid, url and attributes as JSON.
     """
     rejects: list[Reject]
     repeated: int
     read: int
+
+    def staging_lines(self) -> bytes:
+        """The rows as COPY takes them into audience_staging."""
+        return "".join([f"{names}\t{rest}\n" for names, rest in self.rows]).encode()
+
+    def contact_lines(self, installation_id: int, contact_ids: Sequence[int]) -> bytes:
+        """The rows as COPY takes them into contact, each under a number of its own."""
+        end = f"\t{installation_id}\n"
+        numbered = zip(self.rows, contact_ids, strict=False)
+        return "".join([f"{number}\t{row[0]}{end}" for row, number in numbered]).encode()
+
+    def member_lines(self, audience_id: int, import_id: int, contact_ids: Sequence[int]) -> bytes:
+        """The rows as COPY takes them into audience_member, under the same numbers."""
+        end = f"\t{audience_id}\t{import_id}\n"
+        numbered = zip(self.rows, contact_ids, strict=False)
+        return "".join([f"{number}\t{row[1]}{end}" for row, number in numbered]).encode()
 
 
 class _Unusable(Exception):
@@ -53,7 +69,7 @@ def stage(batch: Batch, *, address_only: bool = False) -> StagedBatch:
     at = layout.address
     read_address = _mailbox if layout.takes_mailboxes else normalise_address
     read_rest = _nothing if address_only else _rest_reader(layout)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     rejects = list(batch.rejects)
     repeated = 0
     for line, row in zip(batch.lines, batch.rows, strict=True):
@@ -67,16 +83,16 @@ def stage(batch: Batch, *, address_only: bool = False) -> StagedBatch:
             if key in found:
                 repeated += 1
             elif "\\" in address:
-                found[key] = f"{_escaped(key)}\t{_escaped(address)}\t{rest}\n"
+                found[key] = f"{_escaped(key)}\t{_escaped(address)}", rest
             else:
-                found[key] = f"{key}\t{address}\t{rest}\n"
+                found[key] = f"{key}\t{address}", rest
         except BadAddress as error:
             rejects.append(Reject.of(line, value, *_why_bad(value, error)))
         except _Unusable as unusable:
             rejects.append(Reject.of(line, value, unusable.code, str(unusable)))
     return StagedBatch(
         # In the order of the contacts' index, so that PostgreSQL's inserts come page by page.
-        lines=[found[key] for key in sorted(found)],
+        rows=[found[key] for key in sorted(found)],
         rejects=rejects,
         repeated=repeated,
         read=len(batch.rows) + len(batch.rejects),

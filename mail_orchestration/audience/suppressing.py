@@ -114,10 +114,10 @@ def import_suppressions(
     what["detail"] = detail or f"imported from {source.name}"
     with database.begin() as connection:
         for chunk in staged_chunks(connection, installation_id, source, address_only=True):
-            done = _suppress_staged(connection, what) if chunk.lines else 0
+            done = _suppress_staged(connection, what) if chunk.rows else 0
             read += chunk.read
             suppressed += done
-            already += len(chunk.lines) - done
+            already += len(chunk.rows) - done
             repeated += chunk.repeated
             by_reason.update(reject.code for reject in chunk.rejects)
             kept.extend(chunk.rejects[: _REJECTS_KEPT - len(kept)])

@@ -42,10 +42,8 @@ RETURNING import_id;
 SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.import.' || CAST(:installation_id AS integer), 0));
 
 -- name: make_audience_staging
--- Where one chunk of an import lies before it is merged; gone with the transaction. Each row takes the number that its
--- contact will have if it is a new one.
+-- Where one chunk of an import lies before it is merged; gone with the transaction.
 CREATE TEMPORARY TABLE audience_staging (
-    contact_id bigint DEFAULT nextval('contact_contact_id_seq'),
     address_key text, address text, body_format text, locale text, guid text, url text, attributes json
 ) ON COMMIT DROP;
 
@@ -63,19 +61,17 @@ INSERT INTO contact (installation_id, address, address_key)
 SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
 ON CONFLICT (installation_id, address_key) DO NOTHING;
 
--- name: add_contacts
--- Make contacts of the chunk's addresses, all of which must be new. Without ON CONFLICT, which first looks whether each
--- is, this takes two thirds of the time.
-INSERT INTO contact (contact_id, installation_id, address, address_key)
-OVERRIDING SYSTEM VALUE
-SELECT s.contact_id, CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s;
+-- name: take_contact_ids
+-- Numbers for so many new contacts, in one array: as rows they take longer to fetch than to make.
+SELECT array_agg(nextval('contact_contact_id_seq')) FROM generate_series(1, CAST(:count AS integer));
 
--- name: add_members
--- Make members of the chunk's contacts, all of which were new and so are in no audience yet.
-INSERT INTO audience_member (audience_id, contact_id, body_format, locale, guid, url, attributes, import_id)
-SELECT CAST(:audience_id AS integer), s.contact_id, s.body_format, s.locale, s.guid, s.url, s.attributes,
-    CAST(:import_id AS bigint)
-FROM audience_staging AS s;
+-- name: copy_new_contacts
+-- Contacts that must all be new. COPY takes half the time of INSERT … ON CONFLICT, which looks for each one first.
+COPY contact (contact_id, address_key, address, installation_id) FROM STDIN;
+
+-- name: copy_new_members
+-- Members who were new contacts a moment ago, and so are in no audience yet.
+COPY audience_member (contact_id, body_format, locale, guid, url, attributes, audience_id, import_id) FROM STDIN;
 
 -- name: merge_new_members
 -- Make contacts of the chunk's new addresses, in whose order it lies, and members of those contacts: being new, they are
