@@ -11,7 +11,8 @@ details of everybody it names, all of them: it is the newer word. A contact's ad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -19,9 +20,10 @@ from typing import Literal
 from psycopg.errors import UniqueViolation
 from sqlalchemy import Connection
 
-from mail_orchestration.audience.merging import begin_merging, checked_ahead, copy_lines, fill_staging
+from mail_orchestration.audience.checking_ahead import checked_ahead
+from mail_orchestration.audience.chunks import Chunk, Destination
+from mail_orchestration.audience.merging import begin_merging, copy_lines, fill_staging
 from mail_orchestration.audience.rows import Reject, Source
-from mail_orchestration.audience.staging import StagedBatch
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import BadAudience
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -121,22 +123,29 @@ def import_audience(
     read = accepted = repeated = removed = 0
     by_reason: Counter[str] = Counter()
     is_all_new = True
+    destination = Destination(installation_id=installation_id, audience_id=audience_id, import_id=import_id)
     with database.begin() as connection:
         begin_merging(connection, installation_id)
-        for chunk in checked_ahead(source):
-            merged = 0
-            if chunk.rows:
-                # A first list is all new, a later one seldom: the first known address ends the quick way.
-                added = _add(connection, key, chunk) if is_all_new else None
-                is_all_new = added is not None
-                merged = _merge(connection, key, chunk) if added is None else added
-            _store_rejects(connection, import_id, chunk.rejects)
-            read += chunk.read
-            accepted += merged
-            repeated += chunk.repeated + len(chunk.rows) - merged
-            by_reason.update(reject.code for reject in chunk.rejects)
-            if progress is not None:
-                progress(read)
+
+        def take_contact_ids(count: int) -> Sequence[int]:
+            return _contact_ids(connection, count) if is_all_new else ()
+
+        with closing(
+            checked_ahead(source, destination=destination, take_contact_ids=take_contact_ids)
+        ) as chunks:
+            for chunk in chunks:
+                merged = 0
+                if chunk.rows:
+                    # A first list is all new, a later one seldom: the first known address ends the quick way.
+                    is_all_new = is_all_new and _add(connection, chunk)
+                    merged = chunk.rows if is_all_new else _merge(connection, key, chunk)
+                _store_rejects(connection, import_id, chunk.rejects)
+                read += chunk.read
+                accepted += merged
+                repeated += chunk.repeated + chunk.rows - merged
+                by_reason.update(reject.code for reject in chunk.rejects)
+                if progress is not None:
+                    progress(read)
         if mode == "replace":
             if read and not accepted:
                 raise BadAudience(
@@ -169,29 +178,31 @@ def import_audience(
     )
 
 
-def _add(connection: Connection, key: dict[str, int], chunk: StagedBatch) -> int | None:
-    """Take in a chunk of which every address is new; None, having done nothing, when one is known."""
-    ids = connection.scalars(STATEMENTS["take_contact_ids"], {"count": len(chunk.rows)}).one()
-    contacts = chunk.contact_lines(key["installation_id"], ids)
+def _contact_ids(connection: Connection, count: int) -> Sequence[int]:
+    contact_ids: list[int] = connection.scalars(STATEMENTS["take_contact_ids"], {"count": count}).one()
+    return contact_ids
+
+
+def _add(connection: Connection, chunk: Chunk) -> bool:
+    """Take in a chunk of which every address is new; False, having done nothing, when one is known."""
+    if chunk.new is None:
+        return False
     try:
         with connection.begin_nested():
-            copy_lines(connection, STATEMENTS["copy_new_contacts"], contacts)
+            copy_lines(connection, STATEMENTS["copy_new_contacts"], chunk.new.contacts)
     except UniqueViolation:
-        return None
-    members = chunk.member_lines(key["audience_id"], key["import_id"], ids)
-    copy_lines(connection, STATEMENTS["copy_new_members"], members)
-    return len(chunk.rows)
+        return False
+    copy_lines(connection, STATEMENTS["copy_new_members"], chunk.new.members)
+    return True
 
 
-def _merge(connection: Connection, key: dict[str, int], chunk: StagedBatch) -> int:
+def _merge(connection: Connection, key: dict[str, int], chunk: Chunk) -> int:
     """Merge a chunk; the number of members that it made or refreshed."""
     fill_staging(connection, chunk)
     made = connection.execute(STATEMENTS["merge_new_members"], key).rowcount
     # A statement of its own, which sees contacts that another session has made meanwhile.
     return (
-        made
-        if made == len(chunk.rows)
-        else made + connection.execute(STATEMENTS["merge_members"], key).rowcount
+        made if made == chunk.rows else made + connection.execute(STATEMENTS["merge_members"], key).rowcount
     )
 
 

@@ -180,11 +180,12 @@ def _attributes_reader(layout: Layout) -> Callable[[Any], str]:
             raise _Unusable(RejectCode.UNSTORABLE, str(error)) from None
         if len(json) > MAXIMUM_ROW_CHARACTERS:
             raise _Unusable(RejectCode.TOO_LONG, f"the row's attributes have {len(json)} characters")
+        if b"\\" not in json:
+            return json.decode()
         if b"\\u0000" in json and any("\0" in text for text in _texts(attributes)):
             raise _Unusable(RejectCode.NUL_CHARACTER, "a cell has a NUL character in it")
-        text = json.decode()
         # JSON has no bare tab or line end: its backslashes are all that COPY would take for its own.
-        return text.replace("\\", "\\\\") if "\\" in text else text
+        return json.decode().replace("\\", "\\\\")
 
     return read
 

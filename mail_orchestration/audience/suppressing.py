@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -112,12 +113,15 @@ def import_suppressions(
         "now": now,
     }
     what["detail"] = detail or f"imported from {source.name}"
-    with database.begin() as connection:
-        for chunk in staged_chunks(connection, installation_id, source, address_only=True):
+    with (
+        database.begin() as connection,
+        closing(staged_chunks(connection, installation_id, source, address_only=True)) as chunks,
+    ):
+        for chunk in chunks:
             done = _suppress_staged(connection, what) if chunk.rows else 0
             read += chunk.read
             suppressed += done
-            already += len(chunk.rows) - done
+            already += chunk.rows - done
             repeated += chunk.repeated
             by_reason.update(reject.code for reject in chunk.rejects)
             kept.extend(chunk.rejects[: _REJECTS_KEPT - len(kept)])
