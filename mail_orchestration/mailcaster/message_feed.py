@@ -54,7 +54,7 @@ class MessageFeed:
         self._ready: deque[UnsentMessage] = deque()
         self._after = claim.first_message - 1
         self._batch = FIRST_BATCH
-        self._loaded_at: float | None = None
+        self._loaded, self._loaded_at = 0, time.monotonic()
         self._next: asyncio.Task[Unsent] | None = None
         self._is_over = False
 
@@ -62,7 +62,14 @@ class MessageFeed:
         """The next message to send; None when there are no more."""
         while not self._ready and not self._is_over:
             await self._load()
-        return self._composed(self._ready.popleft()) if self._ready else None
+        if not self._ready:
+            return None
+        row = self._ready.popleft()
+        if self._batch == BATCH and self._next is None and 2 * len(self._ready) <= self._loaded:
+            # Read while the other half is sent: waiting for the database cost a third of the time. A relay too slow
+            # for whole batches waits instead, since what is read ahead is not checked again for an opt-out.
+            self._begin_reading()
+        return self._composed(row)
 
     async def expire(self) -> None:
         """Give all that has no result the result `expired` (spec 3.6). When nothing is being sent any more."""
@@ -81,10 +88,6 @@ class MessageFeed:
             await asyncio.gather(self._next, return_exceptions=True)
 
     async def _load(self) -> None:
-        if self._loaded_at is not None:
-            lasted_s = max(0.001, time.monotonic() - self._loaded_at)
-            # Doubled at most: egress takes the first ones at once, however slow the relay is.
-            self._batch = min(BATCH, 2 * self._batch, max(1, int(self._batch * BATCH_LASTS_S / lasted_s)))
         unsent = await self._read_next()
         self._is_over = not unsent
         await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
@@ -92,7 +95,7 @@ class MessageFeed:
             kept = await self._screened(rows) if self._components.screens else rows
             self._components.handed_over(kept)
             self._ready.extend(kept)
-        self._loaded_at = time.monotonic()
+        self._loaded, self._loaded_at = len(self._ready), time.monotonic()
 
     async def _screened(self, rows: Sequence[UnsentMessage]) -> list[UnsentMessage]:
         """The rows without those that the campaign's own components keep back."""
@@ -111,10 +114,17 @@ class MessageFeed:
             raise BadStoredMessage(f"message {row.message_no} cannot be read as it is stored") from None
         return OutgoingMessage(row.message_no, row.contact_id, self._reverse_path, row.address, data)
 
+    def _begin_reading(self) -> asyncio.Task[Unsent]:
+        sent = self._loaded - len(self._ready)
+        if sent > 0:
+            lasted_s = max(0.001, time.monotonic() - self._loaded_at)
+            # Doubled at most: egress takes the first ones at once, however slow the relay is.
+            self._batch = min(BATCH, 2 * self._batch, max(1, int(sent * BATCH_LASTS_S / lasted_s)))
+        self._next = asyncio.create_task(asyncio.to_thread(self._read))
+        return self._next
+
     async def _read_next(self) -> Unsent:
-        if self._next is None:
-            self._next = asyncio.create_task(asyncio.to_thread(self._read))
-        unsent = await self._next
+        unsent = await (self._next or self._begin_reading())
         self._next = None
         self._after = unsent.up_to
         return unsent
