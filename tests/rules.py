@@ -26,7 +26,8 @@ BUILT: dict[str, str] = {
         11.1 11.3
     """,
 }
-"""What has been built so far, and the rules that came with it. A rule that is built in part counts when it is whole."""
+"""What has been built so far, and the rules that came with it, in whole or in the part that was asked for: the page on
+behaviour says which."""
 
 _RULE = re.compile(r"^(?:#+ |\*\*|- )?(\d{1,2}\.\d{1,2})\b", re.MULTILINE)
 
