@@ -160,7 +160,7 @@ def test_unsent_messages_are_those_of_the_range_and_carry_their_bytes(world: Wor
         child = connection.scalar(text("SELECT mail_job_id FROM mail_job WHERE kind = 'child'"))
         unsent = unsent_messages(connection, world.claim_of(child), 0, 100)
     assert [tuple(each) for each in unsent.to_send] == [
-        (n - 0, 1000 + n, f"Reader.{n}@example.org", 99, message(n).message) for n in (2, 3)
+        (n, n, 1000 + n, f"Reader.{n}@example.org", 99, message(n).message) for n in (2, 3)
     ]
 
 
