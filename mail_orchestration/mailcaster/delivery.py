@@ -34,7 +34,7 @@ from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 from mail_orchestration.mailcaster.components import SendComponents
-from mail_orchestration.mailcaster.message_feed import MessageFeed
+from mail_orchestration.mailcaster.message_feed import MessageFeed, Pace
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class MailJobDelivery:
         parameters: MailcasterParameters,
         relays: Sequence[Relay],
         stop: threading.Event,
+        pace: Pace | None = None,
     ) -> None:
         self._inst = inst
         self._read_frozen = frozen
@@ -91,6 +92,7 @@ class MailJobDelivery:
         self._parameters = parameters
         self._relays = relays
         self._stop = stop
+        self._pace = pace or Pace()
         self._gave_up = ""
         self._is_stopping = self._has_expired = False
         self._relay_errors: dict[str, str] = {}
@@ -199,6 +201,7 @@ class MailJobDelivery:
                 clock=utc_now,
                 record=log.record,
                 components=self._components,
+                pace=self._pace,
             )
             self._look_for_an_end()
             keeper = asyncio.create_task(self._keep(held))

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from mail_orchestration.composition.compression import BadStoredMessage, Compressor
@@ -26,6 +27,13 @@ SCREENED_OCTETS = 16 * 1024 * 1024
 Record = Callable[[DeliveryResult], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class Pace:
+    """How many messages are read at once: what the relays take in BATCH_LASTS_S. Goes from one mail job to the next."""
+
+    batch: int = field(default_factory=lambda: FIRST_BATCH)
+
+
 class MessageFeed:
     """Egress' `MessageSource` over the messages of a claim that have no result.
 
@@ -43,6 +51,7 @@ class MessageFeed:
         clock: Callable[[], datetime],
         record: Record,
         components: SendComponents,
+        pace: Pace,
     ) -> None:
         self._database = database
         self._claim = claim
@@ -53,7 +62,7 @@ class MessageFeed:
         self._components = components
         self._ready: deque[UnsentMessage] = deque()
         self._after = claim.first_message - 1
-        self._batch = FIRST_BATCH
+        self._pace = pace
         self._loaded, self._loaded_at = 0, time.monotonic()
         self._next: asyncio.Task[Unsent] | None = None
         self._is_over = False
@@ -65,7 +74,7 @@ class MessageFeed:
         if not self._ready:
             return None
         row = self._ready.popleft()
-        if self._batch == BATCH and self._next is None and 2 * len(self._ready) <= self._loaded:
+        if self._pace.batch == BATCH and self._next is None and 2 * len(self._ready) <= self._loaded:
             # Read while the other half is sent: waiting for the database cost a third of the time. A relay too slow
             # for whole batches waits instead, since what is read ahead is not checked again for an opt-out.
             self._begin_reading()
@@ -76,7 +85,7 @@ class MessageFeed:
         await self.close()
         self._ready.clear()
         self._next = None
-        self._after, self._batch = self._claim.first_message - 1, BATCH
+        self._after, self._pace = self._claim.first_message - 1, Pace(BATCH)
         while unsent := await self._read_next():
             await self._set_aside(
                 Outcome.EXPIRED, "the campaign has expired", [*unsent.to_send, *unsent.suppressed]
@@ -119,7 +128,8 @@ class MessageFeed:
         if sent > 0:
             lasted_s = max(0.001, time.monotonic() - self._loaded_at)
             # Doubled at most: egress takes the first ones at once, however slow the relay is.
-            self._batch = min(BATCH, 2 * self._batch, max(1, int(sent * BATCH_LASTS_S / lasted_s)))
+            most = min(BATCH, 2 * self._pace.batch)
+            self._pace.batch = min(most, max(1, int(sent * BATCH_LASTS_S / lasted_s)))
         self._next = asyncio.create_task(asyncio.to_thread(self._read))
         return self._next
 
@@ -131,7 +141,7 @@ class MessageFeed:
 
     def _read(self) -> Unsent:
         with self._database.begin() as connection:
-            return unsent_messages(connection, self._claim, self._after, self._batch)
+            return unsent_messages(connection, self._claim, self._after, self._pace.batch)
 
     async def _set_aside(self, outcome: Outcome, why: str, rows: Sequence[UnsentMessage]) -> None:
         """Record, durably, that these messages are not sent, before more is read."""

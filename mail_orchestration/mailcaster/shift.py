@@ -23,6 +23,7 @@ from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
 from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
+from mail_orchestration.mailcaster.message_feed import Pace
 from mail_orchestration.relays import relays_of
 
 _log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class _Shift:
         self._on_mail_job_done = on_mail_job_done
         self._frozen: FrozenRelease | None = None
         self._mail_jobs = self._messages = 0
+        self._pace = Pace()
 
     def run(self) -> ShiftSummary:
         began = time.monotonic()
@@ -165,6 +167,7 @@ class _Shift:
             self._parameters,
             self._relays,
             self._stop,
+            self._pace,
         )
         try:
             done = delivery.run()

@@ -45,7 +45,7 @@ def test_nothing_is_lost_and_at_most_one_message_per_connection_is_repeated(
             relay_port=sink.port,
             contacts=CONTACTS,
             mailcasters=[mailcaster],
-            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": 2},
+            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": 4},
         )
         with opened(settings, database_url, monkeypatch) as inst:
             release_id = released(inst)
@@ -63,7 +63,7 @@ def test_nothing_is_lost_and_at_most_one_message_per_connection_is_repeated(
                 assert books(connection, release_id).balances
 
             assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 0, "it does not hang yet"
-            time.sleep(2.5)
+            time.sleep(4.5)
             summary = run_shift(inst, "m1", stop=threading.Event())
 
             with inst.database.begin() as connection:
@@ -98,7 +98,7 @@ def test_three_that_share_one_parent_are_killed_at_once(
             relay_port=sink.port,
             contacts=CONTACTS,
             mailcasters=mailcasters,
-            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": 2},
+            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": 4},
         )
         with opened(settings, database_url, monkeypatch) as inst:
             release_id = released(inst)
@@ -111,7 +111,7 @@ def test_three_that_share_one_parent_are_killed_at_once(
             before = _results(inst)
             assert before < CONTACTS, "they were killed too late to show anything"
 
-            time.sleep(2.5)
+            time.sleep(4.5)
             summary = run_shift(inst, "m2", stop=threading.Event())
 
             with inst.database.begin() as connection:
