@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import socket
@@ -68,9 +67,6 @@ def run_shift(
     BadSettings, and DatabaseUnavailable when the database goes. What was not sent then is handed back to the next shift
     if the database comes again within seconds; otherwise it hangs, and is recovered after the hang time.
     """
-    gc.collect()
-    # What is there now, modules mostly, outlives the shift: not looked at again at each round of the collector.
-    gc.freeze()
     return _Shift(inst, mailcaster, stop, time_budget_s, on_mail_job_done).run()
 
 

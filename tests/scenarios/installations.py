@@ -30,7 +30,10 @@ from mail_orchestration.broadcast import (
     release_campaign,
     resolve_release,
 )
+from mail_orchestration.dispatch.mail_jobs import mail_job
+from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.installation import Installation, open_installation
+from mail_orchestration.kernel.states import MailJobState
 
 CAMPAIGN = {
     "name": "letter",
@@ -197,3 +200,18 @@ def start_mailcaster(settings: Path, name: str = "m1") -> subprocess.Popen[bytes
         "    run_shift(inst, sys.argv[2], stop=threading.Event())\n"
     )
     return subprocess.Popen([sys.executable, "-c", code, str(settings), name])
+
+
+def tally(inst: Installation, release_id: int) -> Books:
+    """The release's books, which balance."""
+    with inst.database.begin() as connection:
+        found = books(connection, release_id)
+    assert found.balances, found.explanation
+    return found
+
+
+def state(inst: Installation, release_id: int) -> tuple[MailJobState, str]:
+    """Where the mail job stands, and why."""
+    with inst.database.begin() as connection:
+        found = mail_job(connection, release_id)
+    return found.state, found.reason
