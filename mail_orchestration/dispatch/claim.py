@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -34,6 +35,8 @@ class Claim:
     mailcaster: str
     recovers_id: int | None
     """The mail job that this one was made from: some of its messages may have results already (spec 5.3)."""
+    taken_at: float = field(default_factory=time.monotonic, compare=False)
+    """This host's monotonic clock, in seconds, from before the claim: its lease counts from here."""
 
     @property
     def size(self) -> int:
@@ -45,6 +48,6 @@ class Claim:
         return ClaimLost(f"mail job {self.mail_job_id} is no longer held by mailcaster {self.mailcaster}")
 
 
-def claim_of(row: Row[Any]) -> Claim:
-    """A row of the claiming statements as a `Claim`."""
-    return Claim(**{**row._mapping, "kind": MailJobKind(row.kind)})
+def claim_of(row: Row[Any], taken_at: float) -> Claim:
+    """A row of the claiming statements as a `Claim`; `taken_at` is of before the statement."""
+    return Claim(**{**row._mapping, "kind": MailJobKind(row.kind), "taken_at": taken_at})

@@ -129,7 +129,7 @@ def _claim_small(connection: Connection, search: Search) -> Claim | None:
     row = connection.execute(
         STATEMENTS["claim_small"], search.binds | {"mailcaster": search.parameters.name}
     ).one_or_none()
-    return None if row is None else claim_of(row)
+    return None if row is None else claim_of(row, search.began)
 
 
 def _claim_child(connection: Connection, search: Search, *, untouched: bool) -> Claim | None:
@@ -153,4 +153,4 @@ def _claim_child(connection: Connection, search: Search, *, untouched: bool) -> 
             "now": search.now,
         },
     ).one()
-    return claim_of(row)
+    return claim_of(row, search.began)

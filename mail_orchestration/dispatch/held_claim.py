@@ -8,6 +8,7 @@ became of the process. It tells recovery that the session is gone; what guards t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -43,6 +44,7 @@ class HeldClaim:
         self._turn = threading.Lock()
         self._session = ExitStack()
         self._connection: Connection | None = None
+        self._beaten_at = claim.taken_at
 
     def __enter__(self) -> Self:
         with self._turn, self._database.translate_errors():
@@ -61,7 +63,21 @@ class HeldClaim:
 
     def heartbeat(self, now: datetime) -> bool:
         """Say that this mailcaster lives (spec 5.2). True when it was asked to stop (STOPPING)."""
-        return self._write(STATEMENTS["beat_heart"], {"now": now}) is MailJobState.STOPPING
+        began = time.monotonic()
+        state = self._write(STATEMENTS["beat_heart"], {"now": now})
+        self._beaten_at = began
+        return state is MailJobState.STOPPING
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether a stop was asked for (STOPPING). Cheaper than a heartbeat, and none."""
+        return self._write(STATEMENTS["look_at_claim"], {}) is MailJobState.STOPPING
+
+    def is_leased(self, hang_after_s: float) -> bool:
+        """Whether nobody can have recovered the mail job yet, by this host's own clock; asks no database.
+
+        For the moment before a message leaves: a process that was suspended past the hang time wakes here.
+        """
+        return time.monotonic() - self._beaten_at < hang_after_s
 
     def progress(self, counts: Mapping[Outcome, int]) -> bool:
         """Set the figures that displays show to these results so far. True when it was asked to stop."""
@@ -132,7 +148,7 @@ class HeldClaim:
 
     def _held_connection(self) -> Connection:
         if self._connection is None:
-            connection = self._session.enter_context(self._database.dedicated())
+            connection = self._session.enter_context(self._database.reserved())
             # Waits for a recovery's short transaction at most, after which the fence tells that the claim is lost.
             connection.execute(STATEMENTS["hold_mail_job"], {"mail_job_id": self.claim.mail_job_id})
             self._connection = connection

@@ -18,7 +18,8 @@ and with it everything it had sent to the server. A lock that is not free belong
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
@@ -45,6 +46,8 @@ class Search:
     """A RUNNING mail job whose last heartbeat is older than this hangs (spec 5.2)."""
     only: int | None = None
     """The one mail job that is looked for."""
+    began: float = field(default_factory=time.monotonic)
+    """This host's monotonic clock at `now`."""
 
     @property
     def binds(self) -> dict[str, Any]:
@@ -79,7 +82,7 @@ def claim_recovered(
         ).one()
         _bring_figures_up_to_date(connection, candidate.mail_job_id)
         _log.info("mail job %s %s and is recovered as %s", candidate.mail_job_id, how, row.mail_job_id)
-        return claim_of(row)
+        return claim_of(row, search.began)
     return None
 
 

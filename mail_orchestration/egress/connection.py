@@ -9,11 +9,13 @@ ends meanwhile.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import assert_never
 
 from mail_orchestration.egress.content import Refusal
 from mail_orchestration.egress.faults import ConversationBroken, RelayUnusable
 from mail_orchestration.egress.feed import Feed
+from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lane, Lanes
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Recorder, Results
@@ -28,15 +30,26 @@ MOST_BREAKS = 3
 class Connection:
     """One connection, as long as the delivery lasts. `run` it as a task, `interrupt` it when that ends."""
 
-    def __init__(self, feed: Feed, lanes: Lanes, results: Results) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        lanes: Lanes,
+        results: Results,
+        idle: IdleSessions | None,
+        may_send: Callable[[], bool],
+    ) -> None:
         self._feed = feed
         self._lanes = lanes
+        self._idle = idle
+        self._may_send = may_send
         self._recorder = Recorder(results)
         self._ending = False
         self._opening: asyncio.Task[Session] | None = None
         self._session: Session | None = None
         self._answering = False
         self._leaving = False
+        self._is_stale = False
+        """The session was idle, and the relay may have closed it since: no fault of the relay's."""
 
     def interrupt(self) -> None:
         """Begin no new body. What has begun is finished: its reply is read and its result recorded."""
@@ -66,8 +79,12 @@ class Connection:
                 self._lanes.release(lane)
 
     async def _open(self, lane: Lane) -> Session | None:
+        self._is_stale = False
         if self._is_ending():
             return None
+        if self._idle is not None and (kept := await self._idle.take(lane.relay)) is not None:
+            self._is_stale = True
+            return kept
         self._opening = asyncio.ensure_future(Session.open(lane.relay, lane.context))
         try:
             return await self._opening
@@ -83,15 +100,19 @@ class Connection:
 
     async def _use(self, lane: Lane, session: Session, message: OutgoingMessage) -> None:
         self._session, self._leaving = session, False
-        self._lanes.session_began(lane)
-        well = False
+        self._lanes.session_began(lane, is_new=not self._is_stale)
+        well = is_kept = False
         try:
             well = await self._converse(lane, session, message)
             await self._recorder.settle()
-            if well:
+            if well and self._idle is not None and not self._leaving and not session.is_spent:
+                self._idle.keep(session)
+                is_kept = True
+            elif well:
                 await session.quit()
         finally:
-            session.abort()
+            if not is_kept:
+                session.abort()
             self._session = None
             self._lanes.session_ended(lane, well=well)
 
@@ -123,8 +144,12 @@ class Connection:
                 self._answering = True
                 verdict, reply = await session.answer(prepared)
                 self._answering = False
+                if self._is_stale and verdict is Verdict.GIVE_BACK:
+                    feed.give_back(message)
+                    return False
+                self._is_stale = False
                 await recorder.settle()
-                if self._is_ending():
+                if self._is_ending() or not self._may_send():
                     feed.give_back(message)
                     return False
                 if verdict is Verdict.GO_ON:
@@ -219,7 +244,7 @@ class Connection:
             reason = f"no reply to the final dot: {why}"
             self._recorder.decided(message, Outcome.UNCERTAIN, None, reason, lane.relay.name)
             self._lanes.failed(lane, reason)
-        elif self._is_ending():
+        elif self._is_ending() or self._is_stale:
             self._feed.give_back(message)
         else:
             self._lanes.failed(lane, why)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mail_orchestration.egress.connection import Connection
 from mail_orchestration.egress.feed import Feed
+from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lanes
 from mail_orchestration.egress.ports import MessageSource, ResultSink
 from mail_orchestration.egress.relay import Relay
@@ -50,8 +51,13 @@ async def deliver(
     stop: asyncio.Event,
     unreachable_after_s: float = 900.0,
     clock: Callable[[], datetime] = utc_now,
+    idle: IdleSessions | None = None,
+    may_send: Callable[[], bool] = lambda: True,
 ) -> DeliveryReport:
     """Send what `source` gives until it has no more or `stop` is set, `connections` messages at a time.
+
+    `may_send` is asked right before each body: a message to which it says no is unsent, and the delivery is
+    expected to be stopped. With `idle` sessions are taken from there and left there; without it each ends with QUIT.
 
     After `stop` no body is begun; those begun are finished and recorded. Raises RelayUnreachable if no relay
     could be used for `unreachable_after_s` seconds, BadSettings for wrong relays, and whatever
@@ -65,18 +71,18 @@ async def deliver(
     if len({relay.name for relay in relays}) < len(relays):
         raise BadSettings("relays: two have the same name")
     used = min(connections, sum(relay.connections for relay in relays))
-    delivery = _Delivery(
-        Feed(source, max(2, used)), Lanes(relays, unreachable_after_s), Results(sink, clock), used
-    )
-    return await delivery.run(stop)
+    feed, lanes = Feed(source, max(2, used)), Lanes(relays, unreachable_after_s)
+    results = Results(sink, clock)
+    fleet = [Connection(feed, lanes, results, idle, may_send) for _ in range(used)]
+    return await _Delivery(feed, lanes, results, fleet).run(stop)
 
 
 class _Delivery:
-    def __init__(self, feed: Feed, lanes: Lanes, results: Results, connections: int) -> None:
+    def __init__(self, feed: Feed, lanes: Lanes, results: Results, connections: Sequence[Connection]) -> None:
         self._feed = feed
         self._lanes = lanes
         self._results = results
-        self._connections = [Connection(feed, lanes, results) for _ in range(connections)]
+        self._connections = connections
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def run(self, stop: asyncio.Event) -> DeliveryReport:

@@ -77,10 +77,10 @@ class Lanes:
         lane.held -= 1
         self._changed()
 
-    def session_began(self, lane: Lane) -> None:
-        """A session's set-up succeeded."""
+    def session_began(self, lane: Lane, *, is_new: bool = True) -> None:
+        """A session's set-up succeeded, or an idle one is used again."""
         lane.in_session += 1
-        self.opened += 1
+        self.opened += is_new
 
     def session_ended(self, lane: Lane, *, well: bool) -> None:
         """A session that had begun is over; `well`: the relay did not end it in the midst of mail."""

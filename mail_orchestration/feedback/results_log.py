@@ -194,22 +194,29 @@ class ResultsLog:
             self._drained.set_result(None)
 
     def _connect(self) -> tuple[Connection, PGconn, list[str]]:
-        connection = self._resources.enter_context(self._database.dedicated())
+        connection = self._resources.enter_context(self._database.reserved())
+        driver = cast("psycopg.Connection", connection.connection.driver_connection)
         try:
-            connection.execute(STATEMENTS["require_durable_commits"])
-            # SQLAlchemy turns :binds into $1 … $n, and says which is which.
-            statement = STATEMENTS["append_results"].compile(
-                dialect=postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-            )
-            driver = cast("psycopg.Connection", connection.connection.driver_connection)
-            with self._database.translate_errors():
-                answer = driver.pgconn.prepare(_PREPARED, statement.string.encode())
-                if answer.status != ExecStatus.COMMAND_OK:
-                    raise error_from_result(answer)
+            # The connection may have served an earlier log: `info` lives as long as its session.
+            if (binds := connection.info.get(_PREPARED)) is None:
+                binds = connection.info[_PREPARED] = self._prepare(connection, driver.pgconn)
         except BaseException:
+            connection.invalidate()
             self._resources.close()
             raise
-        return connection, driver.pgconn, list(statement.positiontup or ())
+        return connection, driver.pgconn, binds
+
+    def _prepare(self, connection: Connection, pgconn: PGconn) -> list[str]:
+        connection.execute(STATEMENTS["require_durable_commits"])
+        # SQLAlchemy turns :binds into $1 … $n, and says which is which.
+        statement = STATEMENTS["append_results"].compile(
+            dialect=postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+        )
+        with self._database.translate_errors():
+            answer = pgconn.prepare(_PREPARED, statement.string.encode())
+            if answer.status != ExecStatus.COMMAND_OK:
+                raise error_from_result(answer)
+        return list(statement.positiontup or ())
 
     def _disconnect(self) -> None:
         if self._failure is None:

@@ -65,7 +65,15 @@ class Database:
             **options,
         )
         self._unpooled = create_engine("postgresql+psycopg://", poolclass=NullPool, **options)
-        for engine in (self._pooled, self._unpooled):
+        self._reserve = create_engine(
+            "postgresql+psycopg://",
+            pool_size=2,
+            max_overflow=-1,
+            pool_pre_ping=True,
+            isolation_level="AUTOCOMMIT",
+            **options,
+        )
+        for engine in (self._pooled, self._unpooled, self._reserve):
             event.listen(engine, "do_connect", self._connect)
 
     @classmethod
@@ -123,6 +131,26 @@ class Database:
         with self.translate_errors(), self._unpooled.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT") if autocommit else connection
 
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[Connection]:
+        """As `dedicated` with `autocommit`, for one block after another: up to two connections are kept for the next.
+
+        At the end of the block its session locks are let go. After an exception, or when the block invalidated
+        it, the connection is closed.
+        """
+        with self.translate_errors(), self._reserve.connect() as connection:
+            try:
+                yield connection
+            except BaseException:
+                connection.invalidate()
+                raise
+            if not connection.invalidated:
+                try:
+                    connection.execute(text("SELECT pg_advisory_unlock_all()"))
+                except exc.DBAPIError:
+                    # A session that the server lost, or that is lost to us, has no locks.
+                    connection.invalidate()
+
     def ensure_schemas(self) -> None:
         """Create the schemas `mail_orchestration` and `dagster` when missing; many may do so at once."""
         with self.begin() as connection:
@@ -161,8 +189,8 @@ class Database:
         return f"Database({self._address})"
 
     def _dispose(self) -> None:
-        self._pooled.dispose()
-        self._unpooled.dispose()
+        for engine in (self._pooled, self._unpooled, self._reserve):
+            engine.dispose()
 
     def _check_server_version(self) -> None:
         with self.connect_autocommit() as connection:

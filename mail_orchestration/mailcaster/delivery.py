@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import uvloop
-
 from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import HeldClaim
@@ -20,7 +18,6 @@ from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import (
     BadInput,
     BadSettings,
@@ -34,12 +31,15 @@ from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 from mail_orchestration.mailcaster.components import SendComponents
-from mail_orchestration.mailcaster.message_feed import MessageFeed, Pace
+from mail_orchestration.mailcaster.message_feed import MessageFeed
+from mail_orchestration.mailcaster.station import Station
 
 _log = logging.getLogger(__name__)
 
 STOP_POLL_S = 0.2
 """How often a stop that came from a signal or from another thread is looked for, and the campaign's expiry."""
+STOP_LOOK_S = 1.0
+"""How often a stop that the operator asked for in the database is looked for, if no other write has told."""
 HAND_BACK_S, HAND_BACK_PAUSE_S = 20.0, 0.5
 """A database that restarts is back within seconds: for so long a mail job that cannot go on is handed back rather
 than left to hang for hours."""
@@ -84,7 +84,7 @@ class MailJobDelivery:
         parameters: MailcasterParameters,
         relays: Sequence[Relay],
         stop: threading.Event,
-        pace: Pace | None = None,
+        station: Station,
     ) -> None:
         self._inst = inst
         self._read_frozen = frozen
@@ -92,9 +92,11 @@ class MailJobDelivery:
         self._parameters = parameters
         self._relays = relays
         self._stop = stop
-        self._pace = pace or Pace()
+        self._station = station
+        self._now = station.clock.now
+        self._hang_after_s = inst.settings.dispatcher.hang_after_seconds
         self._gave_up = ""
-        self._is_stopping = self._has_expired = False
+        self._is_stopping = self._has_expired = self._is_lease_over = False
         self._relay_errors: dict[str, str] = {}
         self._trouble: Exception | None = None
         self._counts: dict[Outcome, int] = {}
@@ -131,7 +133,7 @@ class MailJobDelivery:
         try:
             self._frozen = self._read_frozen()
             self._components = SendComponents(self._frozen.campaign.definition.components)
-            self._relay_errors = uvloop.run(self._deliver(held)).last_relay_errors
+            self._relay_errors = self._station.run(self._deliver(held)).last_relay_errors
         except BadSettings:
             raise
         except (RelayUnreachable, ComponentFailed, BadInput) as error:
@@ -141,7 +143,7 @@ class MailJobDelivery:
 
     def _settle(self, held: HeldClaim) -> MailJobState:
         """Every message has a result: finished. Else it was given up, asked to stop, or the shift ends."""
-        now = utc_now()
+        now = self._now()
         if self._gave_up:
             return held.fail(self._gave_up, now)
         if self._is_stopping:
@@ -150,7 +152,7 @@ class MailJobDelivery:
         try:
             return held.finish(now)
         except StateConflict:
-            if not self._stop.is_set():
+            if not (self._stop.is_set() or self._is_lease_over):
                 raise
             held.hand_back()
             return MailJobState.RUNNING
@@ -172,7 +174,7 @@ class MailJobDelivery:
 
     def _look_for_an_end(self) -> None:
         expires_at = self._frozen.release.expires_at
-        self._has_expired |= expires_at is not None and utc_now() >= expires_at
+        self._has_expired |= expires_at is not None and self._now() >= expires_at
         if (
             self._stop.is_set()
             or self._has_expired
@@ -198,10 +200,10 @@ class MailJobDelivery:
                 self._claim,
                 self._frozen.compressor(),
                 reverse_path=envelope_sender(self._frozen.facts, definition),
-                clock=utc_now,
+                clock=self._now,
                 record=log.record,
                 components=self._components,
-                pace=self._pace,
+                pace=self._station.pace,
             )
             self._look_for_an_end()
             keeper = asyncio.create_task(self._keep(held))
@@ -213,6 +215,9 @@ class MailJobDelivery:
                     connections=self._parameters.connections,
                     stop=self._end,
                     unreachable_after_s=self._inst.settings.dispatcher.relay_unreachable_after_seconds,
+                    clock=self._now,
+                    idle=self._station.idle,
+                    may_send=lambda: self._may_send(held),
                 )
                 if self._trouble is not None:
                     raise self._trouble
@@ -224,6 +229,17 @@ class MailJobDelivery:
                 keeper.cancel()
                 await asyncio.gather(keeper, feed.close(), return_exceptions=True)
                 self._counts = dict(log.counts)
+
+    def _may_send(self, held: HeldClaim) -> bool:
+        """The last word before a message leaves: false when somebody may have recovered the mail job by now.
+
+        That is so when this process was suspended, or could not reach the database, for the whole hang time.
+        """
+        if not held.is_leased(self._hang_after_s) and not self._is_lease_over:
+            _log.warning("mail job %d: no heartbeat for the whole hang time", self._claim.mail_job_id)
+            self._is_lease_over = True
+            self._end.set()
+        return not self._is_lease_over
 
     def record(self, result: DeliveryResult) -> asyncio.Future[None]:
         """Egress' `ResultSink`: into the log, with an eye on how many are refused (spec 3.7)."""
@@ -243,6 +259,7 @@ class MailJobDelivery:
         heartbeat_s = self._inst.settings.dispatcher.heartbeat_seconds
         frequency = self._parameters.recovery_string_update_frequency
         told, next_beat = 0, time.monotonic() + heartbeat_s
+        next_look = time.monotonic() + STOP_LOOK_S
         try:
             while True:
                 await asyncio.sleep(STOP_POLL_S)
@@ -250,11 +267,16 @@ class MailJobDelivery:
                 try:
                     if time.monotonic() >= next_beat:
                         next_beat = time.monotonic() + heartbeat_s
-                        self._is_stopping |= await asyncio.to_thread(held.heartbeat, utc_now())
+                        self._is_stopping |= await asyncio.to_thread(held.heartbeat, self._now())
+                        next_look = time.monotonic() + STOP_LOOK_S
                     counts = dict(self._results.counts)
                     if sum(counts.values()) - told >= frequency:
                         told = sum(counts.values())
                         self._is_stopping |= await asyncio.to_thread(held.progress, counts)
+                        next_look = time.monotonic() + STOP_LOOK_S
+                    if time.monotonic() >= next_look:
+                        next_look = time.monotonic() + STOP_LOOK_S
+                        self._is_stopping |= await asyncio.to_thread(held.is_asked_to_stop)
                 except DatabaseUnavailable as error:
                     # Perhaps of this one connection: the next beat opens another. If the database is gone the
                     # results log meets the same and ends the delivery.

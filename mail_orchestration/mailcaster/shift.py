@@ -19,10 +19,10 @@ from mail_orchestration.dispatch.mail_jobs import waiting_work
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
 from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
-from mail_orchestration.mailcaster.message_feed import Pace
+from mail_orchestration.mailcaster.station import Station
 from mail_orchestration.relays import relays_of
 
 _log = logging.getLogger(__name__)
@@ -41,13 +41,16 @@ class ShiftSummary:
     ended_because: EndedBecause
 
 
-def has_work(inst: Installation, mailcaster: str, *, now: datetime) -> bool:
-    """True when there is work that this mailcaster would take. Cheap, and locks nothing."""
+def has_work(inst: Installation, mailcaster: str, *, now: datetime | None = None) -> bool:
+    """True when there is work that this mailcaster would take, now by the database's clock or at `now`.
+
+    Cheap, and locks nothing.
+    """
     with inst.database.begin() as connection:
         return waiting_work(
             connection,
             inst.settings.mailcaster(mailcaster),
-            now,
+            now or database_now(connection),
             inst.settings.dispatcher.hang_after_seconds,
             installation_id=inst.installation_id,
         )
@@ -79,15 +82,18 @@ def work_on(
     """
     parameters = inst.settings.mailcaster(mailcaster)
     relays = relays_of(inst.settings, parameters.relays)
-    claim = claim_chosen(inst.database, inst.installation_id, mail_job_id, parameters, now=utc_now())
-    if claim is None:
-        return None
+    with Station(inst) as station:
+        claim = claim_chosen(
+            inst.database, inst.installation_id, mail_job_id, parameters, now=station.clock.now()
+        )
+        if claim is None:
+            return None
 
-    def frozen() -> FrozenRelease:
-        with inst.database.begin() as connection:
-            return read_frozen(connection, inst, claim.release_id)
+        def frozen() -> FrozenRelease:
+            with inst.database.begin() as connection:
+                return read_frozen(connection, inst, claim.release_id)
 
-    return MailJobDelivery(inst, frozen, claim, parameters, relays, stop).run()
+        return MailJobDelivery(inst, frozen, claim, parameters, relays, stop, station).run()
 
 
 class _Shift:
@@ -107,9 +113,12 @@ class _Shift:
         self._on_mail_job_done = on_mail_job_done
         self._frozen: FrozenRelease | None = None
         self._mail_jobs = self._messages = 0
-        self._pace = Pace()
 
     def run(self) -> ShiftSummary:
+        with Station(self._inst) as self._station:
+            return self._run()
+
+    def _run(self) -> ShiftSummary:
         began = time.monotonic()
         with self._inst.database.begin() as connection:
             self._shift = start_shift(
@@ -118,7 +127,7 @@ class _Shift:
                 self._parameters.name,
                 host=socket.gethostname(),
                 process_id=os.getpid(),
-                now=utc_now(),
+                now=self._station.clock.now(),
             )
         try:
             ended_because = self._work(began)
@@ -151,7 +160,7 @@ class _Shift:
             self._inst.database,
             self._inst.installation_id,
             self._parameters,
-            now=utc_now(),
+            now=self._station.clock.now(),
             hang_after_s=self._inst.settings.dispatcher.hang_after_seconds,
         )
 
@@ -163,7 +172,7 @@ class _Shift:
             self._parameters,
             self._relays,
             self._stop,
-            self._pace,
+            self._station,
         )
         try:
             done = delivery.run()
@@ -199,6 +208,7 @@ class _Shift:
                 mail_job_id=mail_job_id,
                 mail_jobs_done=self._mail_jobs,
                 messages_done=self._messages,
-                now=utc_now(),
+                now=self._station.clock.now(),
                 is_over=is_over,
             )
+            self._station.clock.set_by(connection)

@@ -222,6 +222,11 @@ UPDATE mail_job SET heartbeat_at = CAST(:now AS timestamptz)
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
 RETURNING state;
 
+-- name: look_at_claim
+-- What state a mail job in hand is in: its holder looks for a stop between two heartbeats.
+SELECT state FROM mail_job
+WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint);
+
 -- name: record_progress
 -- How far the holder of a mail job is.
 UPDATE mail_job

@@ -193,6 +193,10 @@ LIMIT 1;
 
 -- Shifts ---------------------------------------------------------------------------------------------------------
 
+-- name: read_clock
+-- The database's clock, which all hosts share.
+SELECT clock_timestamp() AS now;
+
 -- name: start_shift
 -- A mailcaster comes to work; its last shift is forgotten.
 INSERT INTO mailcaster_shift AS shift (installation_id, mailcaster, host, process_id, started_at, heartbeat_at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -118,7 +119,7 @@ class World:
                 ),
                 {"day": DAY, "id": mail_job_id},
             ).one()
-        return claim_of(row)
+        return claim_of(row, time.monotonic())
 
     def execute(self, statement: str, **binds: object) -> None:
         """Run one statement in its own transaction."""

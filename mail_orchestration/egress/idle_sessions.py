@@ -1,0 +1,37 @@
+"""Sessions that one delivery leaves open for the next: a mailcaster's mail jobs follow each other at once.
+
+Greeting a relay, TLS, authentication and QUIT on fifty connections took a fifth of the time of a child of 2,000
+messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mail_orchestration.egress.relay import Relay
+from mail_orchestration.egress.session import Session
+
+
+class IdleSessions:
+    """For one event loop; `close` it when no delivery follows. What is kept still ends by its `session_lifetime_s`."""
+
+    def __init__(self) -> None:
+        self._kept: list[Session] = []
+
+    def keep(self, session: Session) -> None:
+        """`session` is between two mail transactions, and nobody uses it any more."""
+        self._kept.append(session)
+
+    async def take(self, relay: Relay) -> Session | None:
+        """A session with this relay, as it is configured, that is fit for mail; None when there is none."""
+        while (found := next((each for each in self._kept if each.relay == relay), None)) is not None:
+            self._kept.remove(found)
+            if not found.is_spent:
+                return found
+            await found.quit()
+        return None
+
+    async def close(self) -> None:
+        """Take leave of all relays."""
+        kept, self._kept = self._kept, []
+        await asyncio.gather(*(session.quit() for session in kept))
