@@ -24,6 +24,7 @@ from mail_orchestration.audience.checking_ahead import checked_ahead
 from mail_orchestration.audience.chunks import Chunk, Destination
 from mail_orchestration.audience.merging import begin_merging, copy_lines, fill_staging
 from mail_orchestration.audience.rows import Reject, Source
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import BadAudience
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -119,6 +120,7 @@ def import_audience(
         audience_id = ensure_audience(connection, installation_id, audience_name)
         begun = {"audience_id": audience_id, "source": source.name, "now": now}
         import_id = int(connection.scalars(STATEMENTS["begin_import"], begun).one())
+    crash_point("import_begun")
     key = {"installation_id": installation_id, "audience_id": audience_id, "import_id": import_id}
     read = accepted = repeated = removed = 0
     by_reason: Counter[str] = Counter()
@@ -144,6 +146,7 @@ def import_audience(
                 accepted += merged
                 repeated += chunk.repeated + chunk.rows - merged
                 by_reason.update(reject.code for reject in chunk.rejects)
+                crash_point("import_chunk_taken")
                 if progress is not None:
                     progress(read)
         if mode == "replace":
@@ -155,6 +158,7 @@ def import_audience(
             removed = connection.execute(
                 STATEMENTS["remove_unnamed_members"], {"audience_id": audience_id, "import_id": import_id}
             ).rowcount
+            crash_point("import_replaced")
         figures = {
             "import_id": import_id,
             "rows_read": read,
@@ -163,6 +167,8 @@ def import_audience(
             "rows_rejected": by_reason.total(),
         }
         members = int(connection.scalars(STATEMENTS["finish_import"], figures).one())
+        crash_point("import_counted")
+    crash_point("import_committed")
     if accepted + removed >= _WORTH_ANALYZING:
         with database.connect_autocommit() as connection:
             connection.execute(STATEMENTS["analyze_members"])

@@ -27,6 +27,7 @@ from sqlalchemy import Connection, Row
 from mail_orchestration.audience.handover import read_recipients
 from mail_orchestration.audience.rows import clean_name
 from mail_orchestration.kernel.components import Component, run_components
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database, copy_rows
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -80,11 +81,18 @@ def resolve_recipients(
         with connection.begin():
             release = _begin(connection, release_id, now)
         if release.resolved_at is None:
+            crash_point("dedup_begun")
             with connection.begin():
                 audience_rows = _insert_recipients(connection, release_id, release, required_attributes)
+                crash_point("dedup_inserted")
                 _run_components(connection, release_id, release.released_on, components)
                 counted = _counted(connection, release_id, release.released_on)
-                return _settle(connection, release_id, audience_rows, counted, small_audience_threshold, now)
+                summary = _settle(
+                    connection, release_id, audience_rows, counted, small_audience_threshold, now
+                )
+                crash_point("dedup_settled")
+            crash_point("dedup_committed")
+            return summary
         with connection.begin():
             return _summary(connection, release_id, release.released_on)
 
@@ -102,6 +110,7 @@ def mark_interrupted(database: Database, now: datetime) -> list[int]:
         with database.begin() as connection:
             is_free = connection.scalar(STATEMENTS["try_lock_interrupted"], key)
             if is_free and connection.execute(STATEMENTS["interrupt_mail_job"], key).rowcount:
+                crash_point("clean_marked")
                 interrupted.append(release_id)
     if interrupted:
         _log.warning(

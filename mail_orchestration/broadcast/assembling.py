@@ -19,6 +19,7 @@ from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.components import load_components, run_components
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import (
     AssemblyFailed,
     BadCampaign,
@@ -128,6 +129,7 @@ class _Assembly:
             )
             with self._inst.database.begin() as connection:
                 releases.keep_dictionary(connection, self._release.release_id, pool.dictionary, now)
+            crash_point("assembly_dictionary_kept")
             reading = stack.enter_context(self._inst.database.connect_autocommit())
             gathered, octets = AssembledBatch([], []), 0
             for batch in pool.assemble(self._batches(reading)):
@@ -140,8 +142,11 @@ class _Assembly:
                     self._store(gathered)
                     gathered, octets = AssembledBatch([], []), 0
             self._store(gathered)
+        crash_point("assembly_all_stored")
         with self._inst.database.begin() as connection:
             message_store.finish_assembly(connection, self._release.release_id, now)
+            crash_point("assembly_marked")
+        crash_point("assembly_committed")
         return AssemblySummary(
             messages=self._next_message - first_message,
             bypassed=dict(self._bypassed),
@@ -186,8 +191,10 @@ class _Assembly:
                     for each in batch.messages
                 ],
             )
+            crash_point("assembly_batch_written")
             for stage, bypasses in by_stage.items():
                 message_store.store_bypasses(connection, released_on, release_id, stage, bypasses)
+        crash_point("assembly_batch_committed")
         for bypasses in by_stage.values():
             self._bypassed.update(bypass.reason for bypass in bypasses)
         self._composed_bytes += sum(each.size for each in batch.messages)

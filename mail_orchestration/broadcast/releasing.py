@@ -24,6 +24,7 @@ from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.components import load_components
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound, StateConflict
 from mail_orchestration.kernel.states import MailJobState
 
@@ -112,7 +113,10 @@ def release_campaign(
             audience_ids=_known_audiences(connection, inst, "audiences", audiences),
             excluded_audience_ids=_known_audiences(connection, inst, "exclude", excluded),
         )
-        return releases.read_release(connection, inst.installation_id, release_id)
+        made = releases.read_release(connection, inst.installation_id, release_id)
+        crash_point("release_frozen")
+    crash_point("release_committed")
+    return made
 
 
 def release_again(inst: Installation, release_id: int, *, now: datetime) -> Release:
@@ -189,7 +193,10 @@ def queue_release(inst: Installation, release_id: int, *, now: datetime) -> Mail
             return found.state
         if found.starts_at is not None and now < found.starts_at:
             raise StateConflict(f"mail job {release_id} does not start before {found.starts_at.isoformat()}")
-        return queue_mail_job(connection, release_id, now)
+        state = queue_mail_job(connection, release_id, now)
+        crash_point("queue_marked")
+    crash_point("queue_committed")
+    return state
 
 
 def report_release(inst: Installation, release_id: int, *, now: datetime) -> MailJobReport:
@@ -198,6 +205,7 @@ def report_release(inst: Installation, release_id: int, *, now: datetime) -> Mai
         releases.read_release(connection, inst.installation_id, release_id)
         report = mail_job_report(connection, release_id)
         releases.mark_reported(connection, release_id, now)
+        crash_point("report_marked")
         return report
 
 

@@ -16,6 +16,7 @@ from mail_orchestration.composition.definition import campaign_from_files
 from mail_orchestration.composition.errors import CompositionError, FaultReason
 from mail_orchestration.composition.limits import TookTooLong, cpu_limit, install_cpu_limit, limit_memory
 from mail_orchestration.composition.templates import place_of
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
 from mail_orchestration.kernel.tokens import SigningKeys
@@ -101,10 +102,15 @@ def run_worker(connection: Connection, progress: Progress, setup: Setup) -> None
     while True:
         try:
             order: Order = connection.recv()
+            crash_point("assembly_worker_began")
+            answer: Asked | AssembledBatch
             if order.ask_for_pages:
-                connection.send(_ask(composer, order, progress, setup.limits))
+                answer = _ask(composer, order, progress, setup.limits)
             else:
-                connection.send(_compose(composer, compressor, order, progress, setup.limits))
+                answer = _compose(composer, compressor, order, progress, setup.limits)
+            crash_point("assembly_worker_composed")
+            connection.send(answer)
+            del order, answer
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
         progress.value = NOT_BEGUN

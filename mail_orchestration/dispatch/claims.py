@@ -21,6 +21,7 @@ from mail_orchestration.dispatch.recovery import Search, claim_recovered
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.dispatch.sizing import child_size
 from mail_orchestration.dispatch.unsent import Unsent, UnsentMessage, unsent_messages
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -63,8 +64,13 @@ def claim_next(
     for look in range(1, _LOOKS + 1):
         with database.begin() as connection:
             claim = _claim_first(connection, search)
-            if claim is not None or look == _LOOKS or not _is_waiting(connection, search):
-                return claim
+            if claim is not None:
+                crash_point("claim_made")
+            elif look == _LOOKS or not _is_waiting(connection, search):
+                return None
+        if claim is not None:
+            crash_point("claim_committed" if claim.recovers_id is None else "recovery_committed")
+            return claim
         time.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - spreads mailcasters, guards nothing
     return None
 
@@ -153,4 +159,5 @@ def _claim_child(connection: Connection, search: Search, *, untouched: bool) -> 
             "now": search.now,
         },
     ).one()
+    crash_point("claim_child_made")
     return claim_of(row, search.began)

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.settling import end_claim
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.model import Outcome
@@ -151,6 +152,7 @@ class HeldClaim:
             connection = self._session.enter_context(self._database.reserved())
             # Waits for a recovery's short transaction at most, after which the fence tells that the claim is lost.
             connection.execute(STATEMENTS["hold_mail_job"], {"mail_job_id": self.claim.mail_job_id})
+            crash_point("claim_held")
             self._connection = connection
         return self._connection
 

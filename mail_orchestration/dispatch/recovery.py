@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Row
 from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.search_order import WorkKind
 from mail_orchestration.dispatch.settling import settle_parent
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -81,6 +82,7 @@ def claim_recovered(
             },
         ).one()
         _bring_figures_up_to_date(connection, candidate.mail_job_id)
+        crash_point("recovery_made")
         _log.info("mail job %s %s and is recovered as %s", candidate.mail_job_id, how, row.mail_job_id)
         return claim_of(row, search.began)
     return None
@@ -140,6 +142,7 @@ def _expire(connection: Connection, search: Search, candidate: Row[Any], reason:
     _log.warning("mail job %s failed with %s messages expired: %s", candidate.mail_job_id, expired, reason)
     if candidate.parent_id is not None:
         settle_parent(connection, candidate.parent_id, search.now)
+    crash_point("recovery_too_old")
 
 
 def _bring_figures_up_to_date(connection: Connection, mail_job_id: int) -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 
@@ -38,7 +39,9 @@ def end_claim(
     if state is None:
         raise claim.lost()
     if claim.parent_id is not None:
+        crash_point("finish_child_ended")
         settle_parent(connection, claim.parent_id, now)
+    crash_point("finish_settled")
     return MailJobState(state)
 
 

@@ -21,6 +21,7 @@ from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Recorder, Results
 from mail_orchestration.egress.session import BLOCK_OCTETS, Prepared, Session
 from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.crash_points import crash_point, crash_soon
 from mail_orchestration.kernel.model import Outcome, OutgoingMessage
 
 MOST_BREAKS = 3
@@ -101,6 +102,7 @@ class Connection:
     async def _use(self, lane: Lane, session: Session, message: OutgoingMessage) -> None:
         self._session, self._leaving = session, False
         self._lanes.session_began(lane, is_new=not self._is_stale)
+        crash_point("session_opened")
         well = is_kept = False
         try:
             well = await self._converse(lane, session, message)
@@ -139,9 +141,11 @@ class Connection:
                         if not await lane.gate.enter() or session.is_spent:
                             feed.give_back(message)
                             return True
+                    crash_point("before_mail")
                     session.begin(prepared)
                 under_way = None
                 self._answering = True
+                crash_soon("after_envelope")
                 verdict, reply = await session.answer(prepared)
                 self._answering = False
                 if self._is_stale and verdict is Verdict.GIVE_BACK:
@@ -154,8 +158,11 @@ class Connection:
                     return False
                 if verdict is Verdict.GO_ON:
                     ahead, under_way = self._look_ahead(lane, session)
+                    crash_point("before_body")
                     await session.send_body(prepared, under_way)
+                    crash_soon("after_final_dot")
                     verdict, reply = await session.final_reply()
+                    crash_point("after_reply")
             except ConversationBroken as error:
                 await recorder.settle()
                 if ahead is not None:

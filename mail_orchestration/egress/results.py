@@ -8,6 +8,7 @@ from datetime import datetime
 
 from mail_orchestration.egress.ports import ResultSink
 from mail_orchestration.egress.reply import Reply
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 
 MAX_TEXT = 500
@@ -52,6 +53,7 @@ class Recorder:
         if pending is not None:
             self._pending = None
             await pending
+            crash_point("result_settled")
             self._results.durable[self._outcome] += 1
 
     def _begin(

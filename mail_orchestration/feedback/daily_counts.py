@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from mail_orchestration.feedback.days import day_bounds
 from mail_orchestration.kernel.clock import day_of
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -65,7 +66,9 @@ def close_day(
         if connection.execute(STATEMENTS["has_mails_between"], span).scalar_one():
             connection.execute(STATEMENTS["ensure_partitions_of_day"], {"day": day})
             connection.execute(STATEMENTS["count_mails_of_day"], {**span, "day": day})
+            crash_point("day_counted")
         totals = connection.execute(STATEMENTS["close_day"], {**installation_and_day, "now": now}).one()
+    crash_point("day_closed")
     return ClosedDay(day=day, mails=totals.mails, contacts=totals.contacts)
 
 

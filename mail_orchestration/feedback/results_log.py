@@ -27,6 +27,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from mail_orchestration.feedback.result_rows import result_columns
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
@@ -103,6 +104,7 @@ class ResultsLog:
         self._gathering.append((result, future))
         if not self._in_flight:
             self._schedule_flush()
+        crash_point("result_recorded")
         return future
 
     def _schedule_flush(self) -> None:
@@ -117,6 +119,7 @@ class ResultsLog:
             return
         self._in_flight = self._gathering[:MAX_RESULTS_OF_A_FLUSH]
         self._gathering = self._gathering[MAX_RESULTS_OF_A_FLUSH:]
+        crash_point("before_flush")
         columns = self._constants | result_columns([result for result, _ in self._in_flight])
         try:
             self._pgconn.send_query_prepared(_PREPARED, [columns[bind] for bind in self._binds])
@@ -135,6 +138,7 @@ class ResultsLog:
             self._loop.add_writer(self._socket, self._push)
         else:
             self._loop.remove_writer(self._socket)
+            crash_point("flush_sent")
 
     def _read(self) -> None:
         """The socket has something: an answer, a notice, or its end."""
@@ -162,6 +166,7 @@ class ResultsLog:
             raise ClaimLost(
                 f"{self._claim} is no longer held by this mailcaster: its results are not written"
             )
+        crash_point("flush_durable")
         durable, self._in_flight = self._in_flight, []
         self.flushes += 1
         self.counts.update(result.outcome for result, _ in durable)

@@ -18,6 +18,7 @@ from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import (
     BadInput,
     BadSettings,
@@ -138,6 +139,7 @@ class MailJobDelivery:
             raise
         except (RelayUnreachable, ComponentFailed, BadInput) as error:
             self._gave_up = str(error)
+        crash_point("delivery_ended")
         held.progress(self._counts)
         return self._settle(held)
 
@@ -147,14 +149,18 @@ class MailJobDelivery:
         if self._gave_up:
             return held.fail(self._gave_up, now)
         if self._is_stopping:
+            crash_point("stop_noticed")
             held.let_go_stopped(now)
+            crash_point("stop_committed")
             return MailJobState.STOPPED_R
         try:
             return held.finish(now)
         except StateConflict:
             if not (self._stop.is_set() or self._is_lease_over):
                 raise
+            crash_point("before_hand_back")
             held.hand_back()
+            crash_point("after_hand_back")
             return MailJobState.RUNNING
 
     def _hand_back(self, held: HeldClaim) -> None:
@@ -268,11 +274,13 @@ class MailJobDelivery:
                     if time.monotonic() >= next_beat:
                         next_beat = time.monotonic() + heartbeat_s
                         self._is_stopping |= await asyncio.to_thread(held.heartbeat, self._now())
+                        crash_point("heartbeat_written")
                         next_look = time.monotonic() + STOP_LOOK_S
                     counts = dict(self._results.counts)
                     if sum(counts.values()) - told >= frequency:
                         told = sum(counts.values())
                         self._is_stopping |= await asyncio.to_thread(held.progress, counts)
+                        crash_point("progress_written")
                         next_look = time.monotonic() + STOP_LOOK_S
                     if time.monotonic() >= next_look:
                         next_look = time.monotonic() + STOP_LOOK_S

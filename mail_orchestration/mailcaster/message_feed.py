@@ -12,6 +12,7 @@ from datetime import datetime
 from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.mailcaster.components import MessageInHand, SendComponents
@@ -99,7 +100,9 @@ class MessageFeed:
     async def _load(self) -> None:
         unsent = await self._read_next()
         self._is_over = not unsent
+        crash_point("messages_read")
         await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
+        crash_point("suppressed_recorded")
         for rows in _slices(unsent.to_send):
             kept = await self._screened(rows) if self._components.screens else rows
             self._components.handed_over(kept)

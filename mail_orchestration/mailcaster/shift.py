@@ -19,6 +19,7 @@ from mail_orchestration.dispatch.mail_jobs import waiting_work
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
 from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
@@ -129,6 +130,7 @@ class _Shift:
                 process_id=os.getpid(),
                 now=self._station.clock.now(),
             )
+        crash_point("shift_begun")
         try:
             ended_because = self._work(began)
         except Exception:
@@ -136,6 +138,7 @@ class _Shift:
                 self._note(None, is_over=True)
             raise
         self._note(None, is_over=True)
+        crash_point("shift_over")
         return ShiftSummary(
             mail_jobs=self._mail_jobs,
             messages=self._messages,
@@ -180,6 +183,7 @@ class _Shift:
             # Somebody else has it and will send what is left: nothing is lost, and nothing more is ours to do.
             _log.warning("%s", lost)
             return
+        crash_point("finish_committed")
         self._mail_jobs += 1
         self._messages += done.results
         _log.info(
