@@ -1,0 +1,560 @@
+"""Hypothesis does things to the queue in PostgreSQL and to the model of it, and compares the two after every step.
+
+Mailcasters of every type come for work, send, beat their hearts, finish, fail, are killed, or are suspended and come
+back; releases, campaigns and time go on beside them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import text
+
+from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_chosen, claim_next, unsent_messages
+from mail_orchestration.dispatch.mail_jobs import queue_mail_job, transition
+from mail_orchestration.feedback.books import books
+from mail_orchestration.feedback.result_rows import result_columns
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
+from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.statements import STATEMENTS
+from mail_orchestration.kernel.states import ENDED, MailJobState
+from tests.integration.dispatch_rows import DAY, HANG_AFTER_S, NOW, mailcaster
+from tests.integration.queue_model import Job, QueueModel, ReleaseModel, Work
+
+_S = MailJobState
+SMALL_BELOW = 10
+HANG_AFTER = timedelta(seconds=HANG_AFTER_S)
+OUTCOMES = (Outcome.ACCEPTED, Outcome.DEFERRED, Outcome.REJECTED, Outcome.STOPPED)
+
+FLEET = [
+    mailcaster("so", small_audience_threshold=10, small_job_only=True, min_job_size=1, max_job_size=9),
+    mailcaster("sp", small_audience_threshold=10, min_job_size=3, max_job_size=10, percentage_job_size=20),
+    mailcaster("lp", small_audience_threshold=10, min_job_size=5, max_job_size=20, percentage_job_size=30),
+    mailcaster("lo", small_audience_threshold=10, min_job_size=8, max_job_size=25, large_job_only=True),
+    mailcaster(
+        "patient",
+        small_audience_threshold=10,
+        min_job_size=4,
+        max_job_size=30,
+        percentage_job_size=50,
+        automatic_mail_job_recovery=False,
+    ),
+    mailcaster(
+        "strict", small_audience_threshold=10, min_job_size=2, max_job_size=15, job_recovery_expire_in_hours=3
+    ),
+]
+SWEEPERS = [
+    mailcaster("last-large", small_audience_threshold=10, min_job_size=5, max_job_size=40),
+    mailcaster(
+        "last-small", small_audience_threshold=10, small_job_only=True, min_job_size=1, max_job_size=9
+    ),
+]
+"""They end what is left, at the end of every run."""
+
+mailcasters = st.sampled_from(FLEET)
+picks = st.integers(0, 23)
+
+
+@dataclass(eq=False)
+class Holder:
+    """A mailcaster with a claim, which it may have lost without knowing."""
+
+    claim: Claim
+    held: HeldClaim
+    job: Job
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One run: an installation of its own, with two campaigns."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.database = database
+        self.holders: list[Holder] = []
+        self.fences: set[tuple[int, int]] = set()
+        self.known_fences: dict[int, int] = {}
+        self.releases: list[ReleaseModel] = []
+        self.seen: dict[int, object] = {}
+        self.now = NOW
+        self.model = QueueModel(NOW, HANG_AFTER)
+        with database.begin() as connection:
+            connection.execute(text("SELECT ensure_day_partitions(:day)"), {"day": DAY})
+            self.installation_id = connection.scalar(
+                text(
+                    "INSERT INTO installation (name) SELECT 'run ' || count(*) FROM installation "
+                    "RETURNING installation_id"
+                )
+            )
+            self.campaigns = list(
+                connection.scalars(
+                    text(
+                        "INSERT INTO campaign (installation_id, name, digest) "
+                        "SELECT :id, name, '' FROM unnest(ARRAY['spring', 'autumn']) AS name RETURNING campaign_id"
+                    ),
+                    {"id": self.installation_id},
+                )
+            )
+
+    # Releases and campaigns ---------------------------------------------------------------------------------------
+
+    @initialize(small=st.integers(1, 9), large=st.integers(10, 60))
+    def begin(self, small: int, large: int) -> None:
+        """Something to do, so that short runs show something too."""
+        for messages in (small, large):
+            self.release(0, messages, 0, 0, None, _S.QUEUED)
+
+    @rule(
+        campaign=st.integers(0, 1),
+        messages=st.one_of(st.integers(10, 60), st.integers(0, 9)),
+        bypassed=st.integers(0, 3),
+        priority=st.sampled_from([0, 0, 0, 1]),
+        expires_in_h=st.sampled_from([None, None, None, 1, 5, 60]),
+        becomes=st.sampled_from([_S.QUEUED] * 6 + [_S.QUEUING, _S.FAILED]),
+    )
+    @precondition(lambda self: len(self.releases) < 6)
+    def release(
+        self,
+        campaign: int,
+        messages: int,
+        bypassed: int,
+        priority: int,
+        expires_in_h: int | None,
+        becomes: MailJobState,
+    ) -> None:
+        expires_at = None if expires_in_h is None else self.now + timedelta(hours=expires_in_h)
+        campaign_id = self.campaigns[campaign]
+        kind = "small" if messages + bypassed < SMALL_BELOW else "parent"
+        number = self._insert_release(campaign_id, kind, messages, bypassed, priority, expires_at)
+        release = ReleaseModel(number, campaign_id, messages, expires_at)
+        job = Job(number=number, release=release, kind=kind, state=_S.QUEUING, priority=priority)
+        self.releases.append(release)
+        self.model.jobs[number] = job
+        if becomes is _S.QUEUED:
+            self._queue(job)
+        elif becomes is _S.FAILED:
+            with self.database.begin() as connection:
+                transition(connection, number, _S.QUEUING, _S.FAILED, "a template is broken", self.now)
+            job.enter(_S.FAILED)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self._in(_S.QUEUING))
+    def queue(self, pick: int) -> None:
+        self._queue(self._pick(pick, _S.QUEUING))
+
+    def _queue(self, job: Job) -> None:
+        with self.database.begin() as connection:
+            entered = queue_mail_job(connection, job.number, self.now)
+        if not job.release.messages:
+            job.enter(_S.STOPPED)
+        else:
+            job.enter(_S.QUEUED if job.kind == "small" else _S.P_QUEUED)
+            job.first, job.last, job.queued_at = 1, job.release.messages, self.now
+            job.next = 1 if job.kind == "parent" else None
+        assert entered is job.state
+
+    @rule(campaign=st.integers(0, 1))
+    def pause_or_resume(self, campaign: int) -> None:
+        campaign_id = self.campaigns[campaign]
+        paused = campaign_id not in self.model.paused
+        self._set_campaign(campaign_id, "paused" if paused else "live")
+
+    def _set_campaign(self, campaign_id: int, state: str) -> None:
+        self._execute(
+            "UPDATE campaign SET state = :state WHERE campaign_id = :id", state=state, id=campaign_id
+        )
+        (self.model.paused.add if state == "paused" else self.model.paused.discard)(campaign_id)
+
+    # Time ---------------------------------------------------------------------------------------------------------
+
+    @rule(
+        seconds=st.sampled_from([1, 600, 3600, HANG_AFTER_S, HANG_AFTER_S + 1, 4 * 3600, 97 * 3600]),
+        hearts_beat=st.booleans(),
+    )
+    def time_passes(self, seconds: float, hearts_beat: bool) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.model.now = self.now
+        for holder in self.holders if hearts_beat else ():
+            if holder.job.is_live:
+                self._beat(holder)
+
+    # Mailcasters look for work ------------------------------------------------------------------------------------
+
+    @rule(who=mailcasters, dies=st.sampled_from([False, False, False, True]))
+    def claim(self, who: MailcasterParameters, dies: bool) -> None:
+        self._take(self.model.next_work(who), self._claim_next(who), who, holds=not dies)
+
+    @rule(who=mailcasters)
+    @precondition(lambda self: self._in(_S.QUEUED, _S.P_QUEUED, _S.P_ASSIGNING, _S.RECOVERING))
+    def claim_what_waits(self, who: MailcasterParameters) -> None:
+        self.claim(who, dies=False)
+
+    @rule(who=mailcasters, picked=st.sets(picks, min_size=1, max_size=3))
+    @precondition(lambda self: self.model.jobs)
+    def claim_beside_others(self, who: MailcasterParameters, picked: set[int]) -> None:
+        """Others have rows in hand at this moment: a claim that commits, a flush of results, a stop."""
+        jobs = list(self.model.jobs.values())
+        locked = {jobs[pick % len(jobs)] for pick in picked}
+        with self.database.begin() as another:
+            another.execute(
+                text("SELECT FROM mail_job WHERE mail_job_id = ANY(:ids) FOR NO KEY UPDATE"),
+                {"ids": [job.number for job in locked]},
+            )
+            work, claim = self.model.next_work(who, locked), self._claim_next(who)
+        self._take(work, claim, who)
+
+    @rule(who=mailcasters, pick=picks)
+    @precondition(lambda self: self.model.jobs)
+    def choose(self, who: MailcasterParameters, pick: int) -> None:
+        """The operator hands a mailcaster one mail job, in turn or not."""
+        job = list(self.model.jobs.values())[pick % len(self.model.jobs)]
+        claim = claim_chosen(self.database, self.installation_id, job.number, who, now=self.now)
+        self._take(self.model.chosen_work(job, who), claim, who)
+
+    def _claim_next(self, who: MailcasterParameters) -> Claim | None:
+        return claim_next(self.database, self.installation_id, who, now=self.now, hang_after_s=HANG_AFTER_S)
+
+    def _take(
+        self, work: Work | None, claim: Claim | None, who: MailcasterParameters, *, holds: bool = True
+    ) -> Holder | None:
+        """The claim that was got is the one that the model expects; it is held unless the mailcaster dies first."""
+        assert (claim is None) == (work is None), f"{who.name} got {claim}, not {work}"
+        if claim is None or work is None:
+            return None
+        assert claim.mail_job_id == work.source.number or claim.mail_job_id not in self.model.jobs
+        job = self.model.take(work, claim.mail_job_id)
+        assert (claim.mail_job_id, claim.fence) not in self.fences, "a fence comes twice"
+        self.fences.add((claim.mail_job_id, claim.fence))
+        found = (claim.mail_job_id, claim.kind, claim.first_message, claim.last_message, claim.mailcaster)
+        assert found == (job.number, job.kind, job.first, job.last, who.name)
+        assert claim.parent_id == (job.parent and job.parent.number)
+        assert claim.recovers_id == (job.recovers and job.recovers.number)
+        if not holds:
+            return None
+        holder = Holder(claim, HeldClaim(self.database, claim), job)
+        holder.held.__enter__()
+        job.has_session = True
+        self.holders.append(holder)
+        if len(self.holders) > 8:
+            self._leave(next((each for each in self.holders if not each.job.is_live), self.holders[0]))
+        return holder
+
+    # Mailcasters work ---------------------------------------------------------------------------------------------
+
+    @rule(pick=picks, outcome=st.sampled_from(OUTCOMES))
+    @precondition(lambda self: self.holders)
+    def send_all_and_finish(self, pick: int, outcome: Outcome) -> None:
+        holder = self._holder(pick)
+        self._send(holder, 1000, outcome)
+        self._finish(holder)
+
+    @rule(pick=picks, count=st.integers(1, 30), outcome=st.sampled_from(OUTCOMES))
+    @precondition(lambda self: self.holders)
+    def send(self, pick: int, count: int, outcome: Outcome) -> None:
+        self._send(self._holder(pick), count, outcome)
+
+    def _send(self, holder: Holder, count: int, outcome: Outcome) -> None:
+        job = holder.job
+        with self.database.begin() as connection:
+            found = unsent_messages(connection, holder.claim, 0, 1000)
+        unsent = self.model.unsent(job)
+        assert [message.message_no for message in found.to_send] == unsent
+        # Who lost the claim without knowing comes with results of messages that somebody else may have sent.
+        numbers = unsent[:count] if job.is_live else list(job.numbers)[:count]
+        written = self._append(holder.claim, numbers, outcome)
+        assert written == (len(numbers) if job.is_live else 0), f"{written} results under {job.state}"
+        for number in numbers[:written]:
+            self.model.record(job, number, outcome.value)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def beat(self, pick: int) -> None:
+        self._beat(self._holder(pick))
+
+    def _beat(self, holder: Holder) -> None:
+        with self._refused_unless(holder.job.is_live):
+            assert holder.held.heartbeat(self.now) is (holder.job.state is _S.STOPPING)
+            holder.job.heartbeat_at = self.now
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def progress(self, pick: int) -> None:
+        holder = self._holder(pick)
+        with self._refused_unless(holder.job.is_live):
+            figures = {Outcome.ACCEPTED: holder.job.recorded}
+            assert holder.held.progress(figures) is (holder.job.state is _S.STOPPING)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def finish(self, pick: int) -> None:
+        self._finish(self._holder(pick))
+
+    def _finish(self, holder: Holder) -> None:
+        job = holder.job
+        if self.model.unsent(job):
+            with suppress(StateConflict):
+                holder.held.finish(self.now)
+                raise AssertionError(f"mail job {job.number} finished without all results")
+            return
+        with self._refused_unless(job.is_live):
+            entered = holder.held.finish(self.now)
+            self.model.end(job, _S.STOPPED_R if job.state is _S.STOPPING else _S.FINISHED)
+            job.heartbeat_at = self.now
+            assert entered is job.state
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def give_up(self, pick: int) -> None:
+        holder = self._holder(pick)
+        job = holder.job
+        with self._refused_unless(job.is_live):
+            entered = holder.held.fail("the relay cannot be reached", self.now)
+            self.model.end(job, _S.STOPPED_R if job.state is _S.STOPPING else _S.FAILED)
+            job.heartbeat_at = self.now
+            assert entered is job.state
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def let_go_stopped(self, pick: int) -> None:
+        holder = self._holder(pick)
+        with self._refused_unless(holder.job.state is _S.STOPPING):
+            holder.held.let_go_stopped(self.now)
+            self.model.end(holder.job, _S.STOPPED_R)
+            holder.job.heartbeat_at = self.now
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def hand_back(self, pick: int) -> None:
+        holder = self._holder(pick)
+        with self._refused_unless(holder.job.state is _S.RUNNING):
+            holder.held.hand_back()
+            holder.job.heartbeat_at = NOW - timedelta(days=10_000)
+
+    # Mailcasters go -----------------------------------------------------------------------------------------------
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def be_killed(self, pick: int) -> None:
+        """Its session goes, and time until its mail job hangs."""
+        self._leave(self._holder(pick))
+        self.time_passes(HANG_AFTER_S + 1, hearts_beat=True)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def leave(self, pick: int) -> None:
+        """Its session goes, and it says nothing: an orderly end, or a crash that the server notices at once."""
+        self._leave(self._holder(pick))
+
+    def _leave(self, holder: Holder) -> None:
+        holder.held.__exit__(None, None, None)
+        holder.job.has_session = False
+        self.holders.remove(holder)
+
+    @rule(pick=picks)
+    @precondition(lambda self: self.holders)
+    def lose_the_connection(self, pick: int) -> None:
+        """The server drops its session. It lives: the next write fails, and the one after that connects anew."""
+        holder = self._holder(pick)
+        assert holder.held._connection is not None
+        driver: Any = holder.held._connection.connection.driver_connection
+        self._execute("SELECT pg_terminate_backend(:pid, 5000)", pid=driver.info.backend_pid)
+        holder.job.has_session = False
+        with suppress(DatabaseUnavailable):
+            holder.held.heartbeat(self.now)
+            raise AssertionError("a heartbeat without a connection")
+        try:
+            holder.held.heartbeat(self.now)
+        except ClaimLost:
+            assert not holder.job.is_live
+        else:
+            assert holder.job.is_live
+            holder.job.heartbeat_at = self.now
+        holder.job.has_session = True
+
+    # What must hold -----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_database_is_as_the_model(self) -> None:
+        with self.database.begin() as connection:
+            of_releases = {"release_ids": [release.number for release in self.releases]}
+            rows = connection.execute(_ALL_MAIL_JOBS, of_releases).all()
+            results: dict[tuple[int, int], list[str]] = {}
+            for release, number, outcome in connection.execute(_ALL_RESULTS, of_releases):
+                results.setdefault((release, number), []).append(outcome)
+            for number in self._changed(rows, results):
+                counted = books(connection, number)
+                assert counted.balances, counted.explanation
+        assert {row.mail_job_id for row in rows} == set(self.model.jobs)
+        for row in rows:
+            self._compare(row, self.model.jobs[row.mail_job_id])
+        assert results == self.model.results
+        assert not list(self.model.faults())
+
+    def _changed(self, rows: Sequence[Any], results: Mapping[tuple[int, int], list[str]]) -> list[int]:
+        """The releases of which some row is another one than at the last look: their books are counted again."""
+        changed = []
+        for release in self.releases:
+            number = release.number
+            seen = (
+                sorted(
+                    (row.mail_job_id, row.state, row.next_message) for row in rows if row.release_id == number
+                ),
+                sum(len(outcomes) for (of, _), outcomes in results.items() if of == number),
+            )
+            if self.seen.get(number) != seen:
+                self.seen[number] = seen
+                changed.append(number)
+        return changed
+
+    def _compare(self, row: Any, job: Job) -> None:
+        number = job.number
+        assert row.state == job.state, f"mail job {number} is {row.state}, not {job.state}"
+        found = (row.kind, row.first_message, row.last_message, row.next_message, row.priority, row.queued_at)
+        assert found == (job.kind, job.first, job.last, job.next, job.priority, job.queued_at)
+        assert row.parent_id == (job.parent and job.parent.number)
+        assert row.recovers_id == (job.recovers and job.recovers.number)
+        assert row.release_id == job.release.number
+        assert (row.ended_at is not None) == (job.state in ENDED)
+        if job.state in (_S.RUNNING, _S.STOPPING):
+            is_handed_back = row.heartbeat_at.year == 1970
+            assert is_handed_back or row.heartbeat_at == job.heartbeat_at
+        assert row.fence >= self.known_fences.get(number, 0), f"the fence of mail job {number} went back"
+        self.known_fences[number] = row.fence
+        assert row.figures <= job.recorded
+        if job.state is _S.RECOVERED:
+            assert row.figures == job.recorded
+
+    # The end ------------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """However it went, the rest of the fleet ends it, and every message has one result."""
+        try:
+            if sys.exc_info()[0] is None:
+                self._drain()
+        finally:
+            for holder in self.holders:
+                holder.held.__exit__(None, None, None)
+
+    def _drain(self) -> None:
+        for holder in list(self.holders):
+            self._leave(holder)
+        for campaign_id in self.campaigns:
+            self._set_campaign(campaign_id, "live")
+        for job in self._in(_S.QUEUING):
+            self._queue(job)
+        self.time_passes(HANG_AFTER_S + 1, False)
+        for who in SWEEPERS:
+            while (holder := self._take(self.model.next_work(who), self._claim_next(who), who)) is not None:
+                self._send(holder, 1000, Outcome.ACCEPTED)
+                self._finish(holder)
+                self._leave(holder)
+        self.the_database_is_as_the_model()
+        left = [f"{job.number} is {job.state}" for job in self.model.jobs.values() if job.state not in ENDED]
+        assert not left, left
+
+    # Means --------------------------------------------------------------------------------------------------------
+
+    def _in(self, *states: MailJobState) -> list[Job]:
+        return [job for job in self.model.jobs.values() if job.state in states]
+
+    def _pick(self, pick: int, *states: MailJobState) -> Job:
+        found = self._in(*states)
+        return found[pick % len(found)]
+
+    def _holder(self, pick: int) -> Holder:
+        return self.holders[pick % len(self.holders)]
+
+    @contextmanager
+    def _refused_unless(self, allowed: bool) -> Iterator[None]:
+        """What the block does is refused with ClaimLost, unless it is allowed."""
+        try:
+            yield
+        except ClaimLost:
+            assert not allowed, "refused, although the claim holds"
+        else:
+            assert allowed, "a lost claim was obeyed"
+
+    def _append(self, claim: Claim, numbers: Sequence[int], outcome: Outcome) -> int:
+        """Results as the results log writes them; returns how many rows were written."""
+        results = [
+            DeliveryResult(number, number, outcome, None, None, None, "relay", self.now) for number in numbers
+        ]
+        binds: dict[str, Any] = {name: column.decode() for name, column in result_columns(results).items()}
+        binds |= {"mail_job_id": claim.mail_job_id, "fence": claim.fence}
+        binds |= {"release_id": claim.release_id, "released_on": claim.released_on}
+        with self.database.begin() as connection:
+            return connection.execute(STATEMENTS["append_results"], binds).rowcount
+
+    def _execute(self, statement: str, **binds: object) -> None:
+        with self.database.begin() as connection:
+            connection.execute(text(statement), binds)
+
+    def _insert_release(
+        self, campaign_id: int, kind: str, messages: int, bypassed: int, priority: int, expires_at: object
+    ) -> int:
+        """A release that is resolved and assembled, its mail job QUEUING; the last recipients are bypassed."""
+        with self.database.begin() as connection:
+            created = connection.execute(
+                STATEMENTS["create_mail_job"],
+                {"installation_id": self.installation_id, "priority": priority, "now": self.now},
+            )
+            number = int(created.scalar_one())
+            connection.execute(
+                _INSERT_RELEASE,
+                {
+                    "id": number,
+                    "campaign_id": campaign_id,
+                    "kind": kind,
+                    "messages": messages,
+                    "bypassed": bypassed,
+                    "now": self.now,
+                    "day": DAY,
+                    "expires_at": expires_at,
+                },
+            )
+        return number
+
+
+_ALL_MAIL_JOBS = text(
+    "SELECT *, accepted + deferred + rejected + uncertain + stopped AS figures FROM mail_job "
+    "WHERE release_id = ANY(:release_ids)"
+)
+_ALL_RESULTS = text(
+    "SELECT release_id, message_no, outcome FROM result WHERE release_id = ANY(:release_ids) ORDER BY occurred_at"
+)
+_INSERT_RELEASE = text(
+    """
+    WITH binds AS (
+        SELECT CAST(:id AS bigint) AS id, CAST(:messages AS integer) AS messages,
+            CAST(:bypassed AS integer) AS bypassed, CAST(:now AS timestamptz) AS now, CAST(:day AS date) AS day
+    ),
+    kind AS (
+        UPDATE mail_job SET kind = CAST(:kind AS mail_job_kind) FROM binds WHERE mail_job_id = binds.id
+    ),
+    release AS (
+        INSERT INTO release (release_id, campaign_id, released_at, released_on, expires_at, files, digest,
+            audience_ids, resolved_at, audience_rows, duplicates, recipient_count, assembled_up_to, assembled_at,
+            message_count, bypassed_count)
+        SELECT id, CAST(:campaign_id AS integer), now, day, CAST(:expires_at AS timestamptz), '{}', '', '{}', now,
+            messages + bypassed, 0, messages + bypassed, messages + bypassed, now, messages, bypassed
+        FROM binds
+    ),
+    recipients AS (
+        INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
+        SELECT day, id, n, 1, n, CASE WHEN n > messages THEN 'manual' END
+        FROM binds, generate_series(1, messages + bypassed) AS n
+    )
+    INSERT INTO assembled_message
+        (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
+    SELECT day, id, n, n, n, 5, 'r' || n || '@example.org', 'bytes'
+    FROM binds, generate_series(1, messages) AS n
+    """
+)

@@ -1,0 +1,41 @@
+"""The queue against a model of it, in random runs of many steps (spec 3.2, 3.3, 4.3, 4.6, 5).
+
+In the suite the runs are the same ones each time. `HYPOTHESIS_PROFILE=long` makes new ones for some minutes;
+`--hypothesis-seed=N` repeats those of a seed. A run that fails is made as short as it can be, and printed step by step.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from mail_orchestration.kernel.database import Database
+
+pytest.register_assert_rewrite("tests.integration.queue_machine", "tests.integration.queue_model")
+from tests.integration.queue_machine import QueueMachine  # noqa: E402 - only now are its asserts rewritten
+
+IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+SETTINGS = settings(
+    max_examples=2000 if IS_LONG else 60,
+    stateful_step_count=100 if IS_LONG else 50,
+    derandomize=not IS_LONG,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+
+
+@pytest.mark.rule("3.2")
+@pytest.mark.rule("3.3")
+@pytest.mark.rule("4.3")
+@pytest.mark.rule("5.3")
+@pytest.mark.rule("5.4")
+@pytest.mark.rule("5.5")
+@pytest.mark.timeout(3600 if IS_LONG else 300)
+def test_the_queue_does_what_the_model_does(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who passed over rows in hand looks again after some milliseconds: here nobody lets go meanwhile.
+    monkeypatch.setattr("mail_orchestration.dispatch.claims.time.sleep", lambda _: None)
+    run_state_machine_as_test(lambda: QueueMachine(database), settings=SETTINGS)
