@@ -19,8 +19,8 @@ from tests.integration.queue_machine import QueueMachine  # noqa: E402 - only no
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
-    max_examples=2000 if IS_LONG else 60,
-    stateful_step_count=100 if IS_LONG else 50,
+    max_examples=2000 if IS_LONG else 40,
+    stateful_step_count=100 if IS_LONG else 40,
     derandomize=not IS_LONG,
     deadline=None,
     suppress_health_check=list(HealthCheck),
