@@ -7,6 +7,7 @@ the final dot and a positive reply, stands in `accepted`; every command and its 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -35,6 +36,13 @@ class Script:
     inject_behind_starttls: bytes = b""
     password: str | None = None
     reply_delay_s: float = 0.0
+    once: dict[str, list[str]] = field(default_factory=dict)
+    """Step (`greeting`, `ehlo`, `starttls`, `auth`, `mail`, `rset`, `quit`) → what goes wrong at it, each once: the
+    first session that comes there meets the first of them, and so on."""
+    defers_first: int = 0
+    """So many RCPT commands, whoever they name, are answered with 451."""
+    accepts_after_s: float = 0.0
+    """Until then connections wait in the kernel, and nobody greets them."""
 
 
 class ScriptedRelay:
@@ -51,17 +59,29 @@ class ScriptedRelay:
         """Every command, with the loop's time."""
         self.tries: Counter[str] = Counter()
         self.sessions = 0
+        self.deferred = 0
+        self.octets_said_in_vain = 0
+        """Of replies without end: what we could write before the client hung up."""
         self._when: tuple[int, Callable[[], None]] | None = None
         self._server: asyncio.Server | None = None
         self._talks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> ScriptedRelay:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls, limit=2**20)
+        listening = socket.create_server(("127.0.0.1", 0), backlog=1000)
+        self._port = int(listening.getsockname()[1])
+        self._serving = asyncio.create_task(self._serve_on(listening))
+        if not self.script.accepts_after_s:
+            await self._serving
         return self
+
+    async def _serve_on(self, listening: socket.socket) -> None:
+        await asyncio.sleep(self.script.accepts_after_s)
+        self._server = await asyncio.start_server(self._serve, sock=listening, ssl=self._tls, limit=2**20)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._serving
         assert self._server is not None
         self._server.close()
         for talk in list(self._talks):
@@ -70,8 +90,7 @@ class ScriptedRelay:
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        return int(self._server.sockets[0].getsockname()[1])
+        return self._port
 
     def commands(self, verb: str) -> list[str]:
         return [command for _, command in self.heard if command.upper().startswith(verb)]
@@ -124,10 +143,13 @@ class _Talk:
         return text
 
     async def run(self) -> None:
-        await self.say(self.script.greeting)
+        if not await self.stumble("greeting"):
+            await self.say(self.script.greeting)
         while True:
             command = await self.hear()
             verb = command.split(" ")[0].upper()
+            if await self.stumble(verb.lower()):
+                continue
             match verb:
                 case "EHLO" if self.script.knows_ehlo:
                     lines = ["scripted", *self.script.extensions]
@@ -196,6 +218,10 @@ class _Talk:
         if verb == "DATA" and not self.recipient_stands and "354" not in local:
             await self.say("503 5.5.1 no recipient")
             return
+        if verb == "RCPT" and self.relay.deferred < self.script.defers_first:
+            self.relay.deferred += 1
+            await self.say("451 4.3.2 nobody, for a while")
+            return
         if await self.misbehave(local, verb.lower()):
             if verb == "MAIL":
                 self.sender = None
@@ -235,11 +261,40 @@ class _Talk:
         asked = re.match(rf"(once-)?([a-z]+|\d{{3}})-at-{where}(?:-|$)(\d-\d-\d+)?", local)
         if not asked or (asked[1] and self.relay.tries[local] > 1):
             return False
-        match asked[2]:
+        await self.do(asked[2], (asked[3] or "").replace("-", "."))
+        return True
+
+    async def stumble(self, step: str) -> bool:
+        """Do what the script has for this step, if it has something left. Returns whether it had."""
+        left = self.script.once.get(step)
+        if not left:
+            return False
+        await self.do(left.pop(0))
+        return True
+
+    async def do(self, what: str, enhanced: str = "") -> None:
+        """Misbehave in this way, or answer with this code."""
+        match what:
             case "drop":
                 raise _Drop
+            case "half":
+                self.writer.write(b"250-2.0.0 one line of two\r\n250 2.0.0 and h")
+                await self.writer.drain()
+                self.writer.close()
+                await self.writer.wait_closed()
+                raise _Drop
+            case "flood":
+                await self.say_in_vain(b"x" * 65_536)
+            case "chatter":
+                await self.say_in_vain(b"250 2.0.0 and again\r\n" * 3_000)
+            case "tear":
+                raw = self.writer.get_extra_info("socket")
+                with socket.socket(fileno=os.dup(raw.fileno())) as naked:
+                    naked.send(b"250 2.0.0 in plain text\r\n")
+                await asyncio.sleep(0.3)
+                raise _Drop
             case "reset":
-                raw: socket.socket = self.writer.get_extra_info("socket")
+                raw = self.writer.get_extra_info("socket")
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 raise _Drop
             case "silence":
@@ -255,11 +310,20 @@ class _Talk:
             case "twice":
                 await self.say("250 2.0.0 once\r\n250 2.0.0 twice")
             case code:
-                enhanced = (asked[3] or f"{code[0]}-0-0").replace("-", ".")
-                await self.say(f"{code} {enhanced} as asked for by the address")
+                await self.say(f"{code} {enhanced or f'{code[0]}.0.0'} as asked for by the address")
                 if code == "421":
                     raise _Drop
-        return True
+
+    async def say_in_vain(self, octets: bytes) -> None:
+        """Say this again and again, a gigabyte of it, until the client has enough."""
+        while self.relay.octets_said_in_vain < 2**30:
+            if self.writer.transport.is_closing():
+                raise _Drop
+            self.writer.write(octets)
+            await self.writer.drain()
+            # Under TLS, drain alone does not let the loop tell that the client went.
+            await asyncio.sleep(0)
+            self.relay.octets_said_in_vain += len(octets)
 
 
 def relay_to(
