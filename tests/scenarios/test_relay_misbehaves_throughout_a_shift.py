@@ -153,7 +153,7 @@ def test_every_step_of_a_session_may_fail(
     outcomes = Counter(done.outcomes.values())
     # 454 to MAIL is a word on the message in hand, and one that met three of the other faults is deferred.
     assert outcomes["accepted"] + outcomes["deferred"] == 265
-    assert 16 <= outcomes["deferred"] <= 19
+    assert 15 <= outcomes["deferred"] <= 19
     assert done.state is MailJobState.P_FINISHED
     assert max(server.accepted.values()) == 1
 
