@@ -15,6 +15,7 @@ from assets.mail_system import MailSystem
 from assets.partitions import MAIL_JOBS, mail_job_id_of
 from assets.recipients import recipients
 from mail_orchestration.broadcast import AssemblySummary, assemble_release, release
+from mail_orchestration.campaigns import stop_if_edited
 from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
@@ -60,7 +61,7 @@ def assembled_messages(
             account = books(connection, release_id)
         this_run: shown.Metadata = {"this_run": "nothing: all messages were assembled before"}
         if told.state is MailJobState.STOPPED:
-            this_run = {"this_run": "nothing: the mail job is STOPPED, as it has no recipient"}
+            this_run = {"this_run": f"nothing: the mail job is STOPPED ({told.reason})"}
         elif summary is not None:
             this_run = {
                 "this_run": "assembled",
@@ -90,6 +91,7 @@ def assemble_once(
     installation: Installation, release_id: int, context: dg.AssetExecutionContext
 ) -> AssemblySummary | None:
     """Assemble what is still to be assembled; None when nothing is."""
+    stop_if_edited(installation, release_id, now=utc_now())
     found = release(installation, release_id)
     if found.assembled_at is not None or found.state is MailJobState.STOPPED:
         return None

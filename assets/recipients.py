@@ -9,6 +9,7 @@ from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
 from assets.partitions import MAIL_JOBS, mail_job_id_of
 from mail_orchestration.broadcast import release, release_again, resolve_release
+from mail_orchestration.campaigns import stop_if_edited
 from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
@@ -74,7 +75,10 @@ def recipients(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSys
 
 def resolve_once(installation: Installation, release_id: int) -> str:
     """Dedup the release if that is still to be done, and tell which it was."""
+    stop_if_edited(installation, release_id, now=utc_now())
     found = release(installation, release_id)
+    if found.state is MailJobState.STOPPED:
+        return "nothing: the mail job is STOPPED"
     if found.resolved_at is not None:
         return "nothing: dedup was done before, and is done once for each release"
     again = found.state is MailJobState.INTERRUPTED

@@ -30,8 +30,9 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
     dead = fail_dead_runs(context.instance, last_signs, job_name=mailcaster.name, now=now)
     keys = delete_old_keys(context.instance)
     context.log.info(
-        "%d mail jobs interrupted, %d dead runs, %d old partition keys",
+        "%d mail jobs interrupted, %d stopped, %d dead runs, %d old partition keys",
         len(summary.interrupted),
+        len(summary.stopped),
         len(dead),
         keys,
     )
@@ -41,6 +42,11 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
                 ("mail job",),
                 ((str(mail_job_id),) for mail_job_id in summary.interrupted),
                 nothing="No dedup was cut off.",
+            ),
+            "stopped": shown.table(
+                ("mail job",),
+                ((str(mail_job_id),) for mail_job_id in summary.stopped),
+                nothing="No campaign was edited or deleted while a mail job of it waited.",
             ),
             "dead_runs": shown.table(("run",), ((run_id,) for run_id in dead), nothing="No run is dead."),
             "old_partition_keys": keys,
@@ -63,7 +69,8 @@ def last_signs_of_life(installation: Installation) -> dict[str, datetime]:
 @dg.job(
     name="clean_delivery_queue",
     description=(
-        "Clean delivery queue: marks mail jobs whose dedup was cut off as INTERRUPTED, reports the runs of "
+        "Clean delivery queue: marks mail jobs whose dedup was cut off as INTERRUPTED, stops those that wait and "
+        "whose campaign was edited or deleted, reports the runs of "
         "mailcasters whose process is gone as failed, and deletes partition keys of long ago."
     ),
     executor_def=dg.in_process_executor,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mail_orchestration.audience.resolving import mark_interrupted
+from mail_orchestration.campaigns import stop_edited_and_deleted
 from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, close_days_due, counters
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
@@ -17,11 +18,18 @@ class CleanSummary:
 
     interrupted: list[int]
     """Mail jobs whose dedup had been cut off: they can be released again."""
+    stopped: list[int]
+    """Mail jobs that waited and whose campaign was edited or deleted."""
 
 
 def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
-    """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5)."""
-    return CleanSummary(interrupted=mark_interrupted(inst.database, now))
+    """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5), and stop those that wait and whose
+    campaign was edited or deleted (spec 3.4).
+    """
+    return CleanSummary(
+        interrupted=mark_interrupted(inst.database, now),
+        stopped=stop_edited_and_deleted(inst, now=now),
+    )
 
 
 def close_days(inst: Installation, *, now: datetime) -> list[ClosedDay]:

@@ -13,6 +13,7 @@ from assets.mail_job_report import mail_job_report
 from assets.mail_system import MailSystem
 from assets.recipients import recipients
 from jobs import asset_jobs
+from jobs.change_campaign import change_campaign
 from jobs.clean_delivery_queue import clean_delivery_queue
 from jobs.mailcaster import mailcaster
 from jobs.release_campaign import release_campaign
@@ -40,6 +41,7 @@ defs = dg.Definitions(
         asset_jobs.report,
         asset_jobs.frequency,
         release_campaign,
+        change_campaign,
         mailcaster,
         clean_delivery_queue,
     ],

@@ -12,6 +12,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from mail_orchestration.audience.handover import recipients_to_assemble
+from mail_orchestration.campaigns import stop_if_edited
 from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool
 from mail_orchestration.dispatch import message_store, releases
 from mail_orchestration.dispatch.mail_jobs import transition
@@ -64,8 +65,10 @@ def assemble_release(
 
     Raises AssemblyFailed when more than the campaign's `maximum_assembly_failures_percentage` could not be composed,
     ComponentFailed when a custom component raised, NotFound when there is none by that name: the mail job is FAILED
-    then, and nothing of it is sent.
+    then, and nothing of it is sent. Raises StateConflict when it is not QUEUING, or becomes STOPPED meanwhile since its
+    campaign was edited or deleted.
     """
+    stop_if_edited(inst, release_id, now=now)
     with inst.database.dedicated() as session:
         if not releases.try_lock_assembly(session, release_id):
             raise StateConflict(f"mail job {release_id} is being assembled by another process")
@@ -179,6 +182,9 @@ class _Assembly:
         for stage, bypass in aside:
             by_stage.setdefault(stage, []).append(bypass)
         with self._inst.database.begin() as connection:
+            state = releases.read_release(connection, self._inst.installation_id, release_id).state
+            if state is not MailJobState.QUEUING:
+                raise StateConflict(f"mail job {release_id} is {state}: its assembly ends unfinished")
             self._next_message = message_store.store_messages(
                 connection,
                 released_on,

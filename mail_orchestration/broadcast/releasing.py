@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +15,12 @@ from mail_orchestration.audience.importing import ImportSummary, import_audience
 from mail_orchestration.audience.members import find_audiences
 from mail_orchestration.audience.resolving import AUDIENCE_STAGES, ResolveSummary, resolve_recipients
 from mail_orchestration.audience.sources import DataFrameSource, Source
+from mail_orchestration.campaigns import folder_of, stop_if_edited
 from mail_orchestration.composition.checking import refuse_bad_templates
 from mail_orchestration.composition.definition import Campaign, load_campaign
+from mail_orchestration.composition.edits import SETTLES_AFTER, Edit
 from mail_orchestration.dispatch import releases
+from mail_orchestration.dispatch.campaigns import CampaignState, stop_what_says_else
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job, transition
 from mail_orchestration.dispatch.releases import Release
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
@@ -29,6 +33,8 @@ from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFo
 from mail_orchestration.kernel.states import MailJobState
 
 _TEST_ADDRESS = "address_of_this_test"
+
+_log = logging.getLogger(__name__)
 
 
 def fill_audience(
@@ -67,7 +73,8 @@ def release_campaign(
     """Freeze a campaign as it is in its folder and make a mail job of it, in state QUEUING (spec 2.1).
 
     Whoever asks twice under one `request_key` gets the same release. A campaign in state test goes to its test
-    addresses only (spec 3.5). Raises BadCampaign, also for a template that does not compile, and when it names an
+    addresses only (spec 3.5). Mail jobs of the campaign that still wait and say something else are STOPPED (spec 3.4);
+    a paused campaign stays paused. Raises BadCampaign, also for a template that does not compile, and when it names an
     audience that nobody has filled: a misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for
     a component that there is not.
     """
@@ -87,13 +94,18 @@ def release_campaign(
             found = releases.release_of_request(connection, scoped_key)
             if found is not None:
                 return releases.read_release(connection, inst.installation_id, found)
-        campaign_id = releases.register_campaign(
+        place = folder_of(inst, folder)
+        digest = bytes.fromhex(campaign.digest)
+        campaign_id, state = releases.register_campaign(
             connection,
             inst.installation_id,
             name=definition.name,
             state=definition.state,
-            digest=bytes.fromhex(campaign.digest),
+            digest=digest,
             now=now,
+            folder=place.path,
+            folder_host=place.host,
+            folder_inode=place.inode,
         )
         release_id = create_mail_job(
             connection, inst.installation_id, definition.priority if priority is None else priority, now
@@ -106,16 +118,30 @@ def release_campaign(
             released_on=day_of(now, inst.settings.zone),
             request_key=scoped_key,
             files=releases.freeze_files(connection, campaign.files),
-            digest=bytes.fromhex(campaign.digest),
+            digest=digest,
             topic=definition.topic or "",
             starts_at=definition.starts_at,
             expires_at=definition.expires_at,
             audience_ids=_known_audiences(connection, inst, "audiences", audiences),
             excluded_audience_ids=_known_audiences(connection, inst, "exclude", excluded),
         )
+        stopped = stop_what_says_else(
+            connection,
+            campaign_id,
+            digest,
+            reason=f"the campaign was edited while it waited, and released again as mail job {release_id}",
+            now=now,
+        )
         made = releases.read_release(connection, inst.installation_id, release_id)
         crash_point("release_frozen")
     crash_point("release_committed")
+    if stopped:
+        numbers = ", ".join(map(str, stopped))
+        _log.warning("campaign %s was edited: mail job %s, which waited, is STOPPED", made.campaign, numbers)
+    if state == CampaignState.PAUSED:
+        _log.warning(
+            "campaign %s is paused: mail job %d waits until it is resumed", made.campaign, release_id
+        )
     return made
 
 
@@ -159,7 +185,9 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
 
     All or nothing, and once for each release: done before, it tells what it did. Raises ComponentFailed when a custom
     component raised, NotFound when there is none by that name: the mail job is FAILED then, and nothing is sent.
+    Raises StateConflict when it is not QUEUING, or STOPPED just now as its campaign was edited.
     """
+    stop_if_edited(inst, release_id, now=now)
     with inst.database.begin() as connection:
         frozen = read_frozen(connection, inst, release_id)
     definition = frozen.campaign.definition
@@ -185,14 +213,21 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
 def queue_release(inst: Installation, release_id: int, *, now: datetime) -> MailJobState:
     """Put an assembled mail job into the global queue: QUEUED, P_QUEUED, or STOPPED without a message (spec 1.7).
 
-    Queued before, it stays as it is and its state is told. Raises StateConflict before its start time (spec 3.6).
+    Queued before, it stays as it is and its state is told. It is STOPPED as well when its campaign was edited meanwhile
+    (spec 3.4). Raises StateConflict before its start time (spec 3.6), and while the campaign's folder is being edited.
     """
+    edit = stop_if_edited(inst, release_id, now=now)
     with inst.database.begin() as connection:
         found = releases.read_release(connection, inst.installation_id, release_id)
         if found.state is not MailJobState.QUEUING:
             return found.state
         if found.starts_at is not None and now < found.starts_at:
             raise StateConflict(f"mail job {release_id} does not start before {found.starts_at.isoformat()}")
+        if edit is Edit.UNDER_WAY:
+            raise StateConflict(
+                f"mail job {release_id} is not queued yet: the folder of campaign {found.campaign} is being edited; "
+                f"what it says after {SETTLES_AFTER.seconds} s without a change decides"
+            )
         state = queue_mail_job(connection, release_id, now)
         crash_point("queue_marked")
     crash_point("queue_committed")

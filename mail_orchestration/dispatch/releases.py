@@ -22,6 +22,8 @@ class Release:
     release_id: int
     campaign: str
     state: MailJobState
+    reason: str
+    """Why the mail job is in this state, where that needs saying; ''."""
     released_at: datetime
     released_on: date
     """The day, in the installation's time zone, whose partitions hold all that belongs to the release."""
@@ -71,14 +73,36 @@ def read_files(connection: Connection, files: Mapping[str, bytes]) -> dict[str, 
 
 
 def register_campaign(
-    connection: Connection, installation_id: int, *, name: str, state: str, digest: bytes, now: datetime
-) -> int:
-    """Make the campaign known by name, or note what it is now. Returns its number."""
+    connection: Connection,
+    installation_id: int,
+    *,
+    name: str,
+    state: str,
+    digest: bytes,
+    now: datetime,
+    folder: str | None = None,
+    folder_host: str | None = None,
+    folder_inode: int | None = None,
+) -> tuple[int, str]:
+    """Make the campaign known by name, or note what it is now. Returns its number and its state: a paused one stays so.
+
+    `folder` is where it is released from, relative to the settings' folder. The campaign is locked until the
+    transaction ends.
+    """
     found = connection.execute(
         STATEMENTS["register_campaign"],
-        {"installation_id": installation_id, "name": name, "state": state, "digest": digest, "now": now},
-    )
-    return int(found.scalar_one())
+        {
+            "installation_id": installation_id,
+            "name": name,
+            "state": state,
+            "digest": digest,
+            "now": now,
+            "folder": folder,
+            "folder_host": folder_host,
+            "folder_inode": folder_inode,
+        },
+    ).one()
+    return found.campaign_id, found.state
 
 
 def release_of_request(connection: Connection, request_key: str) -> int | None:

@@ -4,7 +4,7 @@
 -- mail_job_to_take holds all that they can find. FOR NO KEY UPDATE and not FOR UPDATE: foreign keys that point at the
 -- row (a new child's, a shift's) lock it FOR KEY SHARE, and must neither wait for a claim nor make it look taken.
 -- The scalar subquery on release and campaign is a look-up for each candidate; as a join it would invite a hash of
--- all releases.
+-- all releases. A paused campaign holds all of it; a deleted one only what has not begun (spec 3.4).
 
 
 -- Taking work ----------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ FROM mail_job
 WHERE mail_job.state = 'P_ASSIGNING'
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
     AND (
-        SELECT campaign.state NOT IN ('paused', 'deleted')
+        SELECT campaign.state <> 'paused'
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
@@ -105,7 +105,7 @@ WHERE mail_job.state = 'RECOVERING' AND mail_job.kind = CAST(:kind AS mail_job_k
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
     AND (CAST(:only AS bigint) IS NULL OR mail_job.mail_job_id = CAST(:only AS bigint))
     AND (
-        SELECT campaign.state NOT IN ('paused', 'deleted')
+        SELECT campaign.state <> 'paused'
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )
@@ -123,7 +123,7 @@ WHERE mail_job.state = 'RUNNING' AND mail_job.kind = CAST(:kind AS mail_job_kind
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
     AND (
-        SELECT campaign.state NOT IN ('paused', 'deleted')
+        SELECT campaign.state <> 'paused'
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
         WHERE release.release_id = mail_job.release_id
     )

@@ -115,7 +115,8 @@ WITH workable AS NOT MATERIALIZED (
     FROM mail_job
     WHERE (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
         AND (
-            SELECT campaign.state NOT IN ('paused', 'deleted')
+            SELECT campaign.state <> 'paused'
+                AND (campaign.state <> 'deleted' OR mail_job.state NOT IN ('QUEUED', 'P_QUEUED'))
             FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
             WHERE release.release_id = mail_job.release_id
         )

@@ -10,14 +10,23 @@ ON CONFLICT (sha256) DO NOTHING;
 SELECT sha256, bytes FROM content WHERE sha256 = ANY(CAST(:hashes AS bytea[]));
 
 -- name: register_campaign
--- Make the campaign known or note its new digest; a paused campaign stays paused.
-INSERT INTO campaign AS known (installation_id, name, state, digest, changed_at)
-VALUES (CAST(:installation_id AS integer), :name, :state, CAST(:digest AS bytea), CAST(:now AS timestamptz))
+-- Make the campaign known or note its new digest and folder; a paused campaign stays paused, a deleted one lives again.
+INSERT INTO campaign AS known (
+    installation_id, name, state, resumes_as, digest, changed_at, folder, folder_host, folder_inode
+)
+VALUES (
+    CAST(:installation_id AS integer), :name, :state, :state, CAST(:digest AS bytea), CAST(:now AS timestamptz),
+    CAST(:folder AS text), CAST(:folder_host AS text), CAST(:folder_inode AS numeric)
+)
 ON CONFLICT (installation_id, name) DO UPDATE
 SET digest = excluded.digest,
     state = CASE WHEN known.state = 'paused' THEN known.state ELSE excluded.state END,
-    changed_at = CASE WHEN known.digest = excluded.digest THEN known.changed_at ELSE excluded.changed_at END
-RETURNING campaign_id;
+    resumes_as = excluded.resumes_as,
+    changed_at = CASE WHEN known.digest = excluded.digest THEN known.changed_at ELSE excluded.changed_at END,
+    folder = excluded.folder,
+    folder_host = excluded.folder_host,
+    folder_inode = excluded.folder_inode
+RETURNING campaign_id, state;
 
 -- name: lock_release_request
 -- Two releases under one request key wait for each other, so that the second finds the first.
@@ -47,7 +56,7 @@ INSERT INTO release (
 -- One release with its campaign's name and its mail job's state.
 SELECT r.release_id, r.released_at, r.released_on, r.files, r.topic, r.starts_at, r.expires_at, r.audience_ids,
     r.excluded_audience_ids, r.resolved_at, r.audience_rows, r.duplicates, r.recipient_count, r.assembled_up_to,
-    r.assembled_at, r.message_count, r.bypassed_count, r.dictionary, r.reported_at, c.name AS campaign, j.state
+    r.assembled_at, r.message_count, r.bypassed_count, r.dictionary, r.reported_at, c.name AS campaign, j.state, j.reason
 FROM release AS r
 INNER JOIN campaign AS c USING (campaign_id)
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id

@@ -99,15 +99,22 @@ CREATE TABLE content (
     CONSTRAINT content_is_known_by_its_hash CHECK (sha256 = sha256(bytes))
 );
 
+-- resumes_as is what a paused campaign is once it is resumed. folder is where it was released from last, relative to the
+-- folder of the settings; host and inode tell that very folder from one of the same name elsewhere.
 CREATE TABLE campaign (
     campaign_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     installation_id integer NOT NULL REFERENCES installation,
     name text NOT NULL,
     state text NOT NULL DEFAULT 'live',
+    resumes_as text NOT NULL DEFAULT 'live',
     digest bytea NOT NULL,
     changed_at timestamptz NOT NULL DEFAULT now(),
+    folder text,
+    folder_host text,
+    folder_inode numeric(20, 0),
     CONSTRAINT campaign_is_known_by_name UNIQUE (installation_id, name),
-    CONSTRAINT campaign_state_is_known CHECK (state IN ('test', 'live', 'paused', 'deleted'))
+    CONSTRAINT campaign_state_is_known CHECK (state IN ('test', 'live', 'paused', 'deleted')),
+    CONSTRAINT campaign_resumes_as_what_can_be_sent CHECK (resumes_as IN ('test', 'live'))
 );
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -14,7 +15,7 @@ from jobs.tags import MAILCASTER
 from mail_orchestration.dispatch.shifts import start_shift
 from mail_orchestration.kernel.clock import utc_now
 from schedules.definitions import defs
-from tests.integration.dagster_fixtures import World, dagster_instance, world
+from tests.integration.dagster_fixtures import World, dagster_instance, metadata_of, world
 
 __all__ = ["dagster_instance", "world"]
 
@@ -92,3 +93,29 @@ def test_the_job_cleans_and_tells_what_it_did(world: World) -> None:
     assert told["interrupted"].value == "No dedup was cut off."
     assert told["dead_runs"].value == "No run is dead."
     assert told["old_partition_keys"].value == 0
+
+
+@pytest.mark.rule("3.4")
+def test_a_campaign_is_paused_and_deleted_from_the_launchpad(world: World) -> None:
+    key = world.release()
+
+    def changed(action: str) -> dict[str, Any]:
+        config = {"change": {"config": {"campaign": "hello", "action": action}}}
+        result = world.run("change_campaign", config=config)
+        [told] = [
+            event.step_output_data.metadata
+            for event in result.filter_events(lambda event: event.is_successful_output)
+            if event.step_output_data
+        ]
+        return {name: value.value for name, value in told.items()}
+
+    assert changed("PAUSE")["state"] == "paused"
+    assert changed("RESUME")["state"] == "live"
+    deleted = changed("DELETE")
+    assert deleted["state"] == "deleted"
+    assert key in str(deleted["stopped"])
+    stopped = metadata_of(world.run("assemble", partition_key=key), "assembled_messages")
+    assert (stopped["state"], stopped["this_run"]) == (
+        "STOPPED",
+        "nothing: the mail job is STOPPED (the campaign was deleted while it waited)",
+    )

@@ -110,16 +110,29 @@ def test_within_a_class_priority_then_queue_time_then_number(world: World) -> No
 
 
 @pytest.mark.rule("3.4")
-@pytest.mark.parametrize("state", ["paused", "deleted"])
 @by_name
-def test_mail_jobs_of_a_paused_campaign_are_held(
-    world: World, parameters: MailcasterParameters, state: str
-) -> None:
+def test_mail_jobs_of_a_paused_campaign_are_held(world: World, parameters: MailcasterParameters) -> None:
     one_of_each(world)
-    world.execute("UPDATE campaign SET state = :state", state=state)
+    world.execute("UPDATE campaign SET state = 'paused'")
     assert claim(world, parameters) is None
     world.execute("UPDATE campaign SET state = 'live'")
     assert claim(world, parameters) is not None
+
+
+@pytest.mark.rule("3.4")
+@by_name
+def test_of_a_deleted_campaign_only_what_has_begun_is_taken(
+    world: World, parameters: MailcasterParameters
+) -> None:
+    made = one_of_each(world)
+    world.execute("UPDATE campaign SET state = 'deleted'")
+    while claim(world, parameters) is not None:
+        pass
+    assert world.state(made[WorkKind.SMALL_QUEUED]) == "QUEUED"
+    assert world.state(made[WorkKind.P_QUEUED]) == "P_QUEUED"
+    with world.database.begin() as connection:
+        left = waiting_kinds(connection, LATER, HANG_AFTER_S)
+    assert left.isdisjoint({WorkKind.SMALL_QUEUED, WorkKind.P_QUEUED})
 
 
 @pytest.mark.rule("3.6")
