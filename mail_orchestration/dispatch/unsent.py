@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.kernel.database import read_binary
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _WIDEST_WINDOW = 65_536
@@ -53,7 +54,8 @@ def unsent_messages(connection: Connection, claim: Claim, after_message_no: int,
     window = batch
     while after < claim.last_message:
         up_to = min(after + window, claim.last_message)
-        rows = connection.execute(
+        rows = read_binary(
+            connection,
             STATEMENTS["find_unsent"],
             {
                 "release_id": claim.release_id,
@@ -62,16 +64,16 @@ def unsent_messages(connection: Connection, claim: Claim, after_message_no: int,
                 "up_to": up_to,
                 "most": batch,
             },
-        ).all()
+        )
         if rows:
             to_send: list[UnsentMessage] = []
             suppressed: list[UnsentMessage] = []
-            for row in rows:
-                (suppressed if row.is_suppressed else to_send).append(UnsentMessage(*row[:6]))
+            for *message, is_suppressed in rows:
+                (suppressed if is_suppressed else to_send).append(UnsentMessage._make(message))
             return Unsent(
                 to_send=to_send,
                 suppressed=suppressed,
-                up_to=rows[-1].message_no if len(rows) == batch else up_to,
+                up_to=rows[-1][0] if len(rows) == batch else up_to,
             )
         after = up_to
         window = min(window * 2, max(_WIDEST_WINDOW, batch))

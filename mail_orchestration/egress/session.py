@@ -52,7 +52,8 @@ class Session:
         """Whether the final dot of the latest message may have reached the relay."""
         self._needs_rset = False
         self._rset_on_the_way = False
-        self._ends_at = asyncio.get_running_loop().time() + relay.session_lifetime_s
+        self._time = asyncio.get_running_loop().time
+        self._ends_at = self._time() + relay.session_lifetime_s
 
     @classmethod
     async def open(cls, relay: Relay, context: ssl.SSLContext | None) -> Session:
@@ -63,7 +64,7 @@ class Session:
     @property
     def is_spent(self) -> bool:
         """Whether the session is too old, or no longer fit, for another transaction."""
-        return not self.wire.is_quiet or asyncio.get_running_loop().time() >= self._ends_at
+        return not self.wire.is_quiet or self._time() >= self._ends_at
 
     def prepare(self, message: OutgoingMessage) -> Prepared | Refusal:
         """The message in this session's terms, or why it must not or cannot be sent over it."""

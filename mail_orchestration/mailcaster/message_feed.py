@@ -66,6 +66,7 @@ class MessageFeed:
         self._pace = pace
         self._loaded, self._loaded_at = 0, time.monotonic()
         self._next: asyncio.Task[Unsent] | None = None
+        self._is_first = True
         self._is_over = False
 
     async def take(self) -> OutgoingMessage | None:
@@ -75,7 +76,8 @@ class MessageFeed:
         if not self._ready:
             return None
         row = self._ready.popleft()
-        if self._pace.batch == BATCH and self._next is None and 2 * len(self._ready) <= self._loaded:
+        is_low = self._next is None and not self._is_over and 2 * len(self._ready) <= self._loaded
+        if is_low and self._pace.batch == BATCH:
             # Read while the other half is sent: waiting for the database cost a third of the time. A relay too slow
             # for whole batches waits instead, since what is read ahead is not checked again for an opt-out.
             self._begin_reading()
@@ -99,7 +101,7 @@ class MessageFeed:
 
     async def _load(self) -> None:
         unsent = await self._read_next()
-        self._is_over = not unsent
+        self._is_over = unsent.up_to >= self._claim.last_message
         crash_point("messages_read")
         await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
         crash_point("suppressed_recorded")
@@ -144,7 +146,10 @@ class MessageFeed:
 
     def _read(self) -> Unsent:
         with self._database.begin() as connection:
-            return unsent_messages(connection, self._claim, self._after, self._pace.batch)
+            # Fewer at first, so that fifty connections need not wait for five hundred messages.
+            batch = min(FIRST_BATCH, self._pace.batch) if self._is_first else self._pace.batch
+            self._is_first = False
+            return unsent_messages(connection, self._claim, self._after, batch)
 
     async def _set_aside(self, outcome: Outcome, why: str, rows: Sequence[UnsentMessage]) -> None:
         """Record, durably, that these messages are not sent, before more is read."""
