@@ -65,6 +65,7 @@ class ScriptedRelay:
         self._when: tuple[int, Callable[[], None]] | None = None
         self._server: asyncio.Server | None = None
         self._talks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> ScriptedRelay:
         listening = socket.create_server(("127.0.0.1", 0), backlog=1000)
@@ -99,6 +100,11 @@ class ScriptedRelay:
         """Call once when `count` messages have been taken."""
         self._when = (count, call)
 
+    def hang_up(self) -> None:
+        """Close every session without a word, as relays do with idle ones."""
+        for writer in list(self._writers):
+            writer.close()
+
     def take(self, recipient: str, data: bytes) -> None:
         self.accepted[recipient] += 1
         self.data[recipient] = data
@@ -109,6 +115,7 @@ class ScriptedRelay:
         task = asyncio.current_task()
         assert task is not None
         self._talks.add(task)
+        self._writers.add(writer)
         self.sessions += 1
         try:
             await _Talk(self, reader, writer).run()
@@ -116,6 +123,7 @@ class ScriptedRelay:
             pass
         finally:
             self._talks.discard(task)
+            self._writers.discard(writer)
             writer.transport.abort()
 
 
