@@ -21,8 +21,8 @@ from mail_orchestration.kernel.clock import utc_now
 
 @dg.op(tags={"stage": "dispatch"}, out=dg.Out(dg.Nothing))
 def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) -> None:
-    """Mark mail jobs whose dedup was cut off, fail runs whose process is gone, take old partition keys
-    away."""
+    """Mark mail jobs whose dedup was cut off, end stops in the place of dead mailcasters, fail runs whose
+    process is gone, take old partition keys away."""
     now = utc_now()
     with told_to_operators(), mail.opened("cleaning") as installation:
         summary = maintenance.clean_delivery_queue(installation, now=now)
@@ -48,6 +48,11 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
                 ((str(mail_job_id),) for mail_job_id in summary.stopped),
                 nothing="No campaign was edited or deleted while a mail job of it waited.",
             ),
+            "let_go": shown.table(
+                ("mail job",),
+                ((str(mail_job_id),) for mail_job_id in summary.let_go),
+                nothing="No mailcaster died while it was to stop.",
+            ),
             "dead_runs": shown.table(("run",), ((run_id,) for run_id in dead), nothing="No run is dead."),
             "old_partition_keys": keys,
         }
@@ -70,8 +75,8 @@ def last_signs_of_life(installation: Installation) -> dict[str, datetime]:
     name="clean_delivery_queue",
     description=(
         "Clean delivery queue: marks mail jobs whose dedup was cut off as INTERRUPTED, stops those that wait and "
-        "whose campaign was edited or deleted, reports the runs of "
-        "mailcasters whose process is gone as failed, and deletes partition keys of long ago."
+        "whose campaign was edited or deleted, ends stops that no mailcaster is alive to end, reports the runs "
+        "of mailcasters whose process is gone as failed, and deletes partition keys of long ago."
     ),
     executor_def=dg.in_process_executor,
     tags={PROCESS: "clean_delivery_queue"},

@@ -7,6 +7,8 @@ from datetime import datetime
 
 from mail_orchestration.audience.resolving import mark_interrupted
 from mail_orchestration.campaigns import stop_edited_and_deleted
+from mail_orchestration.dispatch.operating import signs_now
+from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, close_days_due, counters
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
@@ -20,15 +22,21 @@ class CleanSummary:
     """Mail jobs whose dedup had been cut off: they can be released again."""
     stopped: list[int]
     """Mail jobs that waited and whose campaign was edited or deleted."""
+    let_go: list[int]
+    """Mail jobs that were to stop and whose mailcaster was dead: they are stopped now."""
 
 
 def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
-    """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5), and stop those that wait and whose
-    campaign was edited or deleted (spec 3.4).
+    """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5), stop those that wait and whose
+    campaign was edited or deleted (spec 3.4), and let go of those that were to stop in the place of dead mailcasters.
     """
+    with inst.database.begin() as connection:
+        signs = signs_now(connection, inst.settings.dispatcher)
+    let_go = end_stopping_of_dead(inst.database, inst.installation_id, signs)
     return CleanSummary(
         interrupted=mark_interrupted(inst.database, now),
         stopped=stop_edited_and_deleted(inst, now=now),
+        let_go=[each.mail_job_id for each in let_go],
     )
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 from assets.mail_system import MailSystem
 from jobs.mailcaster import Shift, mailcaster
 from jobs.tags import MAILCASTER
+from mail_orchestration.control import end_stopping_of_dead_now
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.mailcaster import has_work
 from schedules.release_sensors import LOOK_EVERY_S
@@ -31,6 +32,8 @@ def mailcaster_sensor(
 ) -> dg.SensorResult:
     """Eligible work and no active run: one run for the mailcaster."""
     installation = mail.shared()
+    # First, since what was restarted before its mailcaster died is work from then on.
+    end_stopping_of_dead_now(installation)
     requests = []
     said = []
     for parameters in installation.settings.mailcasters:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.settling import end_claim
+from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
@@ -86,13 +87,20 @@ class HeldClaim:
         return self._write(STATEMENTS["record_progress"], figures) is MailJobState.STOPPING
 
     def finish(self, now: datetime) -> MailJobState:
-        """RUNNING → FINISHED, and settle the parent; STOPPED_R when a stop was asked for meanwhile.
+        """RUNNING or STOPPING → FINISHED, and settle the parent.
 
         Raises StateConflict when messages of the range have no result.
         """
         with self._database.begin() as connection:
             # Results are only ever added, so what is complete now stays complete: no lock is needed to look.
-            if unsent := self._unsent(connection):
+            unsent = count_unsent(
+                connection,
+                released_on=self.claim.released_on,
+                release_id=self.claim.release_id,
+                first_message=self.claim.first_message,
+                last_message=self.claim.last_message,
+            )
+            if unsent:
                 raise StateConflict(
                     f"mail job {self.claim.mail_job_id} cannot finish: "
                     f"{unsent} of its messages have no result"
@@ -106,9 +114,12 @@ class HeldClaim:
         with self._database.begin() as connection:
             return end_claim(connection, self.claim, MailJobState.FAILED, reason=reason, now=now)
 
-    def let_go_stopped(self, now: datetime) -> None:
-        """STOPPING → STOPPED_R: nothing more is sent. Raises ClaimLost too when no stop was asked for."""
-        self._write(STATEMENTS["end_stopping"], {"now": now})
+    def let_go_stopped(self, now: datetime) -> MailJobState:
+        """STOPPING → STOPPED_R, or → RECOVERING when it was restarted since: nothing more is sent.
+
+        Raises ClaimLost too when no stop was asked for.
+        """
+        return self._write(STATEMENTS["end_stopping"], {"now": now})
 
     def hand_back(self) -> None:
         """Go without having finished, in good order: the mail job hangs at once and the next one recovers it.
@@ -121,19 +132,6 @@ class HeldClaim:
             state = connection.execute(STATEMENTS["hand_back_mail_job"], own).scalar_one_or_none()
         if state is None:
             raise self.claim.lost()
-
-    def _unsent(self, connection: Connection) -> int:
-        claim = self.claim
-        found = connection.execute(
-            STATEMENTS["count_unsent"],
-            {
-                "released_on": claim.released_on,
-                "release_id": claim.release_id,
-                "first_message": claim.first_message,
-                "last_message": claim.last_message,
-            },
-        )
-        return int(found.scalar_one())
 
     def _write(self, statement: TextClause, binds: Mapping[str, Any]) -> MailJobState:
         own = {"mail_job_id": self.claim.mail_job_id, "fence": self.claim.fence}

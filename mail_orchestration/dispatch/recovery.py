@@ -68,7 +68,8 @@ def claim_recovered(
         passed_over.add(candidate.mail_job_id)
         if not _may_be_taken(connection, search, candidate):
             continue
-        if (reason := _too_old(search, candidate)) is not None:
+        hours = search.parameters.job_recovery_expire_in_hours
+        if (reason := too_old(candidate, search.now, hours)) is not None:
             _expire(connection, search, candidate, reason)
             continue
         how = "hung" if work.is_hanging else "was restarted"
@@ -81,7 +82,7 @@ def claim_recovered(
                 "now": search.now,
             },
         ).one()
-        _bring_figures_up_to_date(connection, candidate.mail_job_id)
+        bring_figures_up_to_date(connection, candidate.mail_job_id)
         crash_point("recovery_made")
         _log.info("mail job %s %s and is recovered as %s", candidate.mail_job_id, how, row.mail_job_id)
         return claim_of(row, search.began)
@@ -109,8 +110,7 @@ def _find(connection: Connection, search: Search, work: WorkKind, passed_over: s
 
 def _may_be_taken(connection: Connection, search: Search, candidate: Row[Any]) -> bool:
     """Its holder's session is gone, or gave no sign of life for the whole hang time."""
-    binds = {"mail_job_id": candidate.mail_job_id}
-    if connection.execute(STATEMENTS["try_holder_lock"], binds).scalar_one():
+    if holder_is_gone(connection, candidate.mail_job_id):
         return True
     if candidate.heartbeat_at is not None and candidate.heartbeat_at >= search.hung_before:
         return False
@@ -118,12 +118,16 @@ def _may_be_taken(connection: Connection, search: Search, candidate: Row[Any]) -
     return True
 
 
-def _too_old(search: Search, candidate: Row[Any]) -> str | None:
+def holder_is_gone(connection: Connection, mail_job_id: int) -> bool:
+    """No session holds it. It cannot be held again before this transaction ends."""
+    return bool(connection.execute(STATEMENTS["try_holder_lock"], {"mail_job_id": mail_job_id}).scalar_one())
+
+
+def too_old(mail_job: Row[Any], now: datetime, expire_in_hours: float) -> str | None:
     """Why it is not recovered any more (spec 5.4, 3.6). `queued_at` is that of the chain's first mail job."""
-    hours = search.parameters.job_recovery_expire_in_hours
-    if search.now - candidate.queued_at > timedelta(hours=hours):
-        return f"not recovered: it was queued more than {hours:g} hours before"
-    if candidate.release_expires_at is not None and candidate.release_expires_at <= search.now:
+    if now - mail_job.queued_at > timedelta(hours=expire_in_hours):
+        return f"not recovered: it was queued more than {expire_in_hours:g} hours before"
+    if mail_job.release_expires_at is not None and mail_job.release_expires_at <= now:
         return "not recovered: the release has expired"
     return None
 
@@ -135,16 +139,24 @@ def _expire(connection: Connection, search: Search, candidate: Row[Any], reason:
         parent = connection.execute(STATEMENTS["try_lock_parent"], {"parent_id": candidate.parent_id})
         if parent.one_or_none() is None:
             return
-    binds = {"mail_job_id": candidate.mail_job_id, "now": search.now}
-    connection.execute(STATEMENTS["fail_expired"], binds | {"reason": reason}).one()
-    _bring_figures_up_to_date(connection, candidate.mail_job_id)
-    expired = connection.execute(STATEMENTS["record_expired"], binds).rowcount
-    _log.warning("mail job %s failed with %s messages expired: %s", candidate.mail_job_id, expired, reason)
+    expire(connection, candidate.mail_job_id, reason, search.now)
     if candidate.parent_id is not None:
         settle_parent(connection, candidate.parent_id, search.now)
     crash_point("recovery_too_old")
 
 
-def _bring_figures_up_to_date(connection: Connection, mail_job_id: int) -> None:
+def expire(connection: Connection, mail_job_id: int, reason: str, now: datetime) -> int:
+    """RUNNING or RECOVERING → FAILED, and its unsent messages expire: how many. The caller has it locked, and
+    settles its parent.
+    """
+    binds = {"mail_job_id": mail_job_id, "now": now}
+    connection.execute(STATEMENTS["fail_expired"], binds | {"reason": reason}).one()
+    bring_figures_up_to_date(connection, mail_job_id)
+    expired: int = connection.execute(STATEMENTS["record_expired"], binds).rowcount
+    _log.warning("mail job %s failed with %s messages expired: %s", mail_job_id, expired, reason)
+    return expired
+
+
+def bring_figures_up_to_date(connection: Connection, mail_job_id: int) -> None:
     """A killed holder's last progress figures are of some messages before its last result."""
     connection.execute(STATEMENTS["count_recorded_progress"], {"mail_job_id": mail_job_id})

@@ -19,8 +19,9 @@ from mail_orchestration.kernel.states import MailJobState
 def end_claim(
     connection: Connection, claim: Claim, enters: MailJobState, *, reason: str, now: datetime
 ) -> MailJobState:
-    """RUNNING → `enters`, or STOPPING → STOPPED_R when a stop was asked for meanwhile; then the parent is
-    settled.
+    """RUNNING → `enters`, and settle the parent. STOPPING too → FINISHED, but → STOPPED_R instead of FAILED.
+
+    One that was restarted while STOPPING becomes RECOVERING instead of STOPPED_R.
 
     Returns the state that the mail job is in now. Needs a transaction of the caller. Raises ClaimLost.
     """

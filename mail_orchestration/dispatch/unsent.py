@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -78,3 +79,19 @@ def unsent_messages(connection: Connection, claim: Claim, after_message_no: int,
         after = up_to
         window = min(window * 2, max(_WIDEST_WINDOW, batch))
     return Unsent(to_send=[], suppressed=[], up_to=claim.last_message)
+
+
+def count_unsent(
+    connection: Connection, *, released_on: date, release_id: int, first_message: int, last_message: int
+) -> int:
+    """How many messages of a range, both ends included, have no result."""
+    found = connection.execute(
+        STATEMENTS["count_unsent"],
+        {
+            "released_on": released_on,
+            "release_id": release_id,
+            "first_message": first_message,
+            "last_message": last_message,
+        },
+    )
+    return int(found.scalar_one())

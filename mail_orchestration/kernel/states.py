@@ -25,7 +25,9 @@ class MailJobState(StrEnum):
     """Where a mail job stands."""
 
     QUEUING = "QUEUING"
-    """Set by a release; left when dedup and assembly are done, or were interrupted, failed or stopped."""
+    """Set by a release; left when dedup and assembly are done (for STOPPED_Q if the operator stopped it
+    meanwhile), or were interrupted, failed or stopped.
+    """
     INTERRUPTED = "INTERRUPTED"
     """Set by the scheduled check when dedup was cut off; left by releasing again."""
     STOPPED = "STOPPED"
@@ -47,13 +49,17 @@ class MailJobState(StrEnum):
     RUNNING = "RUNNING"
     """Small, child: a mailcaster works on it; children are born so."""
     STOPPING = "STOPPING"
-    """Small, child: stop was asked for while RUNNING. Left when the mailcaster lets go."""
+    """Small, child: stop was asked for while RUNNING. Left when the mailcaster lets go, or is found dead: for
+    FINISHED when every message has a result by then, for RECOVERING when it was restarted meanwhile.
+    """
     STOPPED_R = "STOPPED_R"
-    """Stopped while running. Left by a restart."""
+    """Stopped while running. Left by a restart; a parent's last effective child may also end meanwhile."""
     STOPPED_Q = "STOPPED_Q"
-    """Small, parent: stopped while waiting. Left by a restart."""
+    """Small, parent: stopped while waiting, or before it was queued. Left by a restart."""
     RECOVERING = "RECOVERING"
-    """Small, child: restarted by the operator, ready to be picked up; FAILED when too old for that (spec 5.4)."""
+    """Small, child: restarted by the operator, ready to be picked up. Left for FAILED when it is too old for
+    that (spec 5.4), for STOPPED_R when it is stopped again.
+    """
     RECOVERED = "RECOVERED"
     """Small, child: a new mail job was made from it. Terminal."""
     FINISHED = "FINISHED"
@@ -80,7 +86,7 @@ ENDED = frozenset(
 
 TRANSITIONS: Mapping[MailJobState, frozenset[MailJobState]] = MappingProxyType(
     {
-        _S.QUEUING: frozenset({_S.QUEUED, _S.P_QUEUED, _S.INTERRUPTED, _S.STOPPED, _S.FAILED}),
+        _S.QUEUING: frozenset({_S.QUEUED, _S.P_QUEUED, _S.STOPPED_Q, _S.INTERRUPTED, _S.STOPPED, _S.FAILED}),
         _S.INTERRUPTED: frozenset({_S.QUEUING, _S.STOPPED}),
         _S.STOPPED: frozenset(),
         _S.QUEUED: frozenset({_S.RUNNING, _S.STOPPED_Q, _S.STOPPED}),
@@ -91,10 +97,19 @@ TRANSITIONS: Mapping[MailJobState, frozenset[MailJobState]] = MappingProxyType(
         _S.P_FAILED: frozenset({_S.P_ASSIGNED}),
         _S.P_PARTIAL_FINISHED: frozenset({_S.P_ASSIGNED}),
         _S.RUNNING: frozenset({_S.FINISHED, _S.FAILED, _S.STOPPING, _S.RECOVERED}),
-        _S.STOPPING: frozenset({_S.STOPPED_R}),
-        _S.STOPPED_R: frozenset({_S.RECOVERING, _S.P_ASSIGNING, _S.P_ASSIGNED}),
+        _S.STOPPING: frozenset({_S.STOPPED_R, _S.FINISHED, _S.RECOVERING}),
+        _S.STOPPED_R: frozenset(
+            {
+                _S.RECOVERING,
+                _S.P_ASSIGNING,
+                _S.P_ASSIGNED,
+                _S.P_FINISHED,
+                _S.P_FAILED,
+                _S.P_PARTIAL_FINISHED,
+            }
+        ),
         _S.STOPPED_Q: frozenset({_S.QUEUED, _S.P_QUEUED}),
-        _S.RECOVERING: frozenset({_S.RECOVERED, _S.FAILED}),
+        _S.RECOVERING: frozenset({_S.RECOVERED, _S.FAILED, _S.STOPPED_R}),
         _S.RECOVERED: frozenset(),
         _S.FINISHED: frozenset(),
         _S.FAILED: frozenset({_S.RECOVERING}),

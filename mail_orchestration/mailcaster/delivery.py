@@ -148,14 +148,14 @@ class MailJobDelivery:
         now = self._now()
         if self._gave_up:
             return held.fail(self._gave_up, now)
-        if self._is_stopping:
-            crash_point("stop_noticed")
-            held.let_go_stopped(now)
-            crash_point("stop_committed")
-            return MailJobState.STOPPED_R
         try:
             return held.finish(now)
         except StateConflict:
+            if self._is_stopping:
+                crash_point("stop_noticed")
+                state = held.let_go_stopped(now)
+                crash_point("stop_committed")
+                return state
             if not (self._stop.is_set() or self._is_lease_over):
                 raise
             crash_point("before_hand_back")

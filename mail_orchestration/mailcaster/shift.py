@@ -16,7 +16,9 @@ from typing import Literal
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_chosen, claim_next
 from mail_orchestration.dispatch.mail_jobs import waiting_work
+from mail_orchestration.dispatch.operating import Signs
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
+from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.crash_points import crash_point
@@ -159,6 +161,8 @@ class _Shift:
             self._work_on(claim)
 
     def _claim(self) -> Claim | None:
+        signs = Signs.of(self._inst.settings.dispatcher, self._station.clock.now())
+        end_stopping_of_dead(self._inst.database, self._inst.installation_id, signs)
         return claim_next(
             self._inst.database,
             self._inst.installation_id,

@@ -179,7 +179,7 @@ FROM (
             AND ended.mail_job_id = result.mail_job_id
     WHERE ended.mail_job_id = CAST(:mail_job_id AS bigint)
 ) AS found
-WHERE mail_job.mail_job_id = CAST(:mail_job_id AS bigint) AND mail_job.state IN ('RECOVERED', 'FAILED');
+WHERE mail_job.mail_job_id = CAST(:mail_job_id AS bigint) AND mail_job.state IN ('RECOVERED', 'FAILED', 'FINISHED', 'STOPPED_R', 'RECOVERING');
 
 -- name: try_lock_parent
 -- Lock a parent unless somebody else has it.
@@ -238,7 +238,7 @@ RETURNING state;
 -- name: hand_back_mail_job
 -- The holder goes without having finished: its last heartbeat is taken away, so that the mail job hangs at once.
 UPDATE mail_job SET heartbeat_at = to_timestamp(0)
-WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state = 'RUNNING' AND fence = CAST(:fence AS bigint)
+WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
 RETURNING state;
 
 -- name: count_unsent
@@ -257,23 +257,34 @@ WHERE NOT EXISTS (
 SELECT state FROM mail_job WHERE mail_job_id = CAST(:parent_id AS bigint) FOR NO KEY UPDATE;
 
 -- name: end_running
--- The holder is done with a mail job: it ends, or is stopped if that was asked for meanwhile.
+-- The holder is done with a mail job: it ends. Where a stop was asked for meanwhile only what is complete ends; the rest
+-- is stopped, or waits to be picked up if it was restarted since.
 UPDATE mail_job
-SET state = CASE state WHEN 'RUNNING' THEN CAST(:enters AS mail_job_state) ELSE 'STOPPED_R' END,
-    ended_at = CASE state WHEN 'RUNNING' THEN CAST(:now AS timestamptz) END,
+SET state = CASE
+        WHEN state = 'RUNNING' OR CAST(:enters AS mail_job_state) = 'FINISHED' THEN CAST(:enters AS mail_job_state)
+        WHEN asked_state = 'RECOVERING' THEN 'RECOVERING'
+        ELSE 'STOPPED_R'
+    END,
+    ended_at = CASE
+        WHEN state = 'RUNNING' OR CAST(:enters AS mail_job_state) = 'FINISHED' THEN CAST(:now AS timestamptz)
+    END,
+    asked_state = NULL,
     heartbeat_at = CAST(:now AS timestamptz),
     reason = :reason
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
 RETURNING state;
 
 -- name: end_stopping
--- The holder let go of a mail job that was to be stopped.
-UPDATE mail_job SET state = 'STOPPED_R', heartbeat_at = CAST(:now AS timestamptz)
+-- The holder let go of a mail job that was to be stopped; if it was restarted since, it waits to be picked up.
+UPDATE mail_job
+SET state = CASE WHEN asked_state = 'RECOVERING' THEN CAST('RECOVERING' AS mail_job_state) ELSE 'STOPPED_R' END,
+    asked_state = NULL, heartbeat_at = CAST(:now AS timestamptz)
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state = 'STOPPING' AND fence = CAST(:fence AS bigint)
 RETURNING state;
 
 -- name: settle_parent
--- A parent whose messages are all in children ends with the last effective child (replaced ones count for nothing).
+-- A parent whose messages are all in children ends with the last effective child (replaced ones count for nothing), a
+-- stopped one too: there is nothing left to stop.
 UPDATE mail_job
 SET state = CASE
         WHEN children.all_finished THEN CAST('P_FINISHED' AS mail_job_state)
@@ -287,7 +298,8 @@ FROM (
     FROM mail_job
     WHERE parent_id = CAST(:parent_id AS bigint) AND state <> 'RECOVERED'
 ) AS children
-WHERE mail_job.mail_job_id = CAST(:parent_id AS bigint) AND mail_job.state = 'P_ASSIGNED' AND children.all_ended
+WHERE mail_job.mail_job_id = CAST(:parent_id AS bigint) AND mail_job.state IN ('P_ASSIGNED', 'STOPPED_R')
+    AND mail_job.next_message > mail_job.last_message AND children.all_ended
 RETURNING mail_job.state;
 
 -- name: find_unsent

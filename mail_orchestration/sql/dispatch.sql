@@ -20,9 +20,14 @@ WHERE mail_job.mail_job_id = CAST(:release_id AS bigint)
 FOR NO KEY UPDATE OF mail_job;
 
 -- name: queue_mail_job
--- A mail job whose messages are all assembled becomes ready.
+-- A mail job whose messages are all assembled becomes ready, or is stopped if that was asked for meanwhile.
 UPDATE mail_job
-SET state = CASE kind WHEN 'small' THEN CAST('QUEUED' AS mail_job_state) ELSE 'P_QUEUED' END,
+SET state = CASE
+        WHEN asked_state = 'STOPPED_Q' THEN CAST('STOPPED_Q' AS mail_job_state)
+        WHEN kind = 'small' THEN 'QUEUED'
+        ELSE 'P_QUEUED'
+    END,
+    asked_state = NULL,
     queued_at = CAST(:now AS timestamptz),
     first_message = 1,
     last_message = CAST(:message_count AS integer),

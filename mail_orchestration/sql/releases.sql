@@ -80,11 +80,12 @@ WHERE j.state = 'QUEUING' AND j.installation_id = CAST(:installation_id AS integ
 ORDER BY j.priority DESC, j.mail_job_id;
 
 -- name: releases_to_report
--- Mail jobs that have ended and have no report yet.
+-- Mail jobs that have ended and have no report yet. A small one that was recovered has ended with the last of its chain.
 SELECT r.release_id
 FROM release AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 WHERE r.reported_at IS NULL AND j.ended_at IS NOT NULL AND j.installation_id = CAST(:installation_id AS integer)
+    AND NOT EXISTS (SELECT FROM mail_job AS live WHERE live.release_id = r.release_id AND live.ended_at IS NULL)
 ORDER BY r.release_id;
 
 -- name: mark_reported
@@ -92,7 +93,8 @@ ORDER BY r.release_id;
 UPDATE release SET reported_at = CAST(:now AS timestamptz)
 FROM mail_job AS j
 WHERE j.mail_job_id = release.release_id AND j.ended_at IS NOT NULL AND release.reported_at IS NULL
-    AND release.release_id = CAST(:release_id AS bigint);
+    AND release.release_id = CAST(:release_id AS bigint)
+    AND NOT EXISTS (SELECT FROM mail_job AS live WHERE live.release_id = release.release_id AND live.ended_at IS NULL);
 
 -- name: forget_resolving
 -- A release that was cut off in dedup begins again: dedup was one transaction, so nothing is left of it.

@@ -132,6 +132,8 @@ CREATE TYPE mail_job_kind AS ENUM ('small', 'parent', 'child');
 -- One row for each mail job. release_id is the mail job that a release made: itself for small ones and parents, the
 -- parent for children, the first of the chain for what recovery made.
 -- Messages are numbered 1 … message_count in a release; a mail job covers first_message … last_message of them.
+-- asked_state is what the operator asked for and it enters when it leaves its present state: STOPPED_Q in the place of the
+-- queue while it is QUEUING or INTERRUPTED, RECOVERING in the place of STOPPED_R while it is STOPPING.
 CREATE TABLE mail_job (
     mail_job_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     release_id bigint NOT NULL,
@@ -140,6 +142,7 @@ CREATE TABLE mail_job (
     recovers_id bigint REFERENCES mail_job,
     kind mail_job_kind,
     state mail_job_state NOT NULL,
+    asked_state mail_job_state,
     reason text NOT NULL DEFAULT '',
     priority integer NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -159,6 +162,8 @@ CREATE TABLE mail_job (
     stopped integer NOT NULL DEFAULT 0,
     CONSTRAINT running_has_a_mailcaster_and_a_heartbeat
         CHECK (state NOT IN ('RUNNING', 'STOPPING') OR (mailcaster IS NOT NULL AND heartbeat_at IS NOT NULL)),
+    CONSTRAINT only_a_stop_or_a_restart_is_asked_for
+        CHECK (asked_state IS NULL OR asked_state IN ('STOPPED_Q', 'RECOVERING')),
     CONSTRAINT child_has_a_parent CHECK ((kind = 'child') = (parent_id IS NOT NULL)),
     CONSTRAINT kind_is_known_once_queued
         CHECK (kind IS NOT NULL OR state IN ('QUEUING', 'INTERRUPTED', 'STOPPED', 'FAILED')),

@@ -93,13 +93,13 @@ def test_a_stop_is_noticed_by_the_next_heartbeat(world: World) -> None:
 
 
 @pytest.mark.rule("3.2")
-def test_an_end_that_meets_a_stop_is_stopped(world: World) -> None:
+def test_a_failure_that_meets_a_stop_is_stopped_and_a_finish_finishes(world: World) -> None:
     claims = divide(world, 60)
     for claimed in claims:
         world.deliver(claimed)
         world.set_state(claimed.mail_job_id, "STOPPING")
     with HeldClaim(world.database, claims[0]) as held:
-        assert held.finish(NOW) is MailJobState.STOPPED_R
+        assert held.finish(NOW) is MailJobState.FINISHED
     with HeldClaim(world.database, claims[1]) as held:
         assert held.fail("too much was refused", NOW) is MailJobState.STOPPED_R
     assert world.state(parent_of(claims)) == "P_ASSIGNED"
