@@ -17,6 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from mail_orchestration.kernel.database import Database
@@ -25,6 +26,10 @@ from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.migrations import migrate
 
 _numbers = count(1)
+
+# How long a busy machine takes says nothing about the code.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
