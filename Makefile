@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Recipes run in the Makefile's own folder, whose path may hold spaces: all paths here are relative.
 OWN_PACKAGES := mail_orchestration assets jobs schedules tests benchmarks
 
-.PHONY: help demo dev test check format bench docs rules lock clean
+.PHONY: help demo dev test mutations check format bench docs rules lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
@@ -26,8 +26,11 @@ demo: $(READY) ## send 5,000 mails to a local relay through Dagster, and show wh
 dev: $(READY) ## the demo's installation, with Dagster's UI until Ctrl-C
 	@exec $(BIN)/mail-orchestration dev
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+mutations: $(READY) ## break the promises of delivery on purpose: the tests must notice each time
+	$(BIN)/python -m pytest tests/mutations
 
 check: $(READY) rules ## format, lint, types, layers, SQL, rules without a test
 	$(BIN)/ruff format --check .

@@ -1,0 +1,217 @@
+"""The promises of delivery are broken on purpose, one by one, and the suite must notice each time.
+
+A mutation is an edit of the package's text, made in a copy of the project. What it replaces must be there exactly once,
+so that it cannot outlive the code that it was written for. The tests named beside it must fail on it: they are the
+quickest that do, and what they show does not rest on luck with timing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.mutations.mutants import ROOT, MutantServer
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """One way to break a promise."""
+
+    promise: str
+    file: str
+    """In the package."""
+    old: str
+    new: str
+    caught_by: str
+    """Tests of which at least one fails."""
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "a result is called durable when it is handed over": Mutation(
+        promise="5.1",
+        file="feedback/results_log.py",
+        old="        self._gathering.append((result, future))\n",
+        new="        self._gathering.append((result, future))\n        future.set_result(None)\n",
+        caught_by="tests/integration/test_feedback_results_log.py::test_what_resolved_is_seen_by_others_at_once",
+    ),
+    "the next body leaves before the last result is durable": Mutation(
+        promise="5.1",
+        file="egress/results.py",
+        old="            await pending\n",
+        new="",
+        caught_by="tests/scenarios/test_relay_and_stop.py::test_no_body_begins_before_the_last_result_is_durable",
+    ),
+    "results are taken under any fence": Mutation(
+        promise="5.5",
+        file="sql/feedback.sql",
+        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE",
+        new="\n    FOR SHARE",
+        caught_by="tests/integration/test_feedback_results_log.py::test_a_fence_that_moved_ends_everything_that_waits",
+    ),
+    "results do not lock the mail job": Mutation(
+        promise="5.5",
+        file="sql/feedback.sql",
+        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE",
+        new=" AND fence = CAST(:fence AS bigint)",
+        caught_by="tests/integration/test_feedback_results_log.py::"
+        "test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence",
+    ),
+    "recovery does not ask for the holder's lock": Mutation(
+        promise="5.3",
+        file="dispatch/recovery.py",
+        old='if connection.execute(STATEMENTS["try_holder_lock"], binds).scalar_one():',
+        new='if connection.execute(STATEMENTS["try_holder_lock"], binds) is not None:',
+        caught_by="tests/integration/test_dispatch_recovery.py::"
+        "test_a_restarted_one_is_passed_over_while_its_old_holder_is_letting_go",
+    ),
+    "what was claimed counts as done": Mutation(
+        promise="5.3",
+        file="sql/claims.sql",
+        old="first_message, last_message, :mailcaster, fence, CAST(:now AS timestamptz)\n    FROM old",
+        new="last_message, last_message, :mailcaster, fence, CAST(:now AS timestamptz)\n    FROM old",
+        caught_by="tests/integration/test_dispatch_recovery.py::"
+        "test_a_hanging_child_becomes_a_new_one_of_what_was_not_sent",
+    ),
+    "what was read to be sent counts as sent": Mutation(
+        promise="5.1",
+        file="mailcaster/message_feed.py",
+        old='        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)\n',
+        new='        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)\n'
+        '        await self._set_aside(Outcome.ACCEPTED, "", unsent.to_send)\n',
+        caught_by="tests/scenarios/test_crash_points.py -k before_body",
+    ),
+    "a mail job is finished though messages have no result": Mutation(
+        promise="3.7",
+        file="dispatch/held_claim.py",
+        old="if unsent := self._unsent(connection):",
+        new="if unsent := 0 * self._unsent(connection):",
+        caught_by="tests/integration/test_dispatch_held_claim.py::"
+        "test_it_finishes_only_when_every_message_has_a_result",
+    ),
+    "a parent does not end with its last child": Mutation(
+        promise="3.2",
+        file="dispatch/settling.py",
+        old='        settle_parent(connection, claim.parent_id, now)\n    crash_point("finish_settled")',
+        new='    crash_point("finish_settled")',
+        caught_by="tests/integration/test_dispatch_held_claim.py::test_a_parent_ends_with_its_last_child",
+    ),
+    "a child's end does not lock the parent": Mutation(
+        promise="3.2",
+        file="dispatch/settling.py",
+        old='connection.execute(STATEMENTS["lock_parent"], {"parent_id": claim.parent_id})',
+        new='STATEMENTS["lock_parent"]',
+        caught_by="tests/integration/test_dispatch_held_claim.py::test_the_second_of_two_that_end_sees_the_first",
+    ),
+    "the hang time is ignored": Mutation(
+        promise="5.2",
+        file="dispatch/claims.py",
+        old="hung_before=now - timedelta(seconds=hang_after_s),",
+        new="hung_before=now + timedelta(seconds=hang_after_s),",
+        caught_by="tests/integration/test_dispatch_recovery.py::test_a_heartbeat_keeps_it",
+    ),
+    "who was suspended goes on sending": Mutation(
+        promise="5.5",
+        file="egress/connection.py",
+        old="if self._is_ending() or not self._may_send():",
+        new="if self._is_ending():",
+        caught_by="tests/scenarios/test_relay_sessions_are_kept.py::test_no_body_leaves_once_the_lease_is_over",
+    ),
+    "an opt-out after assembly is not looked at": Mutation(
+        promise="1.5",
+        file="dispatch/unsent.py",
+        old="(suppressed if is_suppressed else to_send).append",
+        new="to_send.append",
+        caught_by="tests/integration/test_mailcaster_ends_a_mail_job.py::"
+        "test_opt_outs_and_expiry_after_assembly_are_honoured",
+    ),
+    "a contact of two audiences is two recipients": Mutation(
+        promise="1.3",
+        file="sql/audience.sql",
+        old="        GROUP BY am.contact_id\n    ) AS m\n),\nstored AS",
+        new="        GROUP BY am.contact_id, am.audience_id\n    ) AS m\n),\nstored AS",
+        caught_by="tests/integration/test_audience_resolving.py::"
+        "test_a_contact_of_several_audiences_is_one_recipient_with_the_first_ones_details",
+    ),
+    "dedup that is slow is called interrupted": Mutation(
+        promise="1.3",
+        file="audience/resolving.py",
+        old="if is_free and connection",
+        new="if connection",
+        caught_by="tests/integration/test_audience_resolving.py::"
+        "test_dedup_that_was_killed_is_interrupted_and_can_be_done_again",
+    ),
+    "a release that is asked for again is made again": Mutation(
+        promise="2.1",
+        file="broadcast/releasing.py",
+        old="            if found is not None:\n                return releases.read_release",
+        new="            if found == 0:\n                return releases.read_release",
+        caught_by="tests/scenarios/test_crash_points.py -k release_committed",
+    ),
+    "assembly begins anew after a crash": Mutation(
+        promise="2.7",
+        file="broadcast/assembling.py",
+        old="        self._up_to = self._release.assembled_up_to\n",
+        new="        self._up_to = 0\n",
+        caught_by="tests/integration/test_broadcast.py::test_assembly_goes_on_where_it_was_cut_off",
+    ),
+    "a connection lost after the final dot counts as unsent": Mutation(
+        promise="5.7",
+        file="egress/connection.py",
+        old="        if session.dot_written:\n",
+        new="        if session.dot_written and not why:\n",
+        caught_by="tests/scenarios/test_relay_drops_the_connection.py::"
+        "test_after_the_dot_it_is_uncertain_and_not_sent_again",
+    ),
+    "a dead holder's last results are not counted": Mutation(
+        promise="1.8",
+        file="dispatch/recovery.py",
+        old="        _bring_figures_up_to_date(connection, candidate.mail_job_id)\n        crash_point",
+        new="        crash_point",
+        caught_by="tests/scenarios/test_crash_points.py -k flush_durable",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mutants(server_url: str) -> Iterator[MutantServer]:
+    """The server, whose mutants work on this session's PostgreSQL."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_DATABASE_URL", server_url)
+        with MutantServer() as server:
+            yield server
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what a test needs, in which one file at a time is changed and put back."""
+    folder = tmp_path_factory.mktemp("copy")
+    for name in ("mail_orchestration", "tests"):
+        shutil.copytree(ROOT / name, folder / name)  # with what is compiled: modification times are kept
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_it_is_caught(name: str, copy: Path, mutants: MutantServer) -> None:
+    mutation = MUTATIONS[name]
+    file = copy / "mail_orchestration" / mutation.file
+    text, before = file.read_text(encoding="utf-8"), file.stat()
+    assert text.count(mutation.old) == 1, f"{mutation.file} has changed: bring the mutation up to date"
+    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        verdict = mutants.run(copy, ["-q", "-x", "-p", "no:cacheprovider", *mutation.caught_by.split()])
+    finally:
+        file.write_text(text, encoding="utf-8")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    # A failed assertion, not a mutant that cannot be imported or set up.
+    assert verdict.exit_code == pytest.ExitCode.TESTS_FAILED, verdict.said
+    assert re.search(r"^FAILED ", verdict.said, re.MULTILINE), verdict.said
+    assert not re.search(r"^ERROR ", verdict.said, re.MULTILINE), verdict.said
