@@ -147,6 +147,7 @@ class MailJobDelivery:
         """Every message has a result: finished. Else it was given up, asked to stop, or the shift ends."""
         now = self._now()
         if self._gave_up:
+            crash_point("before_giving_up")
             return held.fail(self._gave_up, now)
         try:
             return held.finish(now)
