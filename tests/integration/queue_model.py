@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from mail_orchestration.kernel.settings import MailcasterParameters
-from mail_orchestration.kernel.states import TRANSITIONS, MailJobState
+from mail_orchestration.kernel.states import ENDED, TRANSITIONS, MailJobState
 
 _S = MailJobState
 LIVE = frozenset({_S.RUNNING, _S.STOPPING})
 """A mailcaster has it in hand."""
+WAITING = frozenset({_S.QUEUING, _S.INTERRUPTED, _S.QUEUED, _S.P_QUEUED})
+"""Nothing of it was taken yet."""
 
 SEARCHES = {
     "small only": "small recovering, small hanging, small queued",
@@ -75,6 +77,8 @@ class Job:
     recovers: Job | None = None
     priority: int = 0
     queued_at: datetime | None = None
+    asked: MailJobState | None = None
+    """What the operator asked for and it does when it leaves its present state."""
     heartbeat_at: datetime | None = None
     has_session: bool = False
     """The session that holds it is open: its mailcaster lives, or its host has not noticed its end."""
@@ -117,10 +121,12 @@ class Work:
 class QueueModel:
     """All releases and mail jobs of one installation, and every result."""
 
-    def __init__(self, now: datetime, hang_after: timedelta) -> None:
+    def __init__(self, now: datetime, *, hang_after: timedelta, silent_after: timedelta) -> None:
         self.now = now
         self.hang_after = hang_after
-        self.paused: set[int] = set()
+        self.silent_after = silent_after
+        """A holder that is to stop, whose session is gone and who was silent for longer, is dead."""
+        self.campaigns: dict[int, str] = {}
         self.jobs: dict[int, Job] = {}
         self.results: dict[tuple[int, int], list[str]] = {}
 
@@ -140,6 +146,30 @@ class QueueModel:
         assert job.heartbeat_at is not None
         return job.state is _S.RUNNING and self.now - job.heartbeat_at > self.hang_after
 
+    def is_held(self, job: Job) -> bool:
+        """A paused campaign holds all of it, a deleted one what has not begun (spec 3.4)."""
+        match self.campaigns[job.release.campaign]:
+            case "paused":
+                return True
+            case "deleted":
+                return job.state in WAITING
+            case _:
+                return False
+
+    def waiting(self, campaign: int) -> list[Job]:
+        """The mail jobs of a campaign of which nothing was taken yet."""
+        return [
+            job for job in self.jobs.values() if job.release.campaign == campaign and job.state in WAITING
+        ]
+
+    def begun(self, campaign: int) -> list[Job]:
+        """The mail jobs of a campaign, but for children, that were begun and have not ended."""
+        return [
+            job
+            for job in self.jobs.values()
+            if job.release.campaign == campaign and job.parent is None and job.state not in ENDED | WAITING
+        ]
+
     # What mailcasters are given ---------------------------------------------------------------------------------
 
     def next_work(self, mailcaster: MailcasterParameters, locked: Collection[Job] = ()) -> Work | None:
@@ -149,7 +179,7 @@ class QueueModel:
         """
         for name in searches(mailcaster):
             for job in self._waiting(name):
-                if job in locked or job.release.campaign in self.paused:
+                if job in locked or self.is_held(job):
                     continue
                 if name in ("small queued",):
                     return Work(job, "taken", *self._range(job))
@@ -157,23 +187,27 @@ class QueueModel:
                     return self._share_of(job, name == "untouched", mailcaster)
                 if not self._may_be_recovered(job):
                     continue
-                if self._is_too_old(job, mailcaster):
+                if self._is_too_old(job, mailcaster.job_recovery_expire_in_hours):
                     if job.parent is None or job.parent not in locked:
                         self.expire(job)
+                        self.settle(job.parent)
                     continue
                 return Work(job, "recovered", *self._range(job))
         return None
 
     def chosen_work(self, job: Job, mailcaster: MailcasterParameters) -> Work | None:
         """The work that this mailcaster should get when the operator chose `job` for it, out of turn."""
-        if job.release.campaign in self.paused:
+        if self.is_held(job):
             return None
         if job.state is _S.QUEUED:
             return Work(job, "taken", *self._range(job))
-        if job.state is not _S.RECOVERING or not self._may_be_recovered(job):
+        # The operator need not wait for the hang time: a holder that is letting go has nothing in flight.
+        is_beating = job.has_session and job.heartbeat_at is not None and job.heartbeat_at >= self.now
+        if job.state is not _S.RECOVERING or is_beating:
             return None
-        if self._is_too_old(job, mailcaster):
+        if self._is_too_old(job, mailcaster.job_recovery_expire_in_hours):
             self.expire(job)
+            self.settle(job.parent)
             return None
         return Work(job, "recovered", *self._range(job))
 
@@ -196,9 +230,9 @@ class QueueModel:
             return True
         return self.now - job.heartbeat_at > self.hang_after
 
-    def _is_too_old(self, job: Job, mailcaster: MailcasterParameters) -> bool:
+    def _is_too_old(self, job: Job, expire_in_hours: float) -> bool:
         assert job.queued_at is not None
-        if self.now - job.queued_at > timedelta(hours=mailcaster.job_recovery_expire_in_hours):
+        if self.now - job.queued_at > timedelta(hours=expire_in_hours):
             return True
         return job.release.expires_at is not None and self.now >= job.release.expires_at
 
@@ -258,17 +292,21 @@ class QueueModel:
         """It fails, too old to be recovered, and what it did not send expires (spec 5.4)."""
         for number in self.unsent(job):
             self.record(job, number, "expired")
-        self.end(job, _S.FAILED)
+        job.enter(_S.FAILED)
 
     def end(self, job: Job, state: MailJobState) -> None:
-        """It ends in `state`, and its parent perhaps with it."""
+        """Its holder ends it in `state`; one that was to stop is stopped instead, unless it is finished."""
+        if job.state is _S.STOPPING and state is not _S.FINISHED:
+            state = job.asked or _S.STOPPED_R
         job.enter(state)
-        if job.parent is not None:
-            self.settle(job.parent)
+        job.asked, job.heartbeat_at = None, self.now
+        self.settle(job.parent)
 
-    def settle(self, parent: Job) -> None:
-        """A parent ends with the last of its effective children (spec 3.2, 3.3)."""
-        if parent.state is not _S.P_ASSIGNED:
+    def settle(self, parent: Job | None) -> None:
+        """A parent ends with the last of its effective children (spec 3.2, 3.3), a stopped one too."""
+        if parent is None or parent.state not in (_S.P_ASSIGNED, _S.STOPPED_R):
+            return
+        if parent.next in parent.numbers:
             return
         states = {child.state for child in self.children(parent)}
         if states == {_S.FINISHED}:
@@ -277,6 +315,92 @@ class QueueModel:
             parent.enter(_S.P_FAILED)
         elif states == {_S.FINISHED, _S.FAILED}:
             parent.enter(_S.P_PARTIAL_FINISHED)
+
+    # The operator -----------------------------------------------------------------------------------------------
+
+    def last_of_chain(self, job: Job) -> Job:
+        """The mail job that stands for this one now (spec 3.3)."""
+        for other in self.jobs.values():
+            if other.recovers is job:
+                return self.last_of_chain(other)
+        return job
+
+    def stop(self, job: Job) -> None:
+        """The operator stops a mail job, a parent with its children (spec 3.2, 5.6)."""
+        job = self.last_of_chain(job)
+        self._stop(job)
+        if job.kind == "parent":
+            for child in self.children(job):
+                self._stop(child)
+            self.settle(job)
+        else:
+            self.settle(job.parent)
+
+    def _stop(self, job: Job) -> None:
+        match job.state:
+            case _S.QUEUING | _S.INTERRUPTED:
+                job.asked = _S.STOPPED_Q
+            case _S.QUEUED | _S.P_QUEUED:
+                job.enter(_S.STOPPED_Q)
+            case _S.P_ASSIGNING | _S.P_ASSIGNED | _S.RECOVERING:
+                job.enter(_S.STOPPED_R)
+            case _S.RUNNING:
+                job.enter(_S.STOPPING)
+                self.let_go_if_dead(job)
+            case _S.STOPPING:
+                job.asked = None
+                self.let_go_if_dead(job)
+            case _:
+                pass
+
+    def let_go_if_dead(self, job: Job) -> None:
+        """A dead holder cannot let go of what is to stop: that is done in its place."""
+        assert job.heartbeat_at is not None
+        silence = self.now - job.heartbeat_at
+        if silence > self.hang_after or (silence > self.silent_after and not job.has_session):
+            job.enter((job.asked or _S.STOPPED_R) if self.unsent(job) else _S.FINISHED)
+            job.asked = None
+
+    def restart(self, job: Job, *, expire_in_hours: float | None, failed_too: bool) -> None:
+        """The operator lets go on what is stopped, and with `failed_too` what failed."""
+        job = self.last_of_chain(job)
+        goes_on = [each for each in [job, *self.children(job)] if self._can_go_on(each, failed_too)]
+        parent = job if job.kind == "parent" else job.parent
+        if parent is not None and goes_on and (parent is job or parent.state is not _S.STOPPED_R):
+            if parent.state is _S.STOPPED_R:
+                parent.enter(_S.P_ASSIGNING if parent.next in parent.numbers else _S.P_ASSIGNED)
+            elif parent.state in (_S.P_FAILED, _S.P_PARTIAL_FINISHED):
+                parent.enter(_S.P_ASSIGNED)
+        if parent is None or parent is job or parent.state is not _S.STOPPED_R:
+            for each in goes_on:
+                self._go_on(each, expire_in_hours)
+        self.settle(parent)
+
+    def _can_go_on(self, job: Job, failed_too: bool) -> bool:
+        if job.state is _S.FAILED:
+            return failed_too and job.first is not None and bool(self.unsent(job))
+        return job.state in (_S.QUEUING, _S.STOPPED_Q, _S.STOPPED_R, _S.STOPPING)
+
+    def _go_on(self, job: Job, expire_in_hours: float | None) -> None:
+        match job.state:
+            case _S.QUEUING:
+                job.asked = None
+            case _S.STOPPED_Q:
+                job.enter(_S.QUEUED if job.kind == "small" else _S.P_QUEUED)
+                job.queued_at = self.now
+            case _S.STOPPING:
+                job.asked = _S.RECOVERING
+                self.let_go_if_dead(job)
+            case _S.STOPPED_R | _S.FAILED:
+                job.enter(_S.RECOVERING)
+            case _:
+                pass
+        if (
+            job.state is _S.RECOVERING
+            and expire_in_hours is not None
+            and self._is_too_old(job, expire_in_hours)
+        ):
+            self.expire(job)
 
     # What is always true ----------------------------------------------------------------------------------------
 
