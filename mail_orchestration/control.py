@@ -15,6 +15,7 @@ from mail_orchestration.dispatch.operating import Operated, signs_now
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart, restart_mail_job
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop, stop_mail_job
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.states import MailJobState
 
@@ -50,6 +51,8 @@ def stop(inst: Installation, scope: Scope, *, now: datetime | None = None) -> li
             done += stop_mail_job(
                 connection, inst.installation_id, number, signs_now(connection, inst.settings.dispatcher, now)
             )
+            crash_point("stop_asked")
+        crash_point("stop_asked_committed")
     return done
 
 
@@ -74,6 +77,8 @@ def restart(inst: Installation, scope: Scope, *, now: datetime | None = None) ->
                 expire_in_hours=max(hours, default=None),
                 failed_too=scope.mail_job is not None,
             )
+            crash_point("restart_asked")
+        crash_point("restart_asked_committed")
     return done
 
 

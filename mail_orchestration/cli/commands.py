@@ -8,5 +8,15 @@ from mail_orchestration.cli.app import app, run
 
 __all__ = ["app", "run"]
 
-for _module in ("setup", "campaign", "campaign_state", "status", "mail_job", "mailcaster", "care", "demo"):
+for _module in (
+    "setup",
+    "campaign",
+    "campaign_state",
+    "status",
+    "mail_job",
+    "uncertain",
+    "mailcaster",
+    "care",
+    "demo",
+):
     import_module(f"mail_orchestration.cli.{_module}_commands")

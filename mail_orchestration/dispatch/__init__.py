@@ -4,6 +4,7 @@ releases, mail_jobs   a mail job is created, frozen, queued, changed and read
 message_store         its assembled messages, by the million
 mailcaster_types, search_order, sizing    what a mailcaster looks for, and how much of it it takes (pure)
 claims                a mailcaster takes the next piece of work, holds it and settles it
+repeating             which uncertain messages are sent once more
 recovery              what a dead mailcaster left behind becomes a new mail job
 operating, stopping, restarting    the operator stops mail jobs, and lets them go on
 failure_policy        when a mailcaster gives up (pure)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, TextClause
 from sqlalchemy.exc import DBAPIError
 
 from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.repeating import count_repeatable
 from mail_orchestration.dispatch.settling import end_claim
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.crash_points import crash_point
@@ -86,10 +87,11 @@ class HeldClaim:
         figures = {outcome.value: counts.get(outcome, 0) for outcome in _COUNTED}
         return self._write(STATEMENTS["record_progress"], figures) is MailJobState.STOPPING
 
-    def finish(self, now: datetime) -> MailJobState:
+    def finish(self, now: datetime, *, most_attempts: int = 1) -> MailJobState:
         """RUNNING or STOPPING → FINISHED, and settle the parent.
 
-        Raises StateConflict when messages of the range have no result.
+        Raises StateConflict when messages of the range have no result, or an uncertain one after fewer than
+        `most_attempts` attempts.
         """
         with self._database.begin() as connection:
             # Results are only ever added, so what is complete now stays complete: no lock is needed to look.
@@ -104,6 +106,19 @@ class HeldClaim:
                 raise StateConflict(
                     f"mail job {self.claim.mail_job_id} cannot finish: "
                     f"{unsent} of its messages have no result"
+                )
+            uncertain = count_repeatable(
+                connection,
+                released_on=self.claim.released_on,
+                release_id=self.claim.release_id,
+                first_message=self.claim.first_message,
+                last_message=self.claim.last_message,
+                most_attempts=most_attempts,
+            )
+            if uncertain:
+                raise StateConflict(
+                    f"mail job {self.claim.mail_job_id} cannot finish: "
+                    f"{uncertain} of its messages are uncertain and to be sent again"
                 )
             return end_claim(connection, self.claim, MailJobState.FINISHED, reason="", now=now)
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.mail_jobs import transition
 from mail_orchestration.dispatch.recovery import bring_figures_up_to_date, holder_is_gone
+from mail_orchestration.dispatch.repeating import count_repeatable
 from mail_orchestration.dispatch.settling import settle_parent
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.database_clock import database_now
@@ -144,15 +145,17 @@ def let_go_for_dead(connection: Connection, row: Row[Any], signs: Signs) -> Mail
 
 
 def has_unsent(connection: Connection, row: Row[Any]) -> bool:
-    return bool(
-        count_unsent(
-            connection,
-            released_on=row.released_on,
-            release_id=row.release_id,
-            first_message=row.first_message,
-            last_message=row.last_message,
-        )
-    )
+    """Whether something is left to do for a mailcaster: a message without a result, or an uncertain one.
+
+    Whether that one will be sent again is the campaign's choice, which only a mailcaster reads: it ends at once if not.
+    """
+    messages = {
+        "released_on": row.released_on,
+        "release_id": row.release_id,
+        "first_message": row.first_message,
+        "last_message": row.last_message,
+    }
+    return bool(count_unsent(connection, **messages) or count_repeatable(connection, **messages))
 
 
 def enter(

@@ -24,6 +24,7 @@ from mail_orchestration.dispatch.operating import (
     settled,
 )
 from mail_orchestration.dispatch.settling import settle_parent
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
@@ -83,6 +84,7 @@ def end_stopping_of_dead(database: Database, installation_id: int | None, signs:
             )
             if parent is not None:
                 settle_parent(connection, parent.mail_job_id, signs.now)
+            crash_point("dead_let_go")
     return ended
 
 

@@ -20,7 +20,7 @@ from mail_orchestration.kernel.states import MailJobState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Books:
-    """Where each of a release's audience rows is. The last result of a message counts."""
+    """Where each of a release's audience rows is. A message is where its last result says."""
 
     audience_rows: int
     duplicates: int
@@ -46,6 +46,8 @@ class Books:
     """Not sent on purpose: the recipient was suppressed meanwhile, or the release was stopped."""
     stray_results: int = 0
     """Results of messages that do not exist. There should be none."""
+    broken_chains: int = 0
+    """Later results that do not follow the result that they supersede. There should be none."""
 
     @property
     def bypassed_count(self) -> int:
@@ -95,6 +97,7 @@ class Books:
             *_difference("places of recipients", placed, self.recipients),
             *_difference("ends of messages", fates, self.assembled),
             *_difference("results of messages that do not exist", self.stray_results, 0),
+            *_difference("results that supersede what is not there", self.broken_chains, 0),
         ]
 
 
@@ -143,7 +146,8 @@ def _books_of(rows: Sequence[Row[Any]]) -> Books:
         if line in ("bypassed", "bypassed_later"):
             bypassed[detail] = bypassed.get(detail, 0) + number
         elif line == "outcome":
-            ends[detail] = number
+            # A later result comes with a line that takes away what it supersedes.
+            ends[detail] = ends.get(detail, 0) + number
         else:
             lines[line] = lines.get(line, 0) + number
     unsent = lines.get("sending", 0) + lines.get("waiting", 0) + lines.get("stopped_unsent", 0)
@@ -164,6 +168,7 @@ def _books_of(rows: Sequence[Row[Any]]) -> Books:
         uncertain=ends.get("uncertain", 0),
         stopped=ends.get("stopped", 0) + lines.get("stopped_unsent", 0),
         stray_results=lines.get("stray", 0),
+        broken_chains=lines.get("broken_chain", 0),
     )
 
 

@@ -35,7 +35,7 @@ _SAMPLE_CHARACTERS = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MailJobLine:
-    """What one mail job of the release recorded: results, a message that was tried twice counts twice."""
+    """What one mail job of the release did, in results, and where the messages are whose last result is its own."""
 
     mail_job_id: int
     recovers: int | None
@@ -44,6 +44,8 @@ class MailJobLine:
     mailcaster: str | None
     first_message: int | None
     last_message: int | None
+    results: int
+    """A message that was tried twice counts twice."""
     accepted: int
     deferred: int
     rejected: int
@@ -170,9 +172,7 @@ def mail_job_report(connection: Connection, release_id: int) -> MailJobReport:
     seconds = _seconds_between(first, last)
     bucket = bucket_seconds(seconds)
     lines = [_mail_job_line(row) for row in mail_jobs]
-    results = sum(
-        line.accepted + line.deferred + line.rejected + line.uncertain + line.others for line in lines
-    )
+    results = sum(line.results for line in lines)
     return MailJobReport(
         release_id=release_id,
         campaign=facts.campaign,
@@ -207,7 +207,6 @@ def without_addresses(reply_text: str | None) -> str:
 
 def _mail_job_line(row: Any) -> MailJobLine:
     seconds = _seconds_between(row.first_result_at, row.last_result_at)
-    results = row.accepted + row.deferred + row.rejected + row.uncertain + row.others
     return MailJobLine(
         mail_job_id=row.mail_job_id,
         recovers=row.recovers_id,
@@ -215,13 +214,14 @@ def _mail_job_line(row: Any) -> MailJobLine:
         mailcaster=row.mailcaster,
         first_message=row.first_message,
         last_message=row.last_message,
+        results=row.results,
         accepted=row.accepted,
         deferred=row.deferred,
         rejected=row.rejected,
         uncertain=row.uncertain,
         others=row.others,
         seconds=seconds,
-        results_per_second=results / seconds if seconds else None,
+        results_per_second=row.results / seconds if seconds else None,
     )
 
 

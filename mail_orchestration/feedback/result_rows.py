@@ -14,6 +14,12 @@ from mail_orchestration.kernel.model import DeliveryResult
 
 def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
     """The columns under the names of the binds of `append_results`, each an array literal in UTF-8."""
+    # Nearly always: none has had a result before. Two columns of equal elements are not built anew for that.
+    if any(result.supersedes for result in results):
+        result_nos = _array(str(r.result_no) for r in results)
+        superseded = _array("NULL" if r.supersedes is None else r.supersedes.value for r in results)
+    else:
+        result_nos, superseded = _equal("1", len(results)), _equal("NULL", len(results))
     return {
         "message_nos": _array(str(r.message_no) for r in results),
         "contact_ids": _array(str(r.contact_id) for r in results),
@@ -23,6 +29,8 @@ def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
         "enhanced_codes": _array(_repeated(r.enhanced_code) for r in results),
         "reply_texts": _array(quoted(r.reply_text) for r in results),
         "relays": _array(_repeated(r.relay) for r in results),
+        "result_nos": result_nos,
+        "superseded": superseded,
     }
 
 
@@ -40,6 +48,11 @@ def quoted(value: str | None) -> str:
 
 
 _repeated = lru_cache(maxsize=512)(quoted)
+
+
+@lru_cache(maxsize=512)
+def _equal(element: str, count: int) -> bytes:
+    return _array([element] * count)
 
 
 def _array(elements: Iterable[str]) -> bytes:

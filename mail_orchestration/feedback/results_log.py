@@ -57,7 +57,7 @@ class ResultsLog:
         self, database: Database, *, release_id: int, released_on: date, mail_job_id: int, fence: int
     ) -> None:
         self.counts: Counter[Outcome] = Counter()
-        """Durable results so far."""
+        """Durable results so far, less what they superseded."""
         self.flushes = 0
         """Commits so far."""
         self._database = database
@@ -170,6 +170,7 @@ class ResultsLog:
         durable, self._in_flight = self._in_flight, []
         self.flushes += 1
         self.counts.update(result.outcome for result, _ in durable)
+        self.counts.subtract(result.supersedes for result, _ in durable if result.supersedes is not None)
         for _, future in durable:
             if not future.done():
                 future.set_result(None)

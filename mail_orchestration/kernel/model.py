@@ -77,7 +77,7 @@ class OutgoingMessage:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What became of one attempt to deliver one message."""
+    """What became of one attempt to deliver one message. The last result of a message counts."""
 
     message_no: int
     contact_id: int
@@ -89,4 +89,9 @@ class DeliveryResult:
     reply_text: str | None
     """The reply's text, at most 500 characters; None on the happy path to keep rows narrow."""
     relay: str
+    """The relay that was asked; '' where none was: we decided, or the operator did."""
     occurred_at: datetime
+    result_no: int = 1
+    """1, 2, 3 … among the results of this message."""
+    supersedes: Outcome | None = None
+    """What the message's last result was before this one; None for a first result."""

@@ -138,12 +138,13 @@ class MailcasterParameters(_Section):
 
 
 class DispatcherSettings(_Section):
-    """What decides at dedup and watches over the queue (spec 3.1, 5.2)."""
+    """What decides at dedup and watches over the queue (spec 3.1, 5.2, 5.7)."""
 
     small_audience_threshold: int = Field(default=100, ge=1)
     heartbeat_seconds: float = Field(default=10, gt=0)
     hang_after_seconds: float = Field(default=7200, gt=0)
     relay_unreachable_after_seconds: float = Field(default=900, gt=0)
+    max_attempts: int = Field(default=5, ge=1, le=100)
     assembly_processes: int = Field(default=2, ge=1, le=64)
 
 

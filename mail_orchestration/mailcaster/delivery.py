@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +16,7 @@ from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.failure_policy import gives_up
-from mail_orchestration.egress.delivery import DeliveryReport, deliver
+from mail_orchestration.egress.delivery import MessageSource, deliver
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
@@ -33,6 +36,7 @@ from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 from mail_orchestration.mailcaster.components import SendComponents
 from mail_orchestration.mailcaster.message_feed import MessageFeed
+from mail_orchestration.mailcaster.repeats import RepeatFeed, Repeats
 from mail_orchestration.mailcaster.station import Station
 
 _log = logging.getLogger(__name__)
@@ -101,6 +105,7 @@ class MailJobDelivery:
         self._relay_errors: dict[str, str] = {}
         self._trouble: Exception | None = None
         self._counts: dict[Outcome, int] = {}
+        self._most_attempts = 1
 
     def run(self) -> MailJobDone:
         """Deliver and settle. Raises ClaimLost when somebody else has the mail job.
@@ -127,14 +132,15 @@ class MailJobDelivery:
             last_message=self._claim.last_message,
             seconds=time.monotonic() - began,
             relay_errors=self._relay_errors,
-            **{str(outcome): count for outcome, count in self._counts.items()},
+            # What the last holder left uncertain and this one settled is less than nothing of its own.
+            **{str(outcome): max(0, count) for outcome, count in self._counts.items()},
         )
 
     def _deliver_and_settle(self, held: HeldClaim) -> MailJobState:
         try:
             self._frozen = self._read_frozen()
             self._components = SendComponents(self._frozen.campaign.definition.components)
-            self._relay_errors = self._station.run(self._deliver(held)).last_relay_errors
+            self._relay_errors = self._station.run(self._deliver(held))
         except BadSettings:
             raise
         except (RelayUnreachable, ComponentFailed, BadInput) as error:
@@ -147,9 +153,10 @@ class MailJobDelivery:
         """Every message has a result: finished. Else it was given up, asked to stop, or the shift ends."""
         now = self._now()
         if self._gave_up:
+            crash_point("before_giving_up")
             return held.fail(self._gave_up, now)
         try:
-            return held.finish(now)
+            return held.finish(now, most_attempts=self._most_attempts)
         except StateConflict:
             if self._is_stopping:
                 crash_point("stop_noticed")
@@ -189,8 +196,11 @@ class MailJobDelivery:
         ):
             self._end.set()
 
-    async def _deliver(self, held: HeldClaim) -> DeliveryReport:
+    async def _deliver(self, held: HeldClaim) -> dict[str, str]:
         definition = self._frozen.campaign.definition
+        if definition.on_uncertain == "resend":
+            self._most_attempts = self._inst.settings.dispatcher.max_attempts
+        self._repeats = Repeats(self._inst.database, self._claim, self._most_attempts)
         self._end = asyncio.Event()
         async with ResultsLog(
             self._inst.database,
@@ -214,27 +224,55 @@ class MailJobDelivery:
             self._look_for_an_end()
             keeper = asyncio.create_task(self._keep(held))
             try:
-                report = await deliver(
-                    feed,
-                    self,
-                    self._relays,
-                    connections=self._parameters.connections,
-                    stop=self._end,
-                    unreachable_after_s=self._inst.settings.dispatcher.relay_unreachable_after_seconds,
-                    clock=self._now,
-                    idle=self._station.idle,
-                    may_send=lambda: self._may_send(held),
-                )
+                relay_errors = await self._send(feed, held)
+                relay_errors |= await self._send_again(feed, held)
                 if self._trouble is not None:
                     raise self._trouble
                 if self._has_expired:
                     await feed.expire()
+                    await self._repeat_feed(feed).give_up("the campaign has expired")
                 await self._components.finish()
-                return report
+                return relay_errors
             finally:
                 keeper.cancel()
                 await asyncio.gather(keeper, feed.close(), return_exceptions=True)
                 self._counts = dict(log.counts)
+
+    async def _send(self, source: MessageSource, held: HeldClaim) -> dict[str, str]:
+        report = await deliver(
+            source,
+            self,
+            self._relays,
+            connections=self._parameters.connections,
+            stop=self._end,
+            unreachable_after_s=self._inst.settings.dispatcher.relay_unreachable_after_seconds,
+            clock=self._now,
+            idle=self._station.idle,
+            may_send=lambda: self._may_send(held),
+        )
+        return report.last_relay_errors
+
+    async def _send_again(self, feed: MessageFeed, held: HeldClaim) -> dict[str, str]:
+        """Uncertain messages once more, pass after pass, each after the pause that a relay gets which failed."""
+        relay_errors: dict[str, str] = {}
+        for number in itertools.count(1):
+            if self._end.is_set() or not await self._repeats.are_left():
+                break
+            pause_s = max(relay.backoff.seconds(number, random.random()) for relay in self._relays)  # noqa: S311
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), pause_s)
+                break
+            relay_errors |= await self._send(self._repeat_feed(feed), held)
+        return relay_errors
+
+    def _repeat_feed(self, feed: MessageFeed) -> RepeatFeed:
+        return RepeatFeed(
+            self._repeats,
+            compose=feed.composed,
+            clock=self._now,
+            record=self._results.record,
+            components=self._components,
+        )
 
     def _may_send(self, held: HeldClaim) -> bool:
         """The last word before a message leaves: false when somebody may have recovered the mail job by now.
@@ -249,7 +287,9 @@ class MailJobDelivery:
 
     def record(self, result: DeliveryResult) -> asyncio.Future[None]:
         """Egress' `ResultSink`: into the log, with an eye on how many are refused (spec 3.7)."""
-        self._ended += 1
+        if not self._repeats.was_uncertain(result.message_no):
+            self._ended += 1
+        result = self._repeats.note(result)
         if result.outcome is Outcome.REJECTED:
             self._rejected += 1
             if not self._gave_up and gives_up(self._ended, self._rejected, self._most_errors):

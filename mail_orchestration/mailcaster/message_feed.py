@@ -81,7 +81,7 @@ class MessageFeed:
             # Read while the other half is sent: waiting for the database cost a third of the time. A relay too slow
             # for whole batches waits instead, since what is read ahead is not checked again for an opt-out.
             self._begin_reading()
-        return self._composed(row)
+        return self.composed(row)
 
     async def expire(self) -> None:
         """Give all that has no result the result `expired` (spec 3.6). When nothing is being sent any more."""
@@ -114,14 +114,15 @@ class MessageFeed:
     async def _screened(self, rows: Sequence[UnsentMessage]) -> list[UnsentMessage]:
         """The rows without those that the campaign's own components keep back."""
         refused = await self._components.screen(
-            [MessageInHand(recipient_no=row.recipient_no, message=self._composed(row)) for row in rows]
+            [MessageInHand(recipient_no=row.recipient_no, message=self.composed(row)) for row in rows]
         )
         for reason in set(refused.values()):
             chosen = [row for row in rows if refused.get(row.message_no) == reason]
             await self._set_aside(Outcome.STOPPED, reason, chosen)
         return [row for row in rows if row.message_no not in refused]
 
-    def _composed(self, row: UnsentMessage) -> OutgoingMessage:
+    def composed(self, row: UnsentMessage) -> OutgoingMessage:
+        """The message as it goes onto the wire, the same whenever it is asked for. Raises BadStoredMessage."""
         try:
             data = self._decompress(row.message)
         except BadStoredMessage:

@@ -1,4 +1,4 @@
--- Statements of dispatch/claims.py, recovery.py, held_claim.py, settling.py and unsent.py.
+-- Statements of dispatch/claims.py, recovery.py, held_claim.py, settling.py, unsent.py and repeating.py.
 --
 -- States of the searches are literals and not binds: only so does the planner see that the partial index
 -- mail_job_to_take holds all that they can find. FOR NO KEY UPDATE and not FOR UPDATE: foreign keys that point at the
@@ -161,16 +161,22 @@ FROM new INNER JOIN release ON new.release_id = release.release_id;
 
 -- name: count_recorded_progress
 -- What a mail job recorded in all, now that it can record no more: its holder's last figures may be of before that.
+-- Less what it superseded, so that the figures of a recovery chain add up; one of them alone can be below zero.
 UPDATE mail_job
 SET accepted = found.accepted, deferred = found.deferred, rejected = found.rejected, uncertain = found.uncertain,
     stopped = found.stopped
 FROM (
     SELECT
-        count(*) FILTER (WHERE result.outcome = 'accepted') AS accepted,
-        count(*) FILTER (WHERE result.outcome = 'deferred') AS deferred,
-        count(*) FILTER (WHERE result.outcome = 'rejected') AS rejected,
-        count(*) FILTER (WHERE result.outcome = 'uncertain') AS uncertain,
-        count(*) FILTER (WHERE result.outcome = 'stopped') AS stopped
+        count(*) FILTER (WHERE result.outcome = 'accepted')
+            - count(*) FILTER (WHERE result.supersedes = 'accepted') AS accepted,
+        count(*) FILTER (WHERE result.outcome = 'deferred')
+            - count(*) FILTER (WHERE result.supersedes = 'deferred') AS deferred,
+        count(*) FILTER (WHERE result.outcome = 'rejected')
+            - count(*) FILTER (WHERE result.supersedes = 'rejected') AS rejected,
+        count(*) FILTER (WHERE result.outcome = 'uncertain')
+            - count(*) FILTER (WHERE result.supersedes = 'uncertain') AS uncertain,
+        count(*) FILTER (WHERE result.outcome = 'stopped')
+            - count(*) FILTER (WHERE result.supersedes = 'stopped') AS stopped
     FROM mail_job AS ended
     INNER JOIN release ON ended.release_id = release.release_id
     INNER JOIN result
@@ -324,3 +330,32 @@ WHERE message.released_on = CAST(:released_on AS date) AND message.release_id = 
     )
 ORDER BY message.message_no
 LIMIT CAST(:most AS integer);
+
+-- name: find_uncertain
+-- The first messages of a range that are uncertain and may be sent once more: fewer attempts than the most were made.
+SELECT message.message_no, message.recipient_no, message.contact_id, message.address, message.size, message.message,
+    suppressed.reason IS NOT NULL AS is_suppressed, uncertain.result_no
+FROM uncertain_message AS uncertain
+INNER JOIN assembled_message AS message
+    ON uncertain.released_on = message.released_on AND uncertain.release_id = message.release_id
+        AND uncertain.message_no = message.message_no
+LEFT JOIN LATERAL (
+    SELECT suppression.reason
+    FROM suppression
+    WHERE suppression.contact_id = message.contact_id
+        AND suppression.topic IN ('', (SELECT topic FROM release WHERE release_id = CAST(:release_id AS bigint)))
+    LIMIT 1
+) AS suppressed ON TRUE
+WHERE uncertain.released_on = CAST(:released_on AS date) AND uncertain.release_id = CAST(:release_id AS bigint)
+    AND uncertain.message_no > CAST(:after AS integer) AND uncertain.message_no <= CAST(:up_to AS integer)
+    AND uncertain.may_be_repeated AND uncertain.result_no < CAST(:most_attempts AS integer)
+ORDER BY uncertain.message_no
+LIMIT CAST(:most AS integer);
+
+-- name: count_uncertain
+-- How many of them there are in a range.
+SELECT count(*)
+FROM uncertain_message AS uncertain
+WHERE uncertain.released_on = CAST(:released_on AS date) AND uncertain.release_id = CAST(:release_id AS bigint)
+    AND uncertain.message_no BETWEEN CAST(:first_message AS integer) AND CAST(:last_message AS integer)
+    AND uncertain.may_be_repeated AND uncertain.result_no < CAST(:most_attempts AS integer);

@@ -56,9 +56,9 @@ SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, camp
     mail_job.first_message, mail_job.last_message, mail_job.next_message,
     mail_job.mailcaster, mail_job.heartbeat_at,
     mail_job.accepted + children.accepted AS accepted,
-    mail_job.deferred + children.deferred AS deferred,
+    greatest(mail_job.deferred + children.deferred, 0) AS deferred,
     mail_job.rejected + children.rejected AS rejected,
-    mail_job.uncertain + children.uncertain AS uncertain,
+    greatest(mail_job.uncertain + children.uncertain, 0) AS uncertain,
     mail_job.stopped + children.stopped AS stopped
 FROM mail_job
 LEFT JOIN release ON mail_job.release_id = release.release_id
@@ -80,9 +80,9 @@ SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, camp
     mail_job.first_message, mail_job.last_message, mail_job.next_message,
     mail_job.mailcaster, mail_job.heartbeat_at,
     mail_job.accepted + children.accepted AS accepted,
-    mail_job.deferred + children.deferred AS deferred,
+    greatest(mail_job.deferred + children.deferred, 0) AS deferred,
     mail_job.rejected + children.rejected AS rejected,
-    mail_job.uncertain + children.uncertain AS uncertain,
+    greatest(mail_job.uncertain + children.uncertain, 0) AS uncertain,
     mail_job.stopped + children.stopped AS stopped
 FROM mail_job
 LEFT JOIN release ON mail_job.release_id = release.release_id
@@ -106,7 +106,8 @@ SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, camp
     mail_job.created_at, mail_job.queued_at, mail_job.started_at, mail_job.ended_at,
     mail_job.first_message, mail_job.last_message, mail_job.next_message,
     mail_job.mailcaster, mail_job.heartbeat_at,
-    mail_job.accepted, mail_job.deferred, mail_job.rejected, mail_job.uncertain, mail_job.stopped
+    mail_job.accepted, greatest(mail_job.deferred, 0) AS deferred, mail_job.rejected,
+    greatest(mail_job.uncertain, 0) AS uncertain, mail_job.stopped
 FROM mail_job
 LEFT JOIN release ON mail_job.release_id = release.release_id
 LEFT JOIN campaign ON release.campaign_id = campaign.campaign_id

@@ -10,16 +10,19 @@ WITH held AS (
 )
 INSERT INTO result (
     released_on, release_id, mail_job_id,
-    message_no, contact_id, occurred_at, outcome, reply_code, enhanced_code, reply_text, relay
+    message_no, contact_id, occurred_at, outcome, reply_code, enhanced_code, reply_text, relay, result_no, supersedes
 )
 SELECT
     CAST(:released_on AS date), CAST(:release_id AS bigint), CAST(:mail_job_id AS bigint),
-    r.message_no, r.contact_id, r.occurred_at, r.outcome, r.reply_code, r.enhanced_code, r.reply_text, r.relay
+    r.message_no, r.contact_id, r.occurred_at, r.outcome, r.reply_code, r.enhanced_code, r.reply_text, r.relay,
+    r.result_no, r.supersedes
 FROM unnest(
     CAST(:message_nos AS integer[]), CAST(:contact_ids AS bigint[]), CAST(:moments AS timestamptz[]),
     CAST(:outcomes AS outcome[]), CAST(:reply_codes AS smallint[]), CAST(:enhanced_codes AS text[]),
-    CAST(:reply_texts AS text[]), CAST(:relays AS text[])
-) AS r (message_no, contact_id, occurred_at, outcome, reply_code, enhanced_code, reply_text, relay)
+    CAST(:reply_texts AS text[]), CAST(:relays AS text[]), CAST(:result_nos AS smallint[]), CAST(:superseded AS outcome[])
+) AS r (
+    message_no, contact_id, occurred_at, outcome, reply_code, enhanced_code, reply_text, relay, result_no, supersedes
+)
 WHERE EXISTS (SELECT FROM held);
 
 -- name: require_durable_commits
@@ -28,12 +31,12 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 
 
 -- name: has_mails_between
--- Whether any mail of the installation was accepted in a span of time, for a day that may have none.
+-- Whether any mail of the installation may have reached somebody in a span of time, for a day that may have none.
 SELECT EXISTS (
     SELECT FROM result AS r
     INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
     WHERE r.occurred_at >= CAST(:starts_at AS timestamptz) AND r.occurred_at < CAST(:ends_at AS timestamptz)
-        AND r.outcome = 'accepted' AND j.installation_id = CAST(:installation_id AS integer)
+        AND r.outcome IN ('accepted', 'uncertain') AND j.installation_id = CAST(:installation_id AS integer)
 );
 
 -- name: ensure_partitions_of_day
@@ -41,14 +44,25 @@ SELECT EXISTS (
 SELECT ensure_day_partitions(CAST(:day AS date));
 
 -- name: count_mails_of_day
--- The daily log of one day from its accepted results. Results are only ever added, so that a repeat can only find more:
--- the larger figure is right, also after retention dropped the results. The order keeps two runs from a deadlock.
+-- The daily log of one day from its results. A message counts once, with the first result by which it may have arrived:
+-- an uncertain one counts, and when it is sent again or settled it does not count again. Results are only ever added, so
+-- that a repeat can only find more: the larger figure is right, also after retention dropped the results. The order
+-- keeps two runs from a deadlock.
 INSERT INTO daily_mail_count AS known (day, installation_id, contact_id, mails)
 SELECT CAST(:day AS date), CAST(:installation_id AS integer), r.contact_id, count(*)
 FROM result AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 WHERE r.occurred_at >= CAST(:starts_at AS timestamptz) AND r.occurred_at < CAST(:ends_at AS timestamptz)
-    AND r.outcome = 'accepted' AND j.installation_id = CAST(:installation_id AS integer)
+    AND r.outcome IN ('accepted', 'uncertain') AND j.installation_id = CAST(:installation_id AS integer)
+    AND (
+        r.result_no = 1
+        OR NOT EXISTS (
+            SELECT FROM result AS earlier
+            WHERE earlier.released_on = r.released_on AND earlier.release_id = r.release_id
+                AND earlier.message_no = r.message_no AND earlier.result_no < r.result_no
+                AND earlier.outcome IN ('accepted', 'uncertain')
+        )
+    )
 GROUP BY r.contact_id
 ORDER BY r.contact_id
 ON CONFLICT (contact_id, day) DO UPDATE SET mails = excluded.mails WHERE known.mails < excluded.mails;
@@ -110,16 +124,12 @@ INNER JOIN campaign AS c ON c.campaign_id = r.campaign_id
 WHERE r.release_id = CAST(:release_id AS bigint);
 
 -- name: count_books
--- Every row of a release, counted once, in one statement so that all lines are of the same instant. The last result of a
--- message counts. What has none is being sent when its mail job is being worked on, and was stopped with its release.
+-- Every row of a release, counted once, in one statement so that all lines are of the same instant. A message has its
+-- first result once, and each later one takes away what it supersedes. What has none is being sent when its mail job is
+-- being worked on, and was stopped with its release.
 WITH this_release AS (
     SELECT r.*, j.state FROM release AS r INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
     WHERE r.release_id = CAST(:release_id AS bigint)
-),
-last_result AS (
-    SELECT DISTINCT ON (message_no) message_no, outcome FROM result
-    WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
-    ORDER BY message_no, occurred_at DESC, outcome
 ),
 worked_on AS (
     SELECT coalesce(range_agg(int4range(first_message, last_message, '[]')), '{}') AS messages FROM mail_job
@@ -133,15 +143,18 @@ fate AS (
             WHEN m.message_no <@ w.messages THEN 'sending'
             WHEN r.state = 'STOPPED' THEN 'stopped_unsent'
             ELSE 'waiting'
-        END AS line, l.outcome, count(*) AS number
+        END AS line, l.outcome, l.supersedes, count(*) AS number
     FROM (
         SELECT message_no FROM assembled_message
         WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
     ) AS m
-    FULL JOIN last_result AS l ON l.message_no = m.message_no
+    FULL JOIN (
+        SELECT message_no, outcome, supersedes FROM result
+        WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+    ) AS l ON l.message_no = m.message_no
     CROSS JOIN worked_on AS w
     CROSS JOIN this_release AS r
-    GROUP BY 1, 2
+    GROUP BY 1, 2, 3
 )
 SELECT 'audience_rows' AS line, '' AS detail, coalesce(audience_rows, 0) AS number FROM this_release
 UNION ALL
@@ -163,47 +176,79 @@ SELECT 'bypassed_later', reason, count(*) FROM bypass
 WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
 GROUP BY reason
 UNION ALL
-SELECT line, coalesce(CAST(outcome AS text), ''), number FROM fate;
+SELECT line, coalesce(CAST(outcome AS text), ''), number FROM fate
+UNION ALL
+SELECT line, CAST(supersedes AS text), -number FROM fate WHERE line = 'outcome' AND supersedes IS NOT NULL
+UNION ALL
+SELECT 'broken_chain', '', count(*) FROM result AS later
+WHERE later.release_id = CAST(:release_id AS bigint) AND later.released_on = CAST(:released_on AS date)
+    AND later.supersedes IS NOT NULL
+    AND NOT EXISTS (
+        SELECT FROM result AS earlier
+        WHERE earlier.release_id = CAST(:release_id AS bigint) AND earlier.released_on = CAST(:released_on AS date)
+            AND earlier.message_no = later.message_no AND earlier.result_no = later.result_no - 1
+            AND earlier.outcome = later.supersedes
+    );
 
 -- name: report_mail_jobs
--- The mail jobs of a release that messages are sent under, with what each recorded.
+-- The mail jobs of a release that messages are sent under: the results that each recorded, and those of them that are
+-- their messages' last. A later result takes the one before it from the mail job that recorded that one.
+WITH this_release AS NOT MATERIALIZED (
+    SELECT * FROM result WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+),
+recorded AS (
+    SELECT mail_job_id, outcome, count(*) AS results, min(occurred_at) AS first_result_at, max(occurred_at) AS last_result_at
+    FROM this_release
+    GROUP BY mail_job_id, outcome
+    UNION ALL
+    SELECT earlier.mail_job_id, later.supersedes, -count(*), NULL, NULL
+    FROM this_release AS later
+    INNER JOIN this_release AS earlier
+        ON later.message_no = earlier.message_no AND later.result_no = earlier.result_no + 1
+    WHERE later.supersedes IS NOT NULL
+    GROUP BY earlier.mail_job_id, later.supersedes
+)
 SELECT
     j.mail_job_id, j.state, j.mailcaster, j.recovers_id, j.first_message, j.last_message,
-    coalesce(r.accepted, 0) AS accepted, coalesce(r.deferred, 0) AS deferred, coalesce(r.rejected, 0) AS rejected,
-    coalesce(r.uncertain, 0) AS uncertain, coalesce(r.others, 0) AS others,
+    CAST(coalesce(r.results, 0) AS bigint) AS results,
+    CAST(coalesce(r.accepted, 0) AS bigint) AS accepted,
+    CAST(coalesce(r.deferred, 0) AS bigint) AS deferred,
+    CAST(coalesce(r.rejected, 0) AS bigint) AS rejected,
+    CAST(coalesce(r.uncertain, 0) AS bigint) AS uncertain,
+    CAST(coalesce(r.others, 0) AS bigint) AS others,
     r.first_result_at, r.last_result_at
 FROM mail_job AS j
 LEFT JOIN (
     SELECT
         mail_job_id,
-        count(*) FILTER (WHERE outcome = 'accepted') AS accepted,
-        count(*) FILTER (WHERE outcome = 'deferred') AS deferred,
-        count(*) FILTER (WHERE outcome = 'rejected') AS rejected,
-        count(*) FILTER (WHERE outcome = 'uncertain') AS uncertain,
-        count(*) FILTER (WHERE outcome IN ('stopped', 'expired')) AS others,
-        min(occurred_at) AS first_result_at, max(occurred_at) AS last_result_at
-    FROM result
-    WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+        sum(results) FILTER (WHERE results > 0) AS results,
+        sum(results) FILTER (WHERE outcome = 'accepted') AS accepted,
+        sum(results) FILTER (WHERE outcome = 'deferred') AS deferred,
+        sum(results) FILTER (WHERE outcome = 'rejected') AS rejected,
+        sum(results) FILTER (WHERE outcome = 'uncertain') AS uncertain,
+        sum(results) FILTER (WHERE outcome IN ('stopped', 'expired')) AS others,
+        min(first_result_at) AS first_result_at, max(last_result_at) AS last_result_at
+    FROM recorded
     GROUP BY mail_job_id
 ) AS r ON r.mail_job_id = j.mail_job_id
 WHERE j.release_id = CAST(:release_id AS bigint) AND (j.kind IN ('small', 'child') OR r.mail_job_id IS NOT NULL)
 ORDER BY j.mail_job_id;
 
 -- name: report_domains
--- Recipient domains by number of messages, with the last result of each message. A quoted local part may hold an @.
+-- Recipient domains by number of messages, with what became of each message. A quoted local part may hold an @.
 SELECT
     split_part(m.address, '@', -1) AS domain,
-    count(*) AS messages,
-    count(*) FILTER (WHERE l.outcome = 'accepted') AS accepted,
-    count(*) FILTER (WHERE l.outcome = 'deferred') AS deferred,
-    count(*) FILTER (WHERE l.outcome = 'rejected') AS rejected,
-    count(*) FILTER (WHERE l.outcome = 'uncertain') AS uncertain,
-    count(*) FILTER (WHERE l.outcome IN ('stopped', 'expired')) AS others
+    count(*) FILTER (WHERE l.supersedes IS NULL) AS messages,
+    count(*) FILTER (WHERE l.outcome = 'accepted') - count(*) FILTER (WHERE l.supersedes = 'accepted') AS accepted,
+    count(*) FILTER (WHERE l.outcome = 'deferred') - count(*) FILTER (WHERE l.supersedes = 'deferred') AS deferred,
+    count(*) FILTER (WHERE l.outcome = 'rejected') - count(*) FILTER (WHERE l.supersedes = 'rejected') AS rejected,
+    count(*) FILTER (WHERE l.outcome = 'uncertain') - count(*) FILTER (WHERE l.supersedes = 'uncertain') AS uncertain,
+    count(*) FILTER (WHERE l.outcome IN ('stopped', 'expired'))
+        - count(*) FILTER (WHERE l.supersedes IN ('stopped', 'expired')) AS others
 FROM assembled_message AS m
 LEFT JOIN (
-    SELECT DISTINCT ON (message_no) message_no, outcome FROM result
+    SELECT message_no, outcome, supersedes FROM result
     WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
-    ORDER BY message_no, occurred_at DESC, outcome
 ) AS l ON l.message_no = m.message_no
 WHERE m.release_id = CAST(:release_id AS bigint) AND m.released_on = CAST(:released_on AS date)
 GROUP BY 1
@@ -228,3 +273,65 @@ FROM result
 WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
 GROUP BY 1, 2
 ORDER BY 1, 2;
+
+
+-- name: list_uncertain
+-- The uncertain messages of a range with the mail job that covers each now; addresses are for the operator's own eyes.
+SELECT
+    u.message_no, m.recipient_no, m.address, u.occurred_at, u.result_no, u.relay, u.reply_text,
+    j.mail_job_id, j.state AS mail_job_state
+FROM uncertain_message AS u
+INNER JOIN assembled_message AS m
+    ON m.released_on = u.released_on AND m.release_id = u.release_id AND m.message_no = u.message_no
+INNER JOIN mail_job AS j
+    ON j.release_id = u.release_id AND j.kind IN ('small', 'child') AND j.state <> 'RECOVERED'
+        AND u.message_no BETWEEN j.first_message AND j.last_message
+WHERE u.released_on = CAST(:released_on AS date) AND u.release_id = CAST(:release_id AS bigint)
+    AND u.message_no BETWEEN CAST(:first_message AS integer) AND CAST(:last_message AS integer)
+ORDER BY u.message_no
+LIMIT CAST(:most AS integer);
+
+-- name: lock_mail_jobs_at_rest
+-- The mail jobs of a range that nobody works on and nobody will take unasked: none of them begins while these are locked.
+SELECT mail_job_id
+FROM mail_job
+WHERE release_id = CAST(:release_id AS bigint) AND kind IN ('small', 'child')
+    AND state IN ('FINISHED', 'FAILED', 'STOPPED_R')
+    AND first_message <= CAST(:last_message AS integer) AND last_message >= CAST(:first_message AS integer)
+ORDER BY mail_job_id
+FOR NO KEY UPDATE;
+
+-- name: settle_uncertain
+-- The operator's word on uncertain messages of these mail jobs, which the caller has locked: a result that supersedes
+-- uncertain, the mail jobs' figures with it, and the release is reported on once more.
+WITH settled AS (
+    INSERT INTO result (
+        released_on, release_id, message_no, mail_job_id, contact_id, occurred_at, outcome, reply_text, relay, result_no,
+        supersedes
+    )
+    SELECT
+        u.released_on, u.release_id, u.message_no, u.mail_job_id, u.contact_id, CAST(:now AS timestamptz),
+        CAST(:outcome AS outcome), 'settled by the operator', '', u.result_no + 1, 'uncertain'
+    FROM uncertain_message AS u
+    INNER JOIN assembled_message AS m
+        ON m.released_on = u.released_on AND m.release_id = u.release_id AND m.message_no = u.message_no
+    INNER JOIN mail_job AS j
+        ON j.mail_job_id = ANY(CAST(:mail_job_ids AS bigint[])) AND u.message_no BETWEEN j.first_message AND j.last_message
+    WHERE u.released_on = CAST(:released_on AS date) AND u.release_id = CAST(:release_id AS bigint)
+        AND u.message_no BETWEEN CAST(:first_message AS integer) AND CAST(:last_message AS integer)
+        AND (CAST(:recipient_nos AS integer[]) IS NULL OR m.recipient_no = ANY(CAST(:recipient_nos AS integer[])))
+    RETURNING mail_job_id
+),
+by_mail_job AS (
+    UPDATE mail_job
+    SET uncertain = mail_job.uncertain - s.messages,
+        accepted = mail_job.accepted + CASE WHEN CAST(:outcome AS outcome) = 'accepted' THEN s.messages ELSE 0 END,
+        rejected = mail_job.rejected + CASE WHEN CAST(:outcome AS outcome) = 'rejected' THEN s.messages ELSE 0 END
+    FROM (SELECT mail_job_id, CAST(count(*) AS integer) AS messages FROM settled GROUP BY mail_job_id) AS s
+    WHERE mail_job.mail_job_id = s.mail_job_id
+),
+to_report AS (
+    UPDATE release SET reported_at = NULL
+    WHERE release_id = CAST(:release_id AS bigint) AND EXISTS (SELECT FROM settled)
+)
+SELECT count(*) FROM settled;

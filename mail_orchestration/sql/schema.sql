@@ -265,7 +265,10 @@ CREATE TABLE assembled_message (
 
 CREATE TYPE outcome AS ENUM ('accepted', 'deferred', 'rejected', 'uncertain', 'stopped', 'expired');
 
--- The results log. A message can have more than one result (deferred, later accepted): the last one counts.
+-- The results log, insert-only. A message can have several results, numbered 1, 2, 3 …; the last one counts. Each later
+-- one names in supersedes the outcome of the one before it, so that the messages that stand at an outcome now are
+-- count(outcome) − count(supersedes): one aggregate, and nothing is looked for row by row.
+-- relay is '' where no relay was asked: what we decided ourselves (stopped, expired, not sent again) or the operator did.
 CREATE TABLE result (
     released_on date NOT NULL,
     release_id bigint NOT NULL,
@@ -277,10 +280,30 @@ CREATE TABLE result (
     reply_code smallint,
     enhanced_code text,
     reply_text text,
-    relay text NOT NULL
+    relay text NOT NULL,
+    result_no smallint NOT NULL DEFAULT 1,
+    supersedes outcome,
+    CONSTRAINT only_a_first_result_supersedes_nothing CHECK ((result_no = 1) = (supersedes IS NULL))
 ) PARTITION BY RANGE (released_on);
 CREATE INDEX result_of_message ON result (release_id, message_no);
+-- Few: what is to be sent again, or waits for the operator, is found without reading the others.
+CREATE INDEX result_uncertain ON result (release_id, message_no) WHERE outcome = 'uncertain';
 CREATE INDEX result_by_time ON result USING brin (occurred_at) WITH (pages_per_range = 32);
+
+
+-- The messages that are uncertain at this moment: their last result is. A relay was asked and nobody knows what became of
+-- it, so another attempt may be made where may_be_repeated; where it is false we have decided that there will be none.
+CREATE VIEW uncertain_message AS
+SELECT
+    result.released_on, result.release_id, result.message_no, result.mail_job_id, result.contact_id, result.occurred_at,
+    result.reply_text, result.relay, result.result_no, result.relay <> '' AS may_be_repeated
+FROM result
+WHERE result.outcome = 'uncertain'
+    AND NOT EXISTS (
+        SELECT FROM result AS later
+        WHERE later.released_on = result.released_on AND later.release_id = result.release_id
+            AND later.message_no = result.message_no AND later.result_no > result.result_no
+    );
 
 
 -- How often somebody was written to ------------------------------------------------------------------------------

@@ -218,7 +218,8 @@ def add_results(
             text(
                 """
                 INSERT INTO result VALUES (:released_on, :release_id, :message_no, :mail_job_id, :contact_id, :at,
-                    CAST(:outcome AS outcome), :reply_code, :enhanced_code, :reply_text, :relay)
+                    CAST(:outcome AS outcome), :reply_code, :enhanced_code, :reply_text, :relay, :result_no,
+                    CAST(:supersedes AS outcome))
                 """
             ),
             [
@@ -234,6 +235,8 @@ def add_results(
                     "enhanced_code": result.enhanced_code,
                     "reply_text": result.reply_text,
                     "relay": result.relay,
+                    "result_no": result.result_no,
+                    "supersedes": result.supersedes,
                 }
                 for result in results
             ],

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next
 from mail_orchestration.dispatch.mail_jobs import mail_job, transition
+from mail_orchestration.dispatch.repeating import count_repeatable, repeatable_messages
 from mail_orchestration.dispatch.settling import end_claim
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
@@ -273,3 +274,43 @@ def _advisory_locks(world: World) -> int:
             )
         )
     return int(found)
+
+
+@pytest.mark.rule("5.7")
+def test_a_mail_job_with_an_uncertain_message_finishes_when_no_attempt_is_left(world: World) -> None:
+    claim = world.claim_of(world.begun(10, kind="small"))
+    world.add_messages(claim.release_id, 10)
+    world.deliver(claim, 1, 8)
+    for number, attempts in ((9, 1), (10, 3)):
+        for attempt in range(1, attempts + 1):
+            world.execute(
+                "INSERT INTO result (released_on, release_id, message_no, mail_job_id, contact_id, occurred_at, "
+                "  outcome, relay, result_no, supersedes) "
+                "VALUES (:day, :id, :no, :id, :no, :now, 'uncertain', 'r', :attempt, CAST(:last AS outcome))",
+                day=claim.released_on,
+                id=claim.release_id,
+                no=number,
+                now=NOW,
+                attempt=attempt,
+                last=None if attempt == 1 else "uncertain",
+            )
+
+    def found(most_attempts: int) -> list[int]:
+        with world.database.begin() as connection:
+            numbers = sorted(repeatable_messages(connection, claim, 0, 5, most_attempts).result_nos)
+            counted = count_repeatable(
+                connection,
+                released_on=claim.released_on,
+                release_id=claim.release_id,
+                first_message=1,
+                last_message=10,
+                most_attempts=most_attempts,
+            )
+        assert counted == len(numbers)
+        return numbers
+
+    assert [found(most) for most in (1, 2, 3, 4, 5)] == [[], [9], [9], [9, 10], [9, 10]]
+    with HeldClaim(world.database, claim) as held:
+        with pytest.raises(StateConflict, match="2 of its messages are uncertain and to be sent again"):
+            held.finish(NOW, most_attempts=5)
+        assert held.finish(NOW) is MailJobState.FINISHED

@@ -168,6 +168,21 @@ def test_one_partition_is_read_by_a_prepared_plan_too(world: World) -> None:
     assert "Seq Scan" not in {node["Node Type"] for node in plan if node.get("Relation Name") in touched}
 
 
+@pytest.mark.rule("5.7")
+def test_what_is_uncertain_is_found_without_reading_the_other_results(world: World) -> None:
+    world.execute("UPDATE result SET outcome = 'uncertain' WHERE message_no IN (5, 4000)")
+    with world.database.connect_autocommit() as connection:
+        connection.execute(text("VACUUM ANALYZE result"))
+    binds: dict[str, object] = {"released_on": DAY, "release_id": _live(world), "most_attempts": 5}
+    find = explain(world, "find_uncertain", **binds, after=0, up_to=10_000, most=100)
+    count = explain(world, "count_uncertain", **binds, first_message=1, last_message=10_000)
+    for plan in (find, count):
+        results = [node for node in plan if node.get("Relation Name") == f"result_{DAY:%Y%m%d}"]
+        assert results
+        assert "Seq Scan" not in {node["Node Type"] for node in results}
+        assert sum(node["Actual Rows"] * node["Actual Loops"] for node in results) <= 10
+
+
 @pytest.mark.rule("4.6")
 def test_a_heartbeat_changes_no_index(world: World) -> None:
     """Heartbeats and progress are updates of the row alone (HOT), so that the index of what to take stays small."""

@@ -101,9 +101,11 @@ def test_a_parent_with_children_in_several_states(database: Database) -> None:
     finished[5] = a_result(6, Outcome.UNCERTAIN)
     finished[6] = a_result(7, Outcome.STOPPED)
     finished[7] = a_result(8, Outcome.EXPIRED)
-    # Tried again and accepted: the last result counts, in whatever order they are found.
-    finished.insert(0, a_result(9, Outcome.DEFERRED, at=in_seconds(-60)))
-    finished.append(a_result(10, Outcome.DEFERRED, at=in_seconds(-60)))
+    # Tried again and accepted: the last result counts, in whatever order they are found, and whatever their clocks say.
+    finished[8] = a_result(9, Outcome.DEFERRED, at=in_seconds(-60))
+    finished.insert(0, a_result(9, result_no=2, supersedes=Outcome.DEFERRED))
+    finished[10] = a_result(10, Outcome.UNCERTAIN, at=in_seconds(60))
+    finished.append(a_result(10, result_no=2, supersedes=Outcome.UNCERTAIN))
     add_results(database, release, finished, children["FINISHED"])
     add_results(database, release, [a_result(no) for no in (11, 15)], children["RUNNING"])
     add_results(database, release, [a_result(31)], children["FAILED"])
@@ -135,6 +137,16 @@ def test_what_waits_in_a_stopped_release_is_stopped(database: Database) -> None:
             "INSERT INTO result SELECT released_on, release_id, 77, release_id, 77, released_at, 'accepted',"
             " 250, NULL, NULL, 'r' FROM release",
             "1 results of messages that do not exist too many",
+        ),
+        (
+            "INSERT INTO result SELECT released_on, release_id, 3, release_id, 3, released_at, 'accepted',"
+            " 250, NULL, NULL, 'r', 2, 'uncertain' FROM release",
+            "1 results that supersede what is not there too many",
+        ),
+        (
+            "INSERT INTO result SELECT released_on, release_id, 3, release_id, 3, released_at, 'accepted',"
+            " 250, NULL, NULL, 'r' FROM release, generate_series(1, 2)",
+            "1 places of recipients too many",
         ),
     ],
 )

@@ -60,17 +60,51 @@ def test_days_are_those_of_the_installation_over_a_change_of_clocks(database: Da
     ]
 
 
-def test_only_accepted_mails_of_this_installation_count(database: Database) -> None:
+def test_only_mails_that_may_have_arrived_count_and_of_this_installation_alone(database: Database) -> None:
     installation_id, other_id = add_installation(database), add_installation(database, "other")
     release, other = (add_release(database, number) for number in (installation_id, other_id))
     _accept(database, release, ["2026-07-01 12:00"])
     _accept(database, other, ["2026-07-01 12:00"], contact_id=2)
-    add_results(
-        database, release, [a_result(2, outcome) for outcome in Outcome if outcome is not Outcome.ACCEPTED]
-    )
+    arrived = (Outcome.ACCEPTED, Outcome.UNCERTAIN)
+    others = [outcome for outcome in Outcome if outcome not in arrived]
+    add_results(database, release, [a_result(no, outcome) for no, outcome in enumerate(others, start=2)])
     closed = close_day(database, installation_id, date(2026, 7, 1), _UTC, _at("2026-07-02 00:00"))
     assert closed == ClosedDay(day=date(2026, 7, 1), mails=1, contacts=1)
     assert _daily_log(database) == [(date(2026, 7, 1), 1, 1)]
+
+
+@pytest.mark.rule("5.7")
+def test_an_uncertain_mail_counts_once_on_the_day_on_which_it_may_have_arrived(database: Database) -> None:
+    installation_id = add_installation(database)
+    release = add_release(database, installation_id)
+    histories = {
+        1: "uncertain accepted",
+        2: "uncertain uncertain",
+        3: "uncertain rejected",
+        4: "deferred uncertain accepted",
+        5: "uncertain deferred accepted",
+        6: "deferred rejected",
+    }
+    days = ["2026-07-01 12:00", "2026-07-02 12:00", "2026-07-03 12:00"]
+    for number, history in histories.items():
+        outcomes = [Outcome(word) for word in history.split()]
+        add_results(
+            database,
+            release,
+            [
+                a_result(number, outcome, at=_at(day), result_no=no, supersedes=([None, *outcomes])[no - 1])
+                for no, (outcome, day) in enumerate(zip(outcomes, days, strict=False), start=1)
+            ],
+        )
+    close_days_due(database, installation_id, _UTC, _at("2026-07-05 12:00"))
+    first, second = date(2026, 7, 1), date(2026, 7, 2)
+    assert _daily_log(database) == [
+        (first, 1, 1),
+        (first, 2, 1),
+        (first, 3, 1),
+        (first, 5, 1),
+        (second, 4, 1),
+    ]
 
 
 def test_a_repeat_gives_the_same_and_a_late_result_is_added(database: Database) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import yaml
 from sqlalchemy import text
@@ -18,6 +19,8 @@ from sqlalchemy import text
 from mail_orchestration import broadcast
 from mail_orchestration.audience.suppressing import suppress_address
 from mail_orchestration.broadcast import assembling
+from mail_orchestration.control import Scope, restart
+from mail_orchestration.control import stop as stop_mail_jobs
 from mail_orchestration.installation import Installation
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.maintenance import clean_delivery_queue, close_days
@@ -37,12 +40,12 @@ MAILCASTER = {
     "connections": CONNECTIONS,
     "recovery_string_update_frequency": 10,
 }
-SLOW_PER_SECOND = 150
-"""Of the relay in the slow settings: a child takes more than a look of its mailcaster at heartbeat and stop."""
+SLOW_PER_SECOND = 20
+"""Of the relay in the slow settings: a child takes two seconds, in which there is time for a heartbeat and a stop."""
 
 
 def write_course(folder: Path, relay_port: int) -> None:
-    """Settings (quick and slow), the campaigns and the lists, in `folder`."""
+    """Settings (quick, slow, and with a relay that is not there), the campaigns and the lists, in `folder`."""
     for name in ("many", "few"):
         campaign = folder / "campaigns" / name
         campaign.mkdir(parents=True)
@@ -60,8 +63,14 @@ def write_course(folder: Path, relay_port: int) -> None:
     _write_list(folder / "many.csv", [f"many{n}" for n in range(1, MANY + 1)])
     _write_list(folder / "few.csv", [f"few{n}" for n in range(1, FEW + 1)])
     _write_list(folder / "older.csv", [f"many{n}" for n in range(MANY - LEFT, MANY + LEFT + 1)])
-    relay = {"name": "sink", "host": "127.0.0.1", "port": relay_port, "tls": "none", "connections": 100}
-    settings = {
+    relay: dict[str, Any] = {
+        "name": "sink",
+        "host": "127.0.0.1",
+        "port": relay_port,
+        "tls": "none",
+        "connections": 100,
+    }
+    settings: dict[str, Any] = {
         "relays": [relay],
         "mailcasters": [MAILCASTER],
         "dispatcher": {
@@ -71,10 +80,16 @@ def write_course(folder: Path, relay_port: int) -> None:
         },
         "audiences": [{"name": name, "csv": f"{name}.csv", "mode": "replace"} for name in ("many", "few")],
     }
-    quick, slow = folder / "quick.yaml", folder / "slow.yaml"
-    quick.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    _write_settings(folder / "quick.yaml", settings)
     relay["messages_per_second"] = SLOW_PER_SECOND
-    slow.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    _write_settings(folder / "slow.yaml", settings)
+    relay["port"] = 9  # nobody listens there
+    settings["dispatcher"]["relay_unreachable_after_seconds"] = 0.2
+    _write_settings(folder / "unreachable.yaml", settings)
+
+
+def _write_settings(file: Path, settings: dict[str, Any]) -> None:
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
 def _write_list(file: Path, local_parts: list[str]) -> None:
@@ -91,15 +106,19 @@ def expected_at_the_relay() -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Interference:
-    """What happens beside a mailcaster's shift, so long after its first result."""
+    """What others do while a mailcaster is at work: from its first result on."""
 
     end_shift: bool = False
-    stop_mail_jobs: bool = False
+    stop_everything: bool = False
+    restart_everything: bool = False
+    """Before the shift."""
 
     @contextmanager
     def beside(self, inst: Installation, stop: threading.Event) -> Iterator[None]:
         """For the length of the block."""
-        if not (self.end_shift or self.stop_mail_jobs):
+        if self.restart_everything:
+            restart(inst, Scope(everything=True))
+        if not (self.end_shift or self.stop_everything):
             yield
             return
         thread = threading.Thread(target=self._interfere, args=(inst, stop), daemon=True)
@@ -114,9 +133,8 @@ class Interference:
                 is_begun = bool(connection.scalar(text("SELECT EXISTS (SELECT FROM result)")))
         if self.end_shift:
             stop.set()
-        if self.stop_mail_jobs:
-            with inst.database.begin() as connection:
-                connection.execute(text("UPDATE mail_job SET state = 'STOPPING' WHERE state = 'RUNNING'"))
+        if self.stop_everything:
+            stop_mail_jobs(inst, Scope(everything=True))
 
 
 NO_INTERFERENCE = Interference()

@@ -23,6 +23,7 @@ from sqlalchemy import text
 
 from mail_orchestration.audience.csv_source import CsvSource
 from mail_orchestration.broadcast import fill_audience
+from mail_orchestration.control import Scope, restart
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.crash_points import CRASH_POINTS
 from mail_orchestration.kernel.states import MailJobState
@@ -51,6 +52,8 @@ class Crash:
 
     first: str
     """The step of the course that the victim begins with."""
+    on: str = ""
+    """The step that is to come in the database that it gets, if that is a later one."""
     passing: int = 1
     settings: str = "quick"
     interference: Interference = NO_INTERFERENCE
@@ -65,7 +68,13 @@ class Crash:
 
 _IN_A_CHILD = Crash(first="deliver", passing=20)
 _HANDED_BACK = Crash(first="deliver", settings="slow", interference=Interference(end_shift=True))
-_STOPPED = Crash(first="deliver", settings="slow", interference=Interference(stop_mail_jobs=True))
+_STOPPED = Crash(first="deliver", settings="slow", interference=Interference(stop_everything=True))
+_RESTARTED = Crash(
+    first="deliver",
+    interference=Interference(restart_everything=True),
+    after=_STOPPED,
+    after_at="stop_committed",
+)
 
 CRASHES: Mapping[str, Crash] = {
     "import_begun": Crash(first="fill"),
@@ -121,7 +130,13 @@ CRASHES: Mapping[str, Crash] = {
     "after_hand_back": _HANDED_BACK,
     "stop_noticed": _STOPPED,
     "stop_committed": _STOPPED,
+    "before_giving_up": Crash(first="deliver", settings="unreachable"),
     "shift_over": Crash(first="deliver"),
+    "stop_asked": _STOPPED,
+    "stop_asked_committed": _STOPPED,
+    "dead_let_go": Crash(first="resolve", on="deliver", after=_STOPPED, after_at="stop_noticed"),
+    "restart_asked": _RESTARTED,
+    "restart_asked_committed": _RESTARTED,
     "clean_marked": Crash(first="resolve", after=Crash(first="resolve"), after_at="dedup_inserted"),
     "day_counted": Crash(first="close"),
     "day_closed": Crash(first="close"),
@@ -200,21 +215,22 @@ def test_nobody_is_lost_and_little_is_repeated_after_a_crash_at(
     point: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crash = CRASHES[point]
-    url = site.copy(site.templates[crash.first])
+    url = site.copy(site.templates[crash.on or crash.first])
     monkeypatch.setenv("DATABASE_URL", url)
     for file in site.sink.files():
         file.unlink()
     deaths = 1
     with open_installation(site.settings("quick"), application_name="tests") as inst:
         if crash.after is not None:
-            assert site.let_die(crash.after_at, crash.after).signal == signal.SIGKILL
+            before = site.let_die(crash.after_at, crash.after)
+            assert before.signal == signal.SIGKILL, f"never passed: {before}"
             hours_pass(inst, 120 if crash.is_too_old else 3)
             deaths += 1
         death = site.let_die(point, crash)
         assert f"CRASH_AT: this process dies at {point}\n" in death.said, f"never passed: {death}"
         assert (death.signal, death.exit_code) == (0 if crash.victim_survives else signal.SIGKILL, 0)
         hours_pass(inst, 3)
-        restart_what_was_stopped(inst)
+        restart(inst, Scope(everything=True))
         run_course(inst, crash.first)
         was_delivered_before = crash.first in ("report", "close")
         judge(inst, None if was_delivered_before else site.sink, deaths, was_too_old=crash.is_too_old)
@@ -227,20 +243,9 @@ def hours_pass(inst: Installation, hours: int) -> None:
         connection.execute(
             text(
                 "UPDATE mail_job SET heartbeat_at = heartbeat_at - make_interval(hours => :hours), "
-                "queued_at = queued_at - make_interval(hours => :hours) WHERE state = 'RUNNING'"
+                "queued_at = queued_at - make_interval(hours => :hours) WHERE state IN ('RUNNING', 'STOPPING')"
             ),
             {"hours": hours},
-        )
-
-
-def restart_what_was_stopped(inst: Installation) -> None:
-    """The operator does."""
-    with inst.database.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE mail_job SET state = 'RECOVERING', fence = fence + 1 "
-                "WHERE state IN ('STOPPING', 'STOPPED_R')"
-            )
         )
 
 
@@ -288,6 +293,9 @@ def judge(inst: Installation, sink: Sink | None, deaths: int, *, was_too_old: bo
         assert set(got) == expected_at_the_relay()
         assert got.total() - len(got) <= deaths * CONNECTIONS
         assert max(got.values()) <= 1 + deaths
+        message_ids = {str(mail["X-Rcpt-Args"]): str(mail["Message-ID"]) for mail in sink.messages()}
+        assert len(set(message_ids.values())) == len(got), "a repeat has the Message-ID of what it repeats"
+        assert {str(mail["Message-ID"]) for mail in sink.messages()} == set(message_ids.values())
 
 
 HALF_DONE = {

@@ -55,6 +55,8 @@ class ScriptedRelay:
         """Recipients of the messages taken, each with how often."""
         self.data: dict[str, bytes] = {}
         """The latest message per recipient, still dot-stuffed."""
+        self.received: dict[str, list[bytes]] = {}
+        """Per recipient each message whose final dot came, taken or not."""
         self.heard: list[tuple[float, str]] = []
         """Every command, with the loop's time."""
         self.tries: Counter[str] = Counter()
@@ -259,6 +261,7 @@ class _Talk:
         if not stands:
             await self.say("554 5.5.1 no valid recipients")
             return
+        self.relay.received.setdefault(recipient, []).append(b"".join(lines))
         if await self.misbehave(local, "dot"):
             return
         self.relay.take(recipient, b"".join(lines))
