@@ -82,7 +82,7 @@ class Sink:
 
 
 @contextlib.contextmanager
-def storing_sink(*options: str) -> Iterator[Sink]:
+def storing_sink(*options: str, host: str = "127.0.0.1") -> Iterator[Sink]:
     """Postfix's smtp-sink with `-d`, as an unprivileged user when root runs the tests."""
     program = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin:/usr/libexec/postfix")
     if program is None:
@@ -95,9 +95,9 @@ def storing_sink(*options: str) -> Iterator[Sink]:
     if os.geteuid() == 0:
         shutil.chown(folder, "nobody")
         command += ["-u", "nobody"]
-    process = subprocess.Popen([*command, f"127.0.0.1:{port}", "1000"], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, f"{host}:{port}", "1000"], stderr=subprocess.DEVNULL)
     try:
-        _wait_for(port)
+        _wait_for(host, port)
         yield Sink(port, folder)
     finally:
         process.terminate()
@@ -111,9 +111,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int) -> None:
+def _wait_for(host: str, port: int) -> None:
     for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         time.sleep(0.05)
     raise TimeoutError(f"nothing listens on port {port}")
@@ -189,17 +189,58 @@ def wait_for_results(inst: Installation, count: int) -> None:
     raise TimeoutError(f"there are not {count} results")
 
 
-def start_mailcaster(settings: Path, name: str = "m1") -> subprocess.Popen[bytes]:
-    """One shift of a mailcaster in a process of its own."""
-    code = (
-        "import sys, threading\n"
-        "from pathlib import Path\n"
-        "from mail_orchestration.installation import open_installation\n"
-        "from mail_orchestration.mailcaster import run_shift\n"
-        "with open_installation(Path(sys.argv[1]), application_name=sys.argv[2]) as inst:\n"
-        "    run_shift(inst, sys.argv[2], stop=threading.Event())\n"
+def start_mailcaster(
+    settings: Path,
+    name: str = "m1",
+    *,
+    clock_is_off_by_s: float = 0.0,
+    waits_for: Path | None = None,
+    files: int | None = None,
+    launcher: Sequence[str] = (),
+) -> subprocess.Popen[bytes]:
+    """One shift of a mailcaster in a process of its own, which leads a process group.
+
+    Its wall clock may be off, it may begin only when a file is there, and be allowed so many open files. It ends with
+    3, and the error on its standard error, when the shift raises one of ours.
+    """
+    code = _CLOCK.format(off_by=clock_is_off_by_s) if clock_is_off_by_s else ""
+    code += _SHIFT.format(waits_for=str(waits_for) if waits_for else None, files=files)
+    return subprocess.Popen(
+        [*launcher, sys.executable, "-c", code, str(settings), name],
+        stderr=subprocess.PIPE if files is not None else None,
+        start_new_session=True,
     )
-    return subprocess.Popen([sys.executable, "-c", code, str(settings), name])
+
+
+_CLOCK = """
+import datetime, time
+true_time, true_datetime = time.time, datetime.datetime
+class Shifted(true_datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(true_time() + {off_by}, tz)
+time.time = lambda: true_time() + {off_by}
+datetime.datetime = Shifted
+"""
+
+_SHIFT = """
+import resource, sys, threading, time
+from pathlib import Path
+from mail_orchestration.installation import open_installation
+from mail_orchestration.kernel.errors import MailOrchestrationError
+from mail_orchestration.mailcaster import run_shift
+waits_for, files = {waits_for!r}, {files!r}
+try:
+    with open_installation(Path(sys.argv[1]), application_name=sys.argv[2]) as inst:
+        while waits_for and not Path(waits_for).exists():
+            time.sleep(0.01)
+        if files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        run_shift(inst, sys.argv[2], stop=threading.Event())
+except MailOrchestrationError as error:
+    print(type(error).__name__, error, file=sys.stderr)
+    sys.exit(3)
+"""
 
 
 def tally(inst: Installation, release_id: int) -> Books:

@@ -1,0 +1,104 @@
+"""Two hosts on one PostgreSQL over TCP work on one parent; one is cut off, and the other recovers its child."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+
+from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
+from mail_orchestration.kernel.embedded_postgres.home import open_home
+from mail_orchestration.kernel.states import MailJobState
+from tests.scenarios.hosts import hosts
+from tests.scenarios.installations import (
+    free_port,
+    opened,
+    released,
+    storing_sink,
+    tally,
+    wait_for_results,
+    write_site,
+)
+
+CONTACTS = 260
+CONNECTIONS = 20
+HANG_AFTER_S = 3
+
+
+@contextmanager
+def server_on_tcp(folder: Path, address: str) -> Iterator[str]:
+    """The embedded server, which for once listens to the network; its URL there."""
+    port = free_port()
+    with EmbeddedServer.hold(folder) as server:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(f"ALTER SYSTEM SET listen_addresses = '{address}'")
+            connection.execute(f"ALTER SYSTEM SET port = {port}")
+        home = open_home(folder)
+        with (home.data / "pg_hba.conf").open("a", encoding="utf-8") as rules:
+            rules.write("host all all 10.213.87.0/24 trust\nhost all all 127.0.0.1/32 trust\n")
+    with EmbeddedServer.hold(folder):
+        yield f"postgresql://postgres@{address}:{port}/mail_orchestration"
+
+
+@pytest.mark.rule("4.6")
+@pytest.mark.rule("5.1")
+@pytest.mark.rule("5.3")
+@pytest.mark.rule("5.5")
+def test_what_a_host_that_is_cut_off_had_in_hand_is_recovered_by_the_other(
+    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = short_folder / "shared"
+    folder.mkdir()
+    mailcasters = [
+        {"name": name, "min_job_size": 60, "max_job_size": 120, "connections": CONNECTIONS}
+        for name in ("near", "far")
+    ]
+    with (
+        hosts(["near", "far"]) as two,
+        server_on_tcp(folder, two.address) as url,
+        storing_sink("-p", "-W", ".:1", host=two.address) as sink,
+    ):
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=mailcasters,
+            dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": HANG_AFTER_S},
+        )
+        document = yaml.safe_load(settings.read_text(encoding="utf-8"))
+        document["relays"][0]["host"] = two.address
+        settings.write_text(yaml.safe_dump(document), encoding="utf-8")
+        with opened(settings, url, monkeypatch) as inst:
+            release_id = released(inst)
+            near, far = two.each
+            far_process = far.start(settings, "far")
+            near_process = near.start(settings, "near")
+            wait_for_results(inst, 4 * CONNECTIONS)
+            with inst.database.begin() as connection:
+                at_work = {child.mailcaster for child in children(connection, release_id)}
+            far.cut_off()
+            assert near_process.wait(timeout=120) == 0
+            time.sleep(HANG_AFTER_S)
+            # Who found no more work is woken by its sensor when there is some again.
+            assert near.start(settings, "near").wait(timeout=120) == 0
+            with inst.database.begin() as connection:
+                parts = children(connection, release_id)
+                parent = mail_job(connection, release_id)
+            assert tally(inst, release_id).accepted == CONTACTS
+            far.reconnect()
+            assert far_process.wait(timeout=120) in (0, 3), "it lost its claim, or the database before that"
+            assert tally(inst, release_id).accepted == CONTACTS, "what came back wrote nothing"
+        got = sink.tally()
+    assert at_work == {"near", "far"}
+    assert parent.state is MailJobState.P_FINISHED
+    recovered = [part for part in parts if part.state is MailJobState.RECOVERED]
+    assert [part.mailcaster for part in recovered] == ["far"]
+    assert {part.mailcaster for part in parts if part.recovers_id} == {"near"}
+    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert sum(got.values()) - CONTACTS <= CONNECTIONS
