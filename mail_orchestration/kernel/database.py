@@ -166,7 +166,7 @@ class Database:
         """
         try:
             yield
-        except (exc.DBAPIError, psycopg.Error) as error:
+        except (exc.DBAPIError, exc.TimeoutError, psycopg.Error) as error:
             reason = _why_unavailable(error)
             if reason is None:
                 raise
@@ -308,8 +308,10 @@ def _driver(connection: Connection) -> psycopg.Connection[Any]:
     return driver
 
 
-def _why_unavailable(error: exc.DBAPIError | psycopg.Error) -> str | None:
+def _why_unavailable(error: exc.DBAPIError | exc.TimeoutError | psycopg.Error) -> str | None:
     """The server's reason in one line when `error` means that the database is out of reach, else None."""
+    if isinstance(error, exc.TimeoutError):
+        return "all connections are in use that this process may have at once, and none came free"
     original = error.orig if isinstance(error, exc.DBAPIError) else error
     if isinstance(original, psycopg.Error) and original.sqlstate is not None:
         is_gone = original.sqlstate.startswith(_UNAVAILABLE_SQLSTATES)
