@@ -29,10 +29,11 @@ CONNECTIONS = 20
 
 @pytest.mark.rule("5.1")
 @pytest.mark.rule("5.3")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "restarted in order"])
 def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
-    tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
+    how: signal.Signals, tmp_path: Path, short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = short_folder / "restarted"
+    folder = short_folder / f"restarted{how}"
     folder.mkdir()
     mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
     with EmbeddedServer.hold(folder) as server, storing_sink() as sink:
@@ -44,7 +45,7 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
             wait_for_results(inst, CONTACTS // 10)
             postmaster = find_postmaster(open_home(folder))
             assert postmaster is not None
-            os.kill(postmaster.pid, signal.SIGKILL)
+            os.kill(postmaster.pid, how)
             time.sleep(1)
             server.ensure_running()
             with pytest.raises(DatabaseUnavailable, match=r"the database .* cannot be used"):

@@ -1,0 +1,80 @@
+"""The disk under the embedded server fills up in mid-delivery: the shift says so, and with room again it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
+from mail_orchestration.kernel.errors import DatabaseUnavailable
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import run_shift
+from tests.scenarios.installations import (
+    opened,
+    released,
+    state,
+    storing_sink,
+    tally,
+    wait_for_results,
+    write_site,
+)
+
+CONTACTS = 3000
+CONNECTIONS = 20
+
+
+@pytest.fixture
+def small_disk(short_folder: Path) -> Iterator[Path]:
+    """A file system of its own, of 250 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts file systems")
+    folder = short_folder / "small"
+    folder.mkdir()
+    options = "size=250m,mode=0711"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield folder
+    # The keeper has its lock file open for up to a second more.
+    while subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode != 0:
+        time.sleep(0.1)
+
+
+def _fill(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 65_536)
+
+
+@pytest.mark.rule("5.1")
+@pytest.mark.rule("5.3")
+def test_a_full_disk_in_mid_delivery_costs_no_mail(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
+    with EmbeddedServer.hold(small_disk) as server, storing_sink() as sink:
+        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=[mailcaster])
+        with opened(settings, server.url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
+            release_id = released(inst)
+            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+            wait_for_results(inst, CONTACTS // 10)
+            ballast = small_disk / "ballast"
+            _fill(ballast)
+            with pytest.raises(DatabaseUnavailable) as raised:
+                shift.result(timeout=120)
+            ballast.unlink()
+            server.ensure_running()
+            assert state(inst, release_id)[0] is MailJobState.P_ASSIGNED
+            assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
+            assert tally(inst, release_id).accepted == CONTACTS
+        got = sink.tally()
+    assert "@example.net" not in str(raised.value)
+    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert sum(got.values()) - CONTACTS <= CONNECTIONS
