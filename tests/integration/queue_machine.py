@@ -22,6 +22,7 @@ from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_chosen, c
 from mail_orchestration.dispatch.mail_jobs import queue_mail_job, transition
 from mail_orchestration.dispatch.operating import Operated, Signs
 from mail_orchestration.dispatch.releases import register_campaign
+from mail_orchestration.dispatch.repeating import repeatable_messages
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart, restart_mail_job
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop, stop_mail_job
 from mail_orchestration.feedback.books import books
@@ -40,7 +41,9 @@ SMALL_BELOW = 10
 CAMPAIGNS = ("spring", "autumn")
 DISPATCHER = DispatcherSettings(heartbeat_seconds=10, hang_after_seconds=HANG_AFTER_S)
 HANG_AFTER = timedelta(seconds=HANG_AFTER_S)
-OUTCOMES = (Outcome.ACCEPTED, Outcome.DEFERRED, Outcome.REJECTED, Outcome.STOPPED)
+OUTCOMES = (Outcome.ACCEPTED, Outcome.UNCERTAIN, Outcome.DEFERRED, Outcome.REJECTED, Outcome.STOPPED)
+MOST_ATTEMPTS = (3, 1)
+"""Of each campaign: one sends uncertain messages again, one holds them for the operator."""
 
 FLEET = {
     each.name: each
@@ -333,6 +336,8 @@ class QueueMachine(RuleBasedStateMachine):
     def send_all_and_finish(self, pick: int, outcome: Outcome) -> None:
         holder = self._holder(pick)
         self._send(holder, 1000, outcome)
+        while self.model.repeatable(holder.job, self._most_attempts(holder.job)) and holder.job.is_live:
+            self._repeat(holder, 1000, outcome)
         self._finish(holder)
 
     @rule(pick=picks, count=st.integers(1, 30), outcome=st.sampled_from(OUTCOMES))
@@ -352,6 +357,28 @@ class QueueMachine(RuleBasedStateMachine):
         assert written == (len(numbers) if job.is_live else 0), f"{written} results under {job.state}"
         for number in numbers[:written]:
             self.model.record(job, number, outcome.value)
+
+    @rule(pick=picks, count=st.integers(1, 30), outcome=st.sampled_from(OUTCOMES[:2]))
+    @precondition(lambda self: self.holders)
+    def repeat(self, pick: int, count: int, outcome: Outcome) -> None:
+        self._repeat(self._holder(pick), count, outcome)
+
+    def _repeat(self, holder: Holder, count: int, outcome: Outcome) -> None:
+        """Send uncertain messages once more."""
+        job = holder.job
+        most = self._most_attempts(job)
+        uncertain = self.model.repeatable(job, most)
+        with self.database.begin() as connection:
+            found = repeatable_messages(connection, holder.claim, 0, 1000, most)
+        assert [message.message_no for message in found.to_send] == uncertain
+        result_nos = {number: found.result_nos[number] + 1 for number in uncertain[:count]}
+        written = self._append(holder.claim, uncertain[:count], outcome, result_nos)
+        assert written == (len(result_nos) if job.is_live else 0)
+        for number in uncertain[:written]:
+            self.model.record(job, number, outcome.value)
+
+    def _most_attempts(self, job: Job) -> int:
+        return MOST_ATTEMPTS[self.campaigns.index(job.release.campaign)]
 
     @rule(pick=picks)
     @precondition(lambda self: self.holders)
@@ -378,13 +405,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _finish(self, holder: Holder) -> None:
         job = holder.job
-        if self.model.unsent(job):
-            with suppress(StateConflict):
-                holder.held.finish(self.now)
-                raise AssertionError(f"mail job {job.number} finished without all results")
+        most = self._most_attempts(job)
+        if self.model.unsent(job) or self.model.repeatable(job, most):
+            with self._conflict_if(True):
+                holder.held.finish(self.now, most_attempts=most)
             return
         with self._refused_unless(job.is_live):
-            entered = holder.held.finish(self.now)
+            entered = holder.held.finish(self.now, most_attempts=most)
             self.model.end(job, _S.FINISHED)
             assert entered is job.state
 
@@ -632,6 +659,7 @@ class QueueMachine(RuleBasedStateMachine):
         for who in SWEEPERS:
             while (holder := self._claim(who)) is not None:
                 self._send(holder, 1000, Outcome.ACCEPTED)
+                self._repeat(holder, 1000, Outcome.ACCEPTED)
                 self._finish(holder)
                 self._leave(holder)
         self.the_database_is_as_the_model()
@@ -671,10 +699,20 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             assert not refused
 
-    def _append(self, claim: Claim, numbers: Sequence[int], outcome: Outcome) -> int:
-        """Results as the results log writes them; returns how many rows were written."""
+    def _append(
+        self,
+        claim: Claim,
+        numbers: Sequence[int],
+        outcome: Outcome,
+        result_nos: Mapping[int, int] | None = None,
+    ) -> int:
+        """Results as the results log writes them; returns how many rows were written. `result_nos`: of later ones."""
+        later: list[tuple[int, Outcome | None]] = [
+            (1, None) if result_nos is None else (result_nos[number], Outcome.UNCERTAIN) for number in numbers
+        ]
         results = [
-            DeliveryResult(number, number, outcome, None, None, None, "relay", self.now) for number in numbers
+            DeliveryResult(number, number, outcome, None, None, None, "relay", self.now, *nth)
+            for number, nth in zip(numbers, later, strict=True)
         ]
         binds: dict[str, Any] = {name: column.decode() for name, column in result_columns(results).items()}
         binds |= {"mail_job_id": claim.mail_job_id, "fence": claim.fence}
@@ -717,7 +755,7 @@ _ALL_MAIL_JOBS = text(
     "WHERE release_id = ANY(:release_ids)"
 )
 _ALL_RESULTS = text(
-    "SELECT release_id, message_no, outcome FROM result WHERE release_id = ANY(:release_ids) ORDER BY occurred_at"
+    "SELECT release_id, message_no, outcome FROM result WHERE release_id = ANY(:release_ids) ORDER BY result_no"
 )
 _INSERT_RELEASE = text(
     """

@@ -18,6 +18,7 @@ LIVE = frozenset({_S.RUNNING, _S.STOPPING})
 """A mailcaster has it in hand."""
 WAITING = frozenset({_S.QUEUING, _S.INTERRUPTED, _S.QUEUED, _S.P_QUEUED})
 """Nothing of it was taken yet."""
+ANY_NUMBER = 1000
 
 SEARCHES = {
     "small only": "small recovering, small hanging, small queued",
@@ -83,7 +84,7 @@ class Job:
     has_session: bool = False
     """The session that holds it is open: its mailcaster lives, or its host has not noticed its end."""
     recorded: int = 0
-    """Results that were written under it, but for those of expiry."""
+    """Messages whose first result was written under it, but for those of expiry."""
     history: list[MailJobState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -140,6 +141,20 @@ class QueueModel:
     def unsent(self, job: Job) -> list[int]:
         """The messages of a mail job without a result."""
         return [number for number in job.numbers if (job.release.number, number) not in self.results]
+
+    def repeatable(self, job: Job, most_attempts: int) -> list[int]:
+        """The messages of a mail job whose last result is uncertain, after fewer attempts than the most (spec 5.7)."""
+        return [
+            number
+            for number in job.numbers
+            if (found := self.results.get((job.release.number, number)))
+            and found[-1] == "uncertain"
+            and len(found) < most_attempts
+        ]
+
+    def is_complete(self, job: Job) -> bool:
+        """Nothing is left of it that a mailcaster could do, as far as an operator can know."""
+        return not self.unsent(job) and not self.repeatable(job, ANY_NUMBER)
 
     def hangs(self, job: Job) -> bool:
         """RUNNING without a sign of life for longer than the hang time (spec 5.2)."""
@@ -284,9 +299,10 @@ class QueueModel:
     # What becomes of it -----------------------------------------------------------------------------------------
 
     def record(self, job: Job, number: int, outcome: str) -> None:
-        """A result under a mail job."""
-        self.results.setdefault((job.release.number, number), []).append(outcome)
-        job.recorded += outcome != "expired"
+        """A result under a mail job. A message counts for the one that recorded its first."""
+        known = self.results.setdefault((job.release.number, number), [])
+        job.recorded += not known and outcome != "expired"
+        known.append(outcome)
 
     def expire(self, job: Job) -> None:
         """It fails, too old to be recovered, and what it did not send expires (spec 5.4)."""
@@ -358,7 +374,7 @@ class QueueModel:
         assert job.heartbeat_at is not None
         silence = self.now - job.heartbeat_at
         if silence > self.hang_after or (silence > self.silent_after and not job.has_session):
-            job.enter((job.asked or _S.STOPPED_R) if self.unsent(job) else _S.FINISHED)
+            job.enter(_S.FINISHED if self.is_complete(job) else (job.asked or _S.STOPPED_R))
             job.asked = None
 
     def restart(self, job: Job, *, expire_in_hours: float | None, failed_too: bool) -> None:
@@ -378,7 +394,7 @@ class QueueModel:
 
     def _can_go_on(self, job: Job, failed_too: bool) -> bool:
         if job.state is _S.FAILED:
-            return failed_too and job.first is not None and bool(self.unsent(job))
+            return failed_too and job.first is not None and not self.is_complete(job)
         return job.state in (_S.QUEUING, _S.STOPPED_Q, _S.STOPPED_R, _S.STOPPING)
 
     def _go_on(self, job: Job, expire_in_hours: float | None) -> None:
@@ -413,7 +429,7 @@ class QueueModel:
             if len(successors) != (job.state is _S.RECOVERED):
                 yield f"{job.state} mail job {job.number} was replaced {len(successors)} times"
         for (release, number), outcomes in self.results.items():
-            if len(outcomes) != 1:
+            if set(outcomes[:-1]) - {"uncertain"}:
                 yield f"message {number} of release {release} has results {outcomes}"
 
     def _faults_of_parent(self, parent: Job) -> Iterator[str]:
