@@ -194,6 +194,8 @@ def show_report(console: Console, made: MailJobReport) -> None:
     rate = "" if made.messages_per_second is None else f", {made.messages_per_second:,.1f} results/s"
     console.print(f"[bold]{made.campaign}[/], mail job {made.release_id}: {styled_state(made.state)}{rate}")
     console.print(Text(made.books.explanation))
+    if made.hint:
+        console.print(Text(made.hint, style="yellow"))
     for name, (kind, rows) in made.tables().items():
         if not rows or name == "timeline":
             continue

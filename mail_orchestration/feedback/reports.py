@@ -121,6 +121,16 @@ class MailJobReport:
     messages_per_second: float | None
     """Results over the time from the first to the last of all; None where there is but one moment."""
 
+    @property
+    def hint(self) -> str:
+        """What is left to the operator, in a sentence; '' where nothing is."""
+        if not self.books.uncertain or not self.state.is_ended:
+            return ""
+        return (
+            f"Of {self.books.uncertain:,} nobody knows whether they arrived: "
+            f"`mail-orchestration uncertain {self.release_id}` lists them, and takes what you find out."
+        )
+
     def tables(self) -> Mapping[str, tuple[type[Any], Sequence[Any]]]:
         """The report's tables by name: what a row is, and the rows."""
         return {
@@ -139,6 +149,7 @@ class MailJobReport:
             + (f" ({self.reason})" if self.reason else "")
             + rate,
             "\n".join(f"- {line}" for line in self.books.explanation.splitlines()),
+            *([self.hint] if self.hint else []),
         ]
         for name, (kind, rows) in self.tables().items():
             if rows and name != "timeline":

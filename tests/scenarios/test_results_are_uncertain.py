@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,6 @@ from tests.scenarios.installations import (
     start_mailcaster,
     state,
     tally,
-    wait_for_results,
     write_site,
 )
 from tests.scenarios.relays.beside import relay_beside
@@ -119,8 +119,9 @@ def test_resend_sends_the_very_same_again_and_stops_after_the_most_attempts(
 
 @pytest.mark.rule("5.1")
 @pytest.mark.rule("5.3")
+@pytest.mark.parametrize("crash_at", ["after_final_dot", "result_recorded"])
 def test_what_a_killed_mailcaster_left_uncertain_is_sent_again_by_the_next(
-    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+    crash_at: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     who = [*_ordinary(40), *ONCE]
     with (
@@ -128,13 +129,14 @@ def test_what_a_killed_mailcaster_left_uncertain_is_sent_again_by_the_next(
         _site(tmp_path, server, database_url, monkeypatch, who, hang_after_seconds=1.5) as inst,
     ):
         release_id = released(inst)
-        process = start_mailcaster(tmp_path / "mail_orchestration.yaml")
-        # It pauses for a second before it sends the first of them again.
-        wait_for_results(inst, 46)
-        process.kill()
-        process.wait()
+        with monkeypatch.context() as patch:
+            # With the second of those that are sent again.
+            patch.setenv("CRASH_AT", f"{crash_at}:48")
+            process = start_mailcaster(tmp_path / "mail_orchestration.yaml")
+        assert process.wait() == -signal.SIGKILL
         before = tally(inst, release_id)
-        assert before.uncertain > 0, "it was killed too late to show anything"
+        assert before.accepted + before.uncertain == 46
+        assert 0 < before.uncertain <= 6
         time.sleep(2)
         run_shift(inst, "m1", stop=threading.Event())
 
@@ -284,6 +286,11 @@ def test_hold_leaves_them_to_the_operator(
             )
             return code, json.loads(capsys.readouterr().out)
 
+        def reported() -> str:
+            with inst.database.begin() as connection:
+                return mail_job_report(connection, release_id).to_markdown()
+
+        assert f"`mail-orchestration uncertain {release_id}`" in reported()
         code, shown = uncertain()
         listed = shown["uncertain"]
         assert isinstance(listed, list)
@@ -299,6 +306,7 @@ def test_hold_leaves_them_to_the_operator(
         assert (code, shown["settled"]) == (ExitCode.NOT_WELL, 0)
         code, shown = uncertain("--settle", "rejected")
         assert (code, shown["settled"], shown["uncertain"]) == (ExitCode.OK, 4, [])
+        assert "mail-orchestration uncertain" not in reported()
 
         found = tally(inst, release_id)
         assert (found.accepted, found.rejected, found.uncertain) == (122, 4, 0)
