@@ -53,6 +53,8 @@ def main() -> int:
         ),
     )
     evidence.left_over = left_over(mark)
+    if not options.quiet:
+        print(f"{time.monotonic() - began:7.1f} s  no process is left over")
     evidence.seconds = time.monotonic() - began
     found = judge(evidence)
     kills = sum(incident.kind.is_kill for incident in evidence.incidents)

@@ -7,10 +7,11 @@ import heapq
 import itertools
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import psutil
 
@@ -25,7 +26,9 @@ from tests.chaos.plan import Fault, Kind
 from tests.chaos.roles import CRASHED
 from tests.chaos.site import RelayProcess, Site
 
-DEFERS_S, SLOW_S = 0.5, 3.0
+DEFERS_S, SLOW_S, STOPPED_FOR_S = 0.5, 3.0, 3.0
+EVERYTHING_IS_STOPPED, ONE_IS_STOPPED = 0.3, 0.6
+"""Below and above this draw a stop is for everything and for one mail job; in between for a campaign."""
 LONGEST_WAIT_S = {
     Kind.ASSEMBLER: 0.6,
     Kind.ASSEMBLY_WORKER: 0.6,
@@ -45,6 +48,7 @@ class Faults:
     relay: RelayProcess
     host: Host
     dagster: DagsterStack
+    campaigns: Sequence[str]
     next_release: Callable[[], tuple[str, str]]
     """The next campaign to release, and the key that its release is asked for under."""
     incidents: list[Incident] = field(default_factory=list)
@@ -54,13 +58,13 @@ class Faults:
     _open: dict[str, Incident] = field(default_factory=dict)
     """Incidents whose work is not taken up yet, by the work."""
     _cut_off: bool = False
-    releasing: int = 0
-    """Releases and imports that are under way."""
+    under_way: Counter[str] = field(default_factory=Counter)
+    """Releases, imports, stops that are, by role."""
 
     @property
     def is_pending(self) -> bool:
         """Whether something has still to strike, or to be done after a strike."""
-        return bool(self._timers or self._for_assembly or self.releasing)
+        return bool(self._timers or self._for_assembly or self.under_way.total())
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         """Call it then."""
@@ -90,7 +94,7 @@ class Faults:
             case Kind.SUSPENDED:
                 self._suspend(fault)
             case Kind.STOPPED:
-                raise NotImplementedError("there is no stop by the operator yet")
+                self._stop_and_restart(fault)
             case Kind.TWIN:
                 self._begin(fault.kind, [])
                 self.fleet.start_mailcaster(self._victim(fault).name, is_twin=True)
@@ -110,25 +114,19 @@ class Faults:
     def release(self, fault: Fault | None = None) -> None:
         """Release the next campaign; with a fault it is killed on the way, and asked for once more."""
         campaign, key = self.next_release()
-        self._do(
-            "releaser", f"release {key}", Kind.DEDUP, fault, began=("released",), campaign=campaign, key=key
-        )
+        self._do("releaser", f"release {key}", Kind.DEDUP, fault, campaign=campaign, key=key)
 
     def fill(self, audience: str, fault: Fault | None = None) -> None:
         """Import an audience; with a fault it is killed on the way, and done once more."""
-        self._do(
-            "importer", f"audience {audience}", Kind.IMPORTER, fault, began=("importing",), audience=audience
-        )
+        self._do("importer", f"audience {audience}", Kind.IMPORTER, fault, audience=audience)
 
-    def _do(
-        self, role: str, name: str, kind: Kind, fault: Fault | None, *, began: tuple[str, ...], **more: str
-    ) -> None:
-        self.releasing += 1
+    def _do(self, role: str, name: str, kind: Kind, fault: Fault | None, **more: Any) -> None:
+        self.under_way[role] += 1
 
         struck: list[Incident] = []
 
         def ended(worker: Worker) -> None:
-            self.releasing -= 1
+            self.under_way[role] -= 1
             if fault is not None and not struck:
                 # It was quicker than the fault, which is owed yet.
                 self.after(0.5, lambda: self.strike(replace(fault, wait=fault.wait / 2)))
@@ -136,7 +134,7 @@ class Faults:
                 self.fleet.surprises.append(f"{worker.name} ({worker.pid}) ended with an error")
             elif worker.status:
                 # Killed by us, or with the database: asked for again, it is done once.
-                self._do(role, name, kind, None, began=began, **more)
+                self._do(role, name, kind, None, **more)
 
         worker = self.forks.fork(role, name, on_end=ended, **more)
         if fault is not None:
@@ -216,6 +214,20 @@ class Faults:
         incident.until = time.time()
         self.fleet.suspended.discard(victim.pid)
         victim.signal(signal.SIGCONT)
+
+    def _stop_and_restart(self, fault: Fault) -> None:
+        """Everything, the mail jobs of one campaign, or the one that the victim has in hand."""
+        held = self.fleet.held_by(self._victim(fault))
+        scope: dict[str, Any] = {"campaign": self.campaigns[int(fault.wait * len(self.campaigns))]}
+        if fault.victim < EVERYTHING_IS_STOPPED:
+            scope = {"everything": True}
+        elif fault.victim > ONE_IS_STOPPED and held is not None:
+            scope = {"mail_job": held}
+        pause_s = STOPPED_FOR_S * (0.5 + fault.wait)
+        self._begin(fault.kind, []).until += pause_s
+        self._do(
+            "operator", f"operator {fault.number}", fault.kind, None, scope=scope, pause_s=round(pause_s, 2)
+        )
 
     def _cut_host_off(self, fault: Fault) -> None:
         if self._cut_off:

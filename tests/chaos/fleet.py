@@ -63,6 +63,11 @@ class Fleet:
         ]
         return busy or can
 
+    def held_by(self, worker: Worker) -> int | None:
+        """The mail job that it has in hand, as far as the journal tells."""
+        last = self._journal.last.get(worker.pid)
+        return last.more["mail_job"] if last is not None and last.event == "claimed" else None
+
     def kill(self, worker: Worker) -> bool:
         """With -9."""
         self._killed.add(worker.pid)

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ class Forks:
                 start_new_session=True,
             )
         self.workers: dict[int, Worker] = {}
+        self._ends: deque[dict[str, Any]] = deque()
         self._hear()  # that everything is imported
 
     def fork(
@@ -84,15 +86,16 @@ class Forks:
         """A new worker. `netns` is the network namespace that it lives in."""
         self._socket.send(json.dumps({"role": role, "name": name, "netns": netns, "more": more}).encode())
         while "pid" not in (said := self._hear()):
-            self._note_end(said)
+            # Told of by the next poll: who hears of an end may fork in turn.
+            self._ends.append(said)
         worker = Worker(pid=said["pid"], role=role, name=name, more=more, on_end=on_end)
         self.workers[worker.pid] = worker
         return worker
 
     def poll(self, seconds: float = 0.0) -> None:
         """Wait so long for ends, and tell of them."""
-        while select.select([self._socket], [], [], seconds)[0]:
-            self._note_end(self._hear())
+        while self._ends or select.select([self._socket], [], [], seconds)[0]:
+            self._note_end(self._ends.popleft() if self._ends else self._hear())
             seconds = 0.0
 
     def stop(self) -> None:

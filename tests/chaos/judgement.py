@@ -15,6 +15,7 @@ from itertools import pairwise
 from tests.chaos import dagster_stack
 from tests.chaos.evidence import Evidence, Job, Key, Result, Taking
 from tests.chaos.incidents import Incident
+from tests.chaos.plan import Kind
 
 RELAY = "relay takes a message and does not say so"
 LATE = "heartbeat late, the machine being busy"
@@ -166,7 +167,7 @@ class Court:
                 elif (incident := self._blame(first.helo, first.at)) is not None:
                     self._line(incident.kind).repeated += 1
                     self._repeats[numbers[id(incident)]] += 1
-                elif (job := self._held(first)) is not None and job.state == "RECOVERED":
+                elif (job := self._held(first)) is not None and job.reason.startswith("hung"):
                     self._line(LATE).repeated += 1
                     late[first.helo] += 1
                 else:
@@ -207,6 +208,10 @@ class Court:
                 )
                 continue
             incident = self._blame(*holder)
+            if "was restarted" in job.reason:
+                # Stopped by the operator first, who may have found it without a holder: his pause is no recovery.
+                self._line(Kind.STOPPED).in_hand += job.unsent
+                continue
             line = self._line(incident.kind if incident else LATE)
             if incident is None:
                 line.times += 1

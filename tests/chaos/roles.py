@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+from mail_orchestration import control
 from mail_orchestration.broadcast import (
     assemble_release,
     fill_audience,
@@ -162,7 +163,21 @@ def _importer(folder: Path, name: str, journal: Journal, stop: threading.Event, 
         journal.write("imported", audience=audience, members=summary.members)
 
 
+def _operator(
+    folder: Path, name: str, journal: Journal, stop: threading.Event, scope: dict[str, Any], pause_s: float
+) -> None:
+    """Stop what is meant, and restart it after a while. All of it can be asked for again."""
+    with _opened(folder, name) as inst:
+        meant = control.Scope(**scope)
+        stopped = [each for each in control.stop(inst, meant) if each.is_changed]
+        journal.write("stopped", mail_jobs=len(stopped), **scope)
+        stop.wait(pause_s)
+        restarted = [each for each in control.restart(inst, meant) if each.is_changed]
+        journal.write("restarted", mail_jobs=len(restarted), **scope)
+
+
 _ROLES = {
+    "operator": _operator,
     "mailcaster": _mailcaster,
     "assembler": _assembler,
     "releaser": _releaser,

@@ -30,7 +30,7 @@ IMPORTS_WITHIN_S = 120.0
 STUCK_AFTER_S = 60.0
 """Without a new result for so long, hang times included, the work is stuck."""
 SHARE_OF_MISCHIEF = 0.004
-LONGEST_LATENCY_S = 0.5
+FIRST_LATENCY_S, LONGEST_LATENCY_S = 0.1, 0.5
 AFTER_POSTMASTER_S = 2.0
 DAGSTER_BACK_WITHIN_S = 60.0
 
@@ -118,6 +118,7 @@ def run(plan: Plan, options: Options) -> Evidence:
             relay=relay,
             host=host,
             dagster=dagster,
+            campaigns=list(plan.campaigns),
             next_release=next_release,
         )
         course = _Course(plan, options, inst, relay, forks, journal, workers, faults, released)
@@ -128,6 +129,7 @@ def run(plan: Plan, options: Options) -> Evidence:
         options.say(f"{course.seconds:7.1f} s  drained")
         surprises = workers.end() + workers.surprises
         forks.stop()
+        options.say(f"{course.seconds:7.1f} s  all workers have ended")
         return gather(
             inst,
             site,
@@ -157,7 +159,7 @@ class _Course:
         self._workers, self._faults, self._released = workers, faults, released
         self._began = time.monotonic()
         self._look_at = 0.0
-        self._latency_s = 0.02
+        self._latency_s = FIRST_LATENCY_S
 
     @property
     def seconds(self) -> float:
@@ -168,14 +170,14 @@ class _Course:
         """All at once."""
         for audience in self._plan.audiences:
             self._faults.fill(audience.name)
-        self._wait(lambda: not self._faults.releasing, IMPORTS_WITHIN_S)
+        self._wait(lambda: not self._faults.under_way.total(), IMPORTS_WITHIN_S)
 
     def work(self) -> None:
         """Until all faults have struck and all releases are made."""
         self._relay.order(share=SHARE_OF_MISCHIEF, latency_s=self._latency_s)
         for _ in range(3):
             self._faults.release()
-        self._wait(lambda: self._relay.order()["taken"] > 0, IMPORTS_WITHIN_S)
+        self._wait(lambda: self._relay.order()["taken"] > 50, IMPORTS_WITHIN_S)
         of_dagster = [fault.number for fault in self._plan.faults if fault.kind.is_dagster]
         for fault in self._plan.faults:
             if fault.number in of_dagster[:1]:
@@ -251,7 +253,7 @@ class _Course:
             return
         self._look_at = time.monotonic() + LOOK_EVERY_S
         self._keep_in_step(faults_done)
-        if not self._faults.releasing and self._backlog() < max(1000, self._plan.messages / 8):
+        if not self._faults.under_way["releaser"] and self._backlog() < max(1000, self._plan.messages / 8):
             self._faults.release()
 
     def _keep_in_step(self, faults_done: int) -> None:
