@@ -316,6 +316,7 @@ def _why_unavailable(error: exc.DBAPIError | exc.TimeoutError | psycopg.Error) -
     if isinstance(original, psycopg.Error) and original.sqlstate is not None:
         is_gone = original.sqlstate.startswith(_UNAVAILABLE_SQLSTATES)
     else:
-        is_gone = isinstance(original, psycopg.OperationalError)
+        # Exactly DatabaseError, without a code: libpq's own word on an answer that a dying server cut off.
+        is_gone = isinstance(original, psycopg.OperationalError) or type(original) is psycopg.DatabaseError
     is_gone = is_gone or (isinstance(error, exc.DBAPIError) and error.connection_invalidated)
     return str(original).strip().partition("\n")[0] if is_gone else None

@@ -7,9 +7,11 @@ import re
 import signal
 import socket
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import pytest
+from psycopg.errors import error_from_result
 from sqlalchemy import TextClause, exc, text
 
 from mail_orchestration.kernel.database import Database, copy_rows, stream
@@ -132,6 +134,18 @@ def test_other_errors_stay_what_they_are_and_show_no_parameters(database: Databa
     assert "parameters hidden" in str(caught.value)
     with pytest.raises(exc.OperationalError):
         _execute(database, text("SET LOCAL statement_timeout = 1"), text("SELECT pg_sleep(5)"))
+
+
+def test_an_answer_that_is_cut_off_is_unavailability_though_it_has_no_code(database: Database) -> None:
+    def be_cut_off() -> None:
+        with database.dedicated() as connection, database.translate_errors():
+            driver = cast("psycopg.Connection[tuple[object]]", connection.connection.driver_connection)
+            with socket.socket(fileno=os.dup(driver.pgconn.socket)) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
+            raise error_from_result(driver.pgconn.prepare(b"", b"SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable, match="closed the connection"):
+        be_cut_off()
 
 
 def _execute(database: Database, *statements: TextClause) -> None:
