@@ -16,6 +16,7 @@ from jobs import asset_jobs
 from jobs.change_campaign import change_campaign
 from jobs.clean_delivery_queue import clean_delivery_queue
 from jobs.mailcaster import mailcaster
+from jobs.operate import restart_mail_jobs, stop_mail_jobs
 from jobs.release_campaign import release_campaign
 from schedules.mailcaster_sensor import mailcaster_sensor
 from schedules.partition_key_sensor import partition_key_sensor
@@ -42,6 +43,8 @@ defs = dg.Definitions(
         asset_jobs.frequency,
         release_campaign,
         change_campaign,
+        stop_mail_jobs,
+        restart_mail_jobs,
         mailcaster,
         clean_delivery_queue,
     ],

@@ -15,6 +15,7 @@ for _module in (
     "status",
     "mail_job",
     "uncertain",
+    "operator",
     "mailcaster",
     "care",
     "demo",

@@ -99,14 +99,7 @@ TRANSITIONS: Mapping[MailJobState, frozenset[MailJobState]] = MappingProxyType(
         _S.RUNNING: frozenset({_S.FINISHED, _S.FAILED, _S.STOPPING, _S.RECOVERED}),
         _S.STOPPING: frozenset({_S.STOPPED_R, _S.FINISHED, _S.RECOVERING}),
         _S.STOPPED_R: frozenset(
-            {
-                _S.RECOVERING,
-                _S.P_ASSIGNING,
-                _S.P_ASSIGNED,
-                _S.P_FINISHED,
-                _S.P_FAILED,
-                _S.P_PARTIAL_FINISHED,
-            }
+            {_S.RECOVERING, _S.P_ASSIGNING, _S.P_ASSIGNED, _S.P_FINISHED, _S.P_PARTIAL_FINISHED}
         ),
         _S.STOPPED_Q: frozenset({_S.QUEUED, _S.P_QUEUED}),
         _S.RECOVERING: frozenset({_S.RECOVERED, _S.FAILED, _S.STOPPED_R}),

@@ -1,0 +1,118 @@
+"""The operator stops everything in mid-run and restarts it: nothing is sent between, lost, or sent twice (spec 5.6)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mail_orchestration.control import Scope, restart, stop, wait_until_stopped
+from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import run_shift
+from tests.scenarios.installations import (
+    opened,
+    released,
+    start_mailcaster,
+    storing_sink,
+    tally,
+    wait_for_results,
+    write_site,
+)
+
+CONTACTS = 2000
+NAMES = ("m1", "m2")
+MAILCASTERS = [
+    {"name": name, "min_job_size": 300, "max_job_size": 500, "percentage_job_size": 10, "connections": 5}
+    for name in NAMES
+]
+EVERYTHING = Scope(everything=True)
+
+
+def pace(settings: Path) -> None:
+    """A child takes each mailcaster a second and more, so that a stop comes in the midst of it."""
+    read = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    read["relays"][0]["messages_per_second"] = 400
+    settings.write_text(yaml.safe_dump(read), encoding="utf-8")
+
+
+def drain(inst: Installation) -> int:
+    """A shift of m1; how many messages got a result."""
+    return run_shift(inst, "m1", stop=threading.Event()).messages
+
+
+@pytest.mark.rule("5.6")
+@pytest.mark.rule("3.2")
+def test_a_stop_takes_effect_within_two_seconds_and_a_restart_repeats_nothing(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storing_sink() as sink:
+        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=MAILCASTERS)
+        pace(settings)
+        with opened(settings, database_url, monkeypatch) as inst:
+            parent = released(inst)
+            processes = [start_mailcaster(settings, name) for name in NAMES]
+            wait_for_results(inst, CONTACTS // 10)
+
+            done = wait_until_stopped(inst, stop(inst, EVERYTHING), timeout_s=10)
+            assert {each.entered for each in done} <= {MailJobState.STOPPED_R, MailJobState.FINISHED}
+            sent = tally(inst, parent).accepted
+            assert sent < CONTACTS, "it was stopped too late to show anything"
+            assert sum(sink.tally().values()) == sent, (
+                "all that is in flight at a stop is finished and recorded"
+            )
+
+            assert [process.wait(30) for process in processes] == [0, 0], (
+                "with nothing to take their shifts end"
+            )
+            assert drain(inst) == 0
+            assert tally(inst, parent).accepted == sent
+
+            restart(inst, EVERYTHING)
+            assert drain(inst) == CONTACTS - sent
+            assert tally(inst, parent).accepted == CONTACTS
+            with inst.database.begin() as connection:
+                assert mail_job(connection, parent).state is MailJobState.P_FINISHED
+                chains = [each for each in children(connection, parent) if each.recovers_id is not None]
+            assert chains, "what was cut off went on as new mail jobs"
+        got = sink.tally()
+    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert set(got.values()) == {1}
+
+
+@pytest.mark.rule("5.6")
+@pytest.mark.rule("5.5")
+def test_a_mailcaster_that_is_killed_does_not_block_a_stop(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = 5
+    mailcaster = {"name": "m1", "min_job_size": 1999, "max_job_size": 2000, "connections": connections}
+    with storing_sink() as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=[mailcaster],
+            dispatcher={"heartbeat_seconds": 0.5},
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            parent = released(inst)
+            process = start_mailcaster(settings)
+            wait_for_results(inst, CONTACTS // 10)
+            process.kill()
+            process.wait()
+            began = time.monotonic()
+            done = wait_until_stopped(inst, stop(inst, Scope(campaign="letter")), timeout_s=10)
+            assert {each.entered for each in done} == {MailJobState.STOPPED_R}
+            assert time.monotonic() - began < 10, "two heartbeats, and not the hang time of two hours"
+
+            restart(inst, Scope(mail_job=parent))
+            drain(inst)
+            assert tally(inst, parent).accepted == CONTACTS
+        got = sink.tally()
+    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert sum(got.values()) - CONTACTS <= connections
