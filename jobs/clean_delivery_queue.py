@@ -15,6 +15,7 @@ from jobs.tags import PROCESS
 from mail_orchestration import maintenance
 from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.dispatch.shifts import shifts
+from mail_orchestration.holding import why_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
 
@@ -27,6 +28,7 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
     with told_to_operators(), mail.opened("cleaning") as installation:
         summary = maintenance.clean_delivery_queue(installation, now=now)
         last_signs = last_signs_of_life(installation)
+        held = why_held(installation)
     dead = fail_dead_runs(context.instance, last_signs, job_name=mailcaster.name, now=now)
     keys = delete_old_keys(context.instance)
     context.log.info(
@@ -36,8 +38,11 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
         len(dead),
         keys,
     )
+    for each in held:
+        context.log.warning("nothing is sent: %s", each.reason)
     context.add_output_metadata(
         {
+            "sending": "; ".join(f"held: {each.reason}" for each in held) or "not held",
             "interrupted": shown.table(
                 ("mail job",),
                 ((str(mail_job_id),) for mail_job_id in summary.interrupted),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from mail_orchestration.audience.importing import ensure_installation
+from mail_orchestration.dispatch.restore_fence import recognise
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.settings import Settings, load_settings
 from mail_orchestration.kernel.signing_secrets import load_signing_keys
@@ -31,7 +36,8 @@ def open_installation(
 ) -> Iterator[Installation]:
     """Read the settings, open the database (the embedded one when there is no DATABASE_URL) and bring it up to date.
 
-    Raises BadSettings naming file, line and key, or DatabaseUnavailable.
+    A database that was restored or copied is opened, and holds all sending. Raises BadSettings naming file, line and
+    key, or DatabaseUnavailable.
     """
     settings = load_settings(settings_path)
     with Database.open(
@@ -41,4 +47,18 @@ def open_installation(
         keys = load_signing_keys(settings.data_dir, may_create=database.is_embedded)
         with database.begin() as connection:
             installation_id = ensure_installation(connection, settings.installation)
+            look_at_database(connection, settings)
         yield Installation(settings=settings, database=database, installation_id=installation_id, keys=keys)
+        # How far the database got is remembered; one that was exchanged meanwhile is noticed.
+        with contextlib.suppress(DatabaseUnavailable), database.begin() as connection:
+            look_at_database(connection, settings)
+
+
+def look_at_database(connection: Connection, settings: Settings) -> str | None:
+    """Hold all sending, and say why, if this is not the database that was known (spec 5.8)."""
+    return recognise(
+        connection,
+        settings.data_dir,
+        by=f"a process at {socket.gethostname()}",
+        accept_promotion=settings.dispatcher.accept_promoted_standby,
+    )

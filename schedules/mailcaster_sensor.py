@@ -11,6 +11,7 @@ from assets.mail_system import MailSystem
 from jobs.mailcaster import Shift, mailcaster
 from jobs.tags import MAILCASTER
 from mail_orchestration.control import end_stopping_of_dead_now
+from mail_orchestration.holding import why_held
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.mailcaster import has_work
 from schedules.release_sensors import LOOK_EVERY_S
@@ -34,6 +35,8 @@ def mailcaster_sensor(
     installation = mail.shared()
     # First, since what was restarted before its mailcaster died is work from then on.
     end_stopping_of_dead_now(installation)
+    if held := why_held(installation):
+        return dg.SensorResult(skip_reason=f"Nothing is sent: {'; '.join(each.reason for each in held)}.")
     requests = []
     said = []
     for parameters in installation.settings.mailcasters:

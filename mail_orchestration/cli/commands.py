@@ -18,6 +18,7 @@ for _module in (
     "operator",
     "mailcaster",
     "care",
+    "hold",
     "demo",
 ):
     import_module(f"mail_orchestration.cli.{_module}_commands")

@@ -86,6 +86,7 @@ def run(
 
     Exit code 1 when a mail job failed, 130 after Ctrl-C, 0 after SIGTERM.
     """
+    from mail_orchestration.holding import why_held
     from mail_orchestration.kernel.states import MailJobState
     from mail_orchestration.mailcaster import run_shift
 
@@ -111,8 +112,9 @@ def run(
             messages += shift.messages
             seconds += shift.seconds
             ended_because = shift.ended_because
-            if not forever or ended_because != "no work" or stop.event.wait(LOOK_AGAIN_SECONDS):
+            if not forever or ended_because not in ("no work", "held") or stop.event.wait(LOOK_AGAIN_SECONDS):
                 break
+        held = why_held(inst) if ended_because == "held" else []
         was_interrupted = stop.number == signal.SIGINT
     document = {
         "mailcaster": name,
@@ -122,6 +124,8 @@ def run(
         "seconds": round(seconds, 3),
         "ended_because": ended_because,
     }
+    for each in held:
+        face.warn(f"nothing is sent: {each.reason}")
     face.answer(
         document,
         lambda console: console.print(

@@ -12,8 +12,11 @@ from mail_orchestration.cli.face import Face, database_name, table
 from mail_orchestration.cli.mail_job_commands import PANEL, show_mail_jobs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from mail_orchestration.dispatch.holds import Hold
     from mail_orchestration.kernel.settings import MailcasterParameters, RelaySettings
 
 RELAY_ANSWERS_WITHIN_SECONDS = 2.0
@@ -21,11 +24,12 @@ RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 
 @command("status", PANEL)
 def status(face: Face) -> ExitCode | None:
-    """The installation at a glance: database, relays, mailcasters, waiting work, audiences, warnings."""
+    """The installation at a glance: holds, database, relays, mailcasters, waiting work, audiences, warnings."""
     from mail_orchestration.audience.importing import audience_sizes
     from mail_orchestration.dispatch.mail_jobs import mail_jobs
     from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
     from mail_orchestration.dispatch.shifts import shifts
+    from mail_orchestration.holding import why_held
     from mail_orchestration.kernel.states import MailJobState
 
     with face.open() as inst:
@@ -35,6 +39,7 @@ def status(face: Face) -> ExitCode | None:
             live = [state for state in MailJobState if not state.is_ended]
             waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
             audiences = audience_sizes(connection, inst.installation_id)
+        holds = why_held(inst)
         database = database_name(inst)
         embedded = inst.database.is_embedded
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -50,6 +55,7 @@ def status(face: Face) -> ExitCode | None:
         "installation": settings.installation,
         "database": database,
         "embedded": embedded,
+        "holds": holds,
         "relays": relays,
         "mailcasters": mailcasters,
         "mail_jobs": waiting,
@@ -59,6 +65,7 @@ def status(face: Face) -> ExitCode | None:
 
     def show(console: Console) -> None:
         console.print(f"[bold]{settings.installation}[/] on {database}")
+        show_holds(console, holds)
         relay_keys = ("name", "host", "port", "tls", "weight", "reachable")
         console.print(
             table("relay", *relay_keys[1:], rows=[[each[key] for key in relay_keys] for each in relays])
@@ -76,6 +83,20 @@ def status(face: Face) -> ExitCode | None:
 
     face.answer(document, show)
     return None
+
+
+def show_holds(console: Console, holds: Sequence[Hold]) -> None:
+    """Why nothing is sent, in red, and what lifts it; nothing when sending is not held."""
+    from rich.markup import escape
+
+    for each in holds:
+        is_restored = each.cause.value == "restored"
+        lifted_by = "mail-orchestration resume" + (" --after-restore" if is_restored else "")
+        console.print(
+            f"[bold red]nothing is sent[/] since {each.held_at:%Y-%m-%d %H:%M:%S}: {escape(each.reason)} "
+            f"({escape(each.held_by)}); lifted by: {lifted_by}",
+            highlight=False,
+        )
 
 
 def _relay_status(relay: RelaySettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.held_claim import HeldClaim
+from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.mail_jobs import waiting_work
 from mail_orchestration.dispatch.recovery import Search, claim_recovered
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
@@ -50,10 +51,11 @@ def claim_next(
 ) -> Claim | None:
     """Take the first work there is for this mailcaster, in one short transaction; None when there is none.
 
-    `installation_id` None looks among the mail jobs of all installations. Mail jobs of a paused or deleted
-    campaign (spec 3.4) are left alone; those of an expired release are taken, so that they end. A mail job
-    whose heartbeat is older than `hang_after_s` seconds is recovered (spec 5.2, 5.3). Hold the claim with
-    `HeldClaim` at once.
+    `installation_id` None looks among the mail jobs of all installations. While sending is held (with None:
+    for any of them) nothing is taken, also when the database was restored (spec 5.8). Mail jobs of a paused
+    campaign are left alone, as are those that wait of a deleted one (spec 3.4); those of an expired release
+    are taken, so that they end. A mail job whose heartbeat is older than `hang_after_s` seconds is recovered
+    (spec 5.2, 5.3). Hold the claim with `HeldClaim` at once.
     """
     search = Search(
         installation_id=installation_id,
@@ -85,7 +87,8 @@ def claim_chosen(
 ) -> Claim | None:
     """Take this very mail job, a small one that waits or one that was restarted, out of turn.
 
-    None when it does not wait, or somebody else is taking it. For an operator who chose it by hand.
+    None when sending is held, when it does not wait, or when somebody else is taking it. For an operator who
+    chose it by hand.
     """
     search = Search(
         installation_id=installation_id,
@@ -95,6 +98,8 @@ def claim_chosen(
         only=mail_job_id,
     )
     with database.begin() as connection:
+        if is_held(connection, installation_id):
+            return None
         return (
             _claim_small(connection, search)
             or claim_recovered(connection, search, WorkKind.SMALL_RECOVERING, set())
@@ -110,6 +115,8 @@ def _is_waiting(connection: Connection, search: Search) -> bool:
 
 
 def _claim_first(connection: Connection, search: Search) -> Claim | None:
+    if is_held(connection, search.installation_id):
+        return None
     passed_over: set[int] = set()
     for work in search_order(search.parameters):
         match work:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, TextClause
 from sqlalchemy.exc import DBAPIError
 
 from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.repeating import count_repeatable
 from mail_orchestration.dispatch.settling import end_claim
 from mail_orchestration.dispatch.unsent import count_unsent
@@ -74,6 +75,15 @@ class HeldClaim:
     def is_asked_to_stop(self) -> bool:
         """Whether a stop was asked for (STOPPING). Cheaper than a heartbeat, and none."""
         return self._write(STATEMENTS["look_at_claim"], {}) is MailJobState.STOPPING
+
+    def is_sending_held(self) -> bool:
+        """Whether all sending is held, by the operator or since the database was restored (spec 5.8)."""
+        with self._turn, self._database.translate_errors():
+            try:
+                return is_held(self._held_connection(), self.claim.installation_id)
+            except DBAPIError:
+                self._let_go()
+                raise
 
     def is_leased(self, hang_after_s: float) -> bool:
         """Whether nobody can have recovered the mail job yet, by this host's own clock; asks no database.

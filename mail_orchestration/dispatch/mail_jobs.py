@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.settings import MailcasterParameters
@@ -174,9 +175,11 @@ def children(connection: Connection, parent_id: int) -> list[MailJob]:
 def waiting_kinds(
     connection: Connection, now: datetime, hang_after_s: float, *, installation_id: int | None = None
 ) -> frozenset[WorkKind]:
-    """The classes of work that wait, of one installation or of all: asked once for a whole fleet. Locks
-    nothing.
+    """The classes of work that wait, of one installation or of all: asked once for a whole fleet. None while
+    sending is held. Locks nothing.
     """
+    if is_held(connection, installation_id):
+        return frozenset()
     row = connection.execute(
         STATEMENTS["find_waiting_work"],
         {

@@ -146,6 +146,8 @@ class DispatcherSettings(_Section):
     relay_unreachable_after_seconds: float = Field(default=900, gt=0)
     max_attempts: int = Field(default=5, ge=1, le=100)
     assembly_processes: int = Field(default=2, ge=1, le=64)
+    accept_promoted_standby: bool = False
+    """Whether a promoted standby goes on without the operator: for synchronous replication, which loses nothing."""
 
 
 class AudienceSettings(_Section):

@@ -101,7 +101,7 @@ class MailJobDelivery:
         self._now = station.clock.now
         self._hang_after_s = inst.settings.dispatcher.hang_after_seconds
         self._gave_up = ""
-        self._is_stopping = self._has_expired = self._is_lease_over = False
+        self._is_stopping = self._has_expired = self._is_lease_over = self._is_held = False
         self._relay_errors: dict[str, str] = {}
         self._trouble: Exception | None = None
         self._counts: dict[Outcome, int] = {}
@@ -163,7 +163,7 @@ class MailJobDelivery:
                 state = held.let_go_stopped(now)
                 crash_point("stop_committed")
                 return state
-            if not (self._stop.is_set() or self._is_lease_over):
+            if not (self._stop.is_set() or self._is_lease_over or self._is_held):
                 raise
             crash_point("before_hand_back")
             held.hand_back()
@@ -192,6 +192,7 @@ class MailJobDelivery:
             self._stop.is_set()
             or self._has_expired
             or self._is_stopping
+            or self._is_held
             or self._components.failure is not None
         ):
             self._end.set()
@@ -305,7 +306,7 @@ class MailJobDelivery:
         heartbeat_s = self._inst.settings.dispatcher.heartbeat_seconds
         frequency = self._parameters.recovery_string_update_frequency
         told, next_beat = 0, time.monotonic() + heartbeat_s
-        next_look = time.monotonic() + STOP_LOOK_S
+        next_look = next_hold_look = time.monotonic() + STOP_LOOK_S
         try:
             while True:
                 await asyncio.sleep(STOP_POLL_S)
@@ -325,6 +326,9 @@ class MailJobDelivery:
                     if time.monotonic() >= next_look:
                         next_look = time.monotonic() + STOP_LOOK_S
                         self._is_stopping |= await asyncio.to_thread(held.is_asked_to_stop)
+                    if time.monotonic() >= next_hold_look:
+                        next_hold_look = time.monotonic() + STOP_LOOK_S
+                        self._is_held |= await asyncio.to_thread(held.is_sending_held)
                 except DatabaseUnavailable as error:
                     # Perhaps of this one connection: the next beat opens another. If the database is gone the
                     # results log meets the same and ends the delivery.

@@ -15,6 +15,7 @@ from typing import Literal
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_chosen, claim_next
+from mail_orchestration.dispatch.holds import holds, is_held
 from mail_orchestration.dispatch.mail_jobs import waiting_work
 from mail_orchestration.dispatch.operating import Signs
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
@@ -23,14 +24,14 @@ from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
+from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
 from mail_orchestration.mailcaster.station import Station
 from mail_orchestration.relays import relays_of
 
 _log = logging.getLogger(__name__)
 
-EndedBecause = Literal["no work", "stopped", "time budget"]
+EndedBecause = Literal["no work", "stopped", "time budget", "held"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ def run_shift(
 ) -> ShiftSummary:
     """Take mail jobs and deliver them until there is no more work, `stop` is set, or the time budget is used up.
 
+    It ends as well while sending is held: what is in hand is handed back then, and a hold is noticed within a second.
     When `stop` is set the messages in flight are finished and recorded, and the rest is left to the next shift. Raises
     BadSettings, and DatabaseUnavailable when the database goes. What was not sent then is handed back to the next shift
     if the database comes again within seconds; otherwise it hangs, and is recovered after the hang time.
@@ -81,7 +83,8 @@ def work_on(
 ) -> MailJobDone | None:
     """Deliver one chosen mail job that waits (small and QUEUED, or restarted), out of turn; None when it does not wait.
 
-    A restarted one is recovered: the result tells the number of the mail job that took its place. Raises ClaimLost.
+    A restarted one is recovered: the result tells the number of the mail job that took its place. Raises ClaimLost, and
+    StateConflict while sending is held.
     """
     parameters = inst.settings.mailcaster(mailcaster)
     relays = relays_of(inst.settings, parameters.relays)
@@ -90,6 +93,9 @@ def work_on(
             inst.database, inst.installation_id, mail_job_id, parameters, now=station.clock.now()
         )
         if claim is None:
+            with inst.database.begin() as connection:
+                if held := holds(connection, inst.installation_id):
+                    raise StateConflict(f"sending is held: {held[0].reason}")
             return None
 
         def frozen() -> FrozenRelease:
@@ -156,9 +162,13 @@ class _Shift:
                 return "time budget"
             claim = self._claim()
             if claim is None:
-                return "no work"
+                return "held" if self._is_held() else "no work"
             self._note(claim.mail_job_id)
             self._work_on(claim)
+
+    def _is_held(self) -> bool:
+        with self._inst.database.begin() as connection:
+            return is_held(connection, self._inst.installation_id)
 
     def _claim(self) -> Claim | None:
         signs = Signs.of(self._inst.settings.dispatcher, self._station.clock.now())

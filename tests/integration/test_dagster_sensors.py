@@ -11,6 +11,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from assets.mail_system import MailSystem
 from jobs.tags import MAIL_JOBS_DONE, MAILCASTER
+from mail_orchestration import holding
 from mail_orchestration.broadcast import assemble_release, queue_release, release_campaign, resolve_release
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadSettings
@@ -130,6 +131,22 @@ def test_a_mailcaster_at_work_is_not_woken_twice(world: World) -> None:
     an_unfinished_run(world, "mailcaster", **{MAILCASTER: "large"})
 
     assert tick(world, mailcaster_sensor).skip_message == "large: at work"
+
+
+@pytest.mark.rule("5.8")
+def test_while_sending_is_held_nobody_is_woken_and_it_is_said_why(world: World) -> None:
+    world.queued()
+    holding.hold(world.mail.shared(), "the relay is being moved")
+    assert "the relay is being moved" in (tick(world, mailcaster_sensor).skip_message or "")
+    result = world.run("mailcaster", config={"work_a_shift": {"config": {"mailcaster": "large"}}})
+    [told] = [
+        event.step_output_data.metadata
+        for event in result.filter_events(lambda event: event.is_successful_output)
+        if event.step_output_data
+    ]
+    assert told["ended_because"].value == "held"
+    holding.resume(world.mail.shared())
+    assert (tick(world, mailcaster_sensor).skip_message or "").startswith("large: found nothing")
 
 
 def test_a_shift_that_found_nothing_is_not_repeated_at_once(world: World) -> None:

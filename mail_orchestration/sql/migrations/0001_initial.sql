@@ -328,6 +328,96 @@ CREATE TABLE closed_day (
 );
 
 
+-- Whether anything may be sent -----------------------------------------------------------------------------------
+
+-- While a hold is not lifted nothing is sent, for one installation or (null) for all. Lifted ones stay, as a record.
+CREATE TABLE sending_hold (
+    sending_hold_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    installation_id integer REFERENCES installation,
+    cause text NOT NULL,
+    reason text NOT NULL,
+    held_at timestamptz NOT NULL,
+    held_by text NOT NULL,
+    lifted_at timestamptz,
+    lifted_by text,
+    CONSTRAINT hold_cause_is_known CHECK (cause IN ('operator', 'restored')),
+    CONSTRAINT restored_database_holds_all CHECK (cause <> 'restored' OR installation_id IS NULL),
+    CONSTRAINT hold_is_lifted_by_somebody CHECK ((lifted_at IS NULL) = (lifted_by IS NULL))
+);
+CREATE UNIQUE INDEX sending_hold_is_open_once ON sending_hold (coalesce(installation_id, 0), cause) WHERE lifted_at IS NULL;
+
+-- What this very database was when it was last known to be no copy: one row, and none before the first process worked
+-- with it. written_in is the transaction that wrote the row: a row that was dumped and read back has another.
+CREATE TABLE database_identity (
+    system_identifier bigint,
+    timeline integer,
+    database_oid oid NOT NULL,
+    table_oids oid [] NOT NULL,
+    written_in xid8 NOT NULL,
+    confirmed_at timestamptz NOT NULL,
+    confirmed_by text NOT NULL
+);
+
+-- What this database is now, and how many octets of its server's log are on disk. A server may refuse to tell some of
+-- it, which then counts for nothing.
+CREATE FUNCTION this_database(
+    OUT system_identifier bigint, OUT timeline integer, OUT database_oid oid, OUT table_oids oid [],
+    OUT log_position bigint
+) LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    SELECT d.oid INTO STRICT database_oid FROM pg_database AS d WHERE d.datname = current_database();
+    table_oids := ARRAY['mail_job'::regclass::oid, 'release'::regclass::oid, 'result'::regclass::oid];
+    BEGIN
+        SELECT s.system_identifier INTO system_identifier FROM pg_control_system() AS s;
+    EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR object_not_in_prerequisite_state THEN
+        NULL;
+    END;
+    BEGIN
+        -- Not from the control file, which shows a promotion only after the next checkpoint.
+        timeline := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer;
+        log_position := pg_current_wal_flush_lsn() - '0/0'::pg_lsn;
+    EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR object_not_in_prerequisite_state THEN
+        NULL;
+    END;
+END
+$$;
+
+-- In what this database is not the one that was known: nothing, or 'system', 'timeline', 'database', 'tables', 'rows'.
+CREATE FUNCTION database_differs() RETURNS text [] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    known record;
+    this record;
+    differs text [] := '{}';
+BEGIN
+    IF NOT EXISTS (SELECT FROM database_identity) THEN
+        RETURN differs;
+    END IF;
+    SELECT * INTO this FROM this_database();
+    -- Rows that were read into a database which had one already make two.
+    IF (SELECT count(*) FROM database_identity) > 1 THEN
+        differs := differs || 'rows'::text;
+    END IF;
+    SELECT *, xmin::text::bigint = (written_in::text::numeric % 4294967296)::bigint AS is_original INTO known
+    FROM database_identity ORDER BY confirmed_at DESC LIMIT 1;
+    IF known.system_identifier <> this.system_identifier THEN differs := differs || 'system'::text; END IF;
+    IF known.timeline <> this.timeline THEN differs := differs || 'timeline'::text; END IF;
+    IF known.database_oid <> this.database_oid THEN differs := differs || 'database'::text; END IF;
+    IF known.table_oids <> this.table_oids THEN differs := differs || 'tables'::text; END IF;
+    IF NOT known.is_original THEN differs := differs || 'rows'::text; END IF;
+    RETURN differs;
+END
+$$;
+
+-- Whether nothing may be sent for an installation; null asks about holds of any.
+CREATE FUNCTION sending_is_held(installation integer) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT EXISTS (
+        SELECT FROM sending_hold AS h
+        WHERE h.lifted_at IS NULL
+            AND (h.installation_id IS NULL OR installation IS NULL OR h.installation_id = installation)
+    ) OR cardinality(database_differs()) > 0
+$$;
+
+
 -- Who works ------------------------------------------------------------------------------------------------------
 
 -- The last shift of each mailcaster, for status displays.

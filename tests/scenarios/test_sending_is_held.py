@@ -1,0 +1,62 @@
+"""A hold stops what a mailcaster has in hand within seconds; lifted, everybody gets the mail once."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from mail_orchestration import holding
+from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift
+from tests.scenarios.installations import (
+    opened,
+    released,
+    storing_sink,
+    tally,
+    wait_for_results,
+    write_site,
+)
+
+CONTACTS = 600
+
+
+@pytest.mark.rule("5.8")
+def test_a_hold_stops_a_shift_and_nothing_is_repeated(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with storing_sink("-w", "1") as sink:
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=[{"name": "m1", "connections": 100}],
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            shifts: list[ShiftSummary] = []
+            shift = threading.Thread(
+                target=lambda: shifts.append(run_shift(inst, "m1", stop=threading.Event()))
+            )
+            shift.start()
+            wait_for_results(inst, 100)
+            held = holding.hold(inst, "the relay is being moved", wait_s=30)
+            shift.join(timeout=30)
+            assert not shift.is_alive()
+            assert [each.reason for each in held.holds] == ["the relay is being moved"]
+            [summary] = shifts
+            assert summary.ended_because == "held"
+            assert summary.messages < CONTACTS
+            sent = sum(sink.tally().values())
+            assert sent == summary.messages
+            assert not has_work(inst, "m1")
+            assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
+
+    with storing_sink() as quick:
+        write_site(tmp_path, relay_port=quick.port, contacts=CONTACTS)
+        with opened(settings, database_url, monkeypatch) as inst:
+            assert [each.reason for each in holding.resume(inst).lifted] == ["the relay is being moved"]
+            run_shift(inst, "m1", stop=threading.Event())
+            assert tally(inst, release_id).accepted == CONTACTS
+            assert sum(quick.tally().values()) == CONTACTS - sent
+            assert max(quick.tally().values()) == 1
