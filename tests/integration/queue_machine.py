@@ -197,7 +197,10 @@ class QueueMachine(RuleBasedStateMachine):
             job.next = 1 if job.kind == "parent" else None
         assert entered is job.state
 
-    @rule(campaign=st.integers(0, 1), change=st.sampled_from(["pause", "resume", "resume", "delete"]))
+    @rule(
+        campaign=st.integers(0, 1),
+        change=st.sampled_from(["pause", "pause", "resume", "resume", "resume", "delete"]),
+    )
     def change_campaign(self, campaign: int, change: str) -> None:
         match change:
             case "pause":
@@ -334,7 +337,21 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks, outcome=st.sampled_from(OUTCOMES))
     @precondition(lambda self: self.holders)
     def send_all_and_finish(self, pick: int, outcome: Outcome) -> None:
-        holder = self._holder(pick)
+        self._send_all_and_finish(self._holder(pick), outcome)
+
+    @rule(outcome=st.sampled_from(OUTCOMES[:2]))
+    @precondition(lambda self: self.holders)
+    def everybody_finishes(self, outcome: Outcome) -> None:
+        for holder in list(self.holders):
+            self._send_all_and_finish(holder, outcome)
+
+    @rule()
+    @precondition(lambda self: self.holders)
+    def everybody_gives_up(self) -> None:
+        for holder in list(self.holders):
+            self._give_up(holder)
+
+    def _send_all_and_finish(self, holder: Holder, outcome: Outcome) -> None:
         self._send(holder, 1000, outcome)
         while self.model.repeatable(holder.job, self._most_attempts(holder.job)) and holder.job.is_live:
             self._repeat(holder, 1000, outcome)
@@ -418,7 +435,9 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     @precondition(lambda self: self.holders)
     def give_up(self, pick: int) -> None:
-        holder = self._holder(pick)
+        self._give_up(self._holder(pick))
+
+    def _give_up(self, holder: Holder) -> None:
         job = holder.job
         with self._refused_unless(job.is_live):
             entered = holder.held.fail("the relay cannot be reached", self.now)
