@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Recipes run in the Makefile's own folder, whose path may hold spaces: all paths here are relative.
 OWN_PACKAGES := mail_orchestration assets jobs schedules tests benchmarks
 
-.PHONY: help demo dev test chaos mutations check format bench docs rules lock clean
+.PHONY: help demo dev test chaos model mutations check format bench docs rules lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
@@ -34,6 +34,10 @@ mutations: $(READY) ## break the promises of delivery on purpose: the tests must
 
 chaos: $(READY) ## the long run: 500 kills over 300,000 messages, a table of what became of them (15 minutes)
 	$(BIN)/python -m tests.chaos --kills 500 --messages 300000
+
+SEED ?= $(shell date +%s)
+model: $(READY) ## the queue against a model of it, in 300 new random runs (10 minutes); SEED=n repeats those of a seed
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration/test_queue_model.py --hypothesis-seed=$(SEED)
 
 check: $(READY) rules ## format, lint, types, layers, SQL, rules without a test
 	$(BIN)/ruff format --check .

@@ -1,7 +1,7 @@
 """The queue against a model of it, in random runs of many steps (spec 3.2, 3.3, 4.3, 4.6, 5).
 
-In the suite the runs are the same ones each time. `HYPOTHESIS_PROFILE=long` makes new ones for some minutes;
-`--hypothesis-seed=N` repeats those of a seed. A run that fails is made as short as it can be, and printed step by step.
+In the suite the runs are the same ones each time. `HYPOTHESIS_PROFILE=long` (`make model`) makes new ones for some
+minutes; `--hypothesis-seed=N` repeats those of a seed. A run that fails is made as short as it can be, and printed step by step.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.integration.queue_machine import QueueMachine  # noqa: E402 - only no
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
-    max_examples=2000 if IS_LONG else 40,
-    stateful_step_count=100 if IS_LONG else 40,
+    max_examples=300 if IS_LONG else 40,
+    stateful_step_count=80 if IS_LONG else 40,
     derandomize=not IS_LONG,
     deadline=None,
     suppress_health_check=list(HealthCheck),
