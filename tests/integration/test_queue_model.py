@@ -1,7 +1,8 @@
 """The queue against a model of it, in random runs of many steps (spec 3.2, 3.3, 4.3, 4.6, 5).
 
 In the suite the runs are the same ones each time. `HYPOTHESIS_PROFILE=long` (`make model`) makes new ones for some
-minutes; `--hypothesis-seed=N` repeats those of a seed. A run that fails is made as short as it can be, and printed step by step.
+minutes; `--hypothesis-seed=N` repeats those of a seed. A run that fails is made as short as it can be, and printed step
+by step.
 """
 
 from __future__ import annotations
