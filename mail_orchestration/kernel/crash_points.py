@@ -55,6 +55,7 @@ CRASH_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         # ── egress ──
         "messages_read": "Messages were read to be sent; none of them was.",
         "suppressed_recorded": "Messages to recipients suppressed since assembly have their results.",
+        "repeats_read": "Uncertain messages were read to be sent once more; none of them was.",
         "session_opened": "A session with the relay stands; no command of a mail transaction has left.",
         "before_mail": "MAIL of a message that does not travel ahead is about to be written.",
         "after_envelope": "The commands of an envelope have left (without PIPELINING the first one); no reply is read.",

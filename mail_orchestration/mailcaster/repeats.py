@@ -16,6 +16,7 @@ from datetime import datetime
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.repeating import Repeatable, count_repeatable, repeatable_messages
 from mail_orchestration.dispatch.unsent import UnsentMessage
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.mailcaster.components import MessageInHand, SendComponents
@@ -129,6 +130,7 @@ class RepeatFeed:
             self._is_over = True
             return
         self._after = found.up_to
+        crash_point("repeats_read")
         await self._leave("suppressed since the first attempt", found.suppressed)
         kept = await self._screened(found.to_send)
         self._components.handed_over(kept)

@@ -40,12 +40,23 @@ MAILCASTER = {
     "connections": CONNECTIONS,
     "recovery_string_update_frequency": 10,
 }
+MAILCASTER_FOR_FEW = {
+    "name": "m1",
+    "small_audience_threshold": 20,
+    "small_job_only": True,
+    "min_job_size": 1,
+    "max_job_size": 10,
+    "connections": FEW,
+}
 SLOW_PER_SECOND = 20
 """Of the relay in the slow settings: a child takes two seconds, in which there is time for a heartbeat and a stop."""
 
 
-def write_course(folder: Path, relay_port: int) -> None:
-    """Settings (quick, slow, and with a relay that is not there), the campaigns and the lists, in `folder`."""
+def write_course(folder: Path, relay_port: int, dropping_port: int) -> None:
+    """Settings, the campaigns and the lists, in `folder`.
+
+    The relay of the settings is quick, slow, one that drops each connection after the final dot, or not there.
+    """
     for name in ("many", "few"):
         campaign = folder / "campaigns" / name
         campaign.mkdir(parents=True)
@@ -83,6 +94,11 @@ def write_course(folder: Path, relay_port: int) -> None:
     _write_settings(folder / "quick.yaml", settings)
     relay["messages_per_second"] = SLOW_PER_SECOND
     _write_settings(folder / "slow.yaml", settings)
+    del relay["messages_per_second"]
+    relay["port"] = dropping_port
+    settings["mailcasters"] = [MAILCASTER_FOR_FEW]
+    _write_settings(folder / "dropping.yaml", settings)
+    settings["mailcasters"] = [MAILCASTER]
     relay["port"] = 9  # nobody listens there
     settings["dispatcher"]["relay_unreachable_after_seconds"] = 0.2
     _write_settings(folder / "unreachable.yaml", settings)
