@@ -29,6 +29,7 @@ from tests.chaos.site import RelayProcess, Site
 DEFERS_S, SLOW_S, STOPPED_FOR_S = 0.5, 3.0, 3.0
 EVERYTHING_IS_STOPPED, ONE_IS_STOPPED = 0.3, 0.6
 """Below and above this draw a stop is for everything and for one mail job; in between for a campaign."""
+LOOKS_FOR_A_BUSY_ONE = 20
 LONGEST_WAIT_S = {
     Kind.ASSEMBLER: 0.6,
     Kind.ASSEMBLY_WORKER: 0.6,
@@ -183,7 +184,11 @@ class Faults:
         working = self.fleet.working()
         return working[int(fault.victim * len(working))]
 
-    def _kill_mailcaster(self, fault: Fault) -> None:
+    def _kill_mailcaster(self, fault: Fault, looks: int = 1) -> None:
+        if not self.fleet.is_busy() and looks < LOOKS_FOR_A_BUSY_ONE:
+            # One that is idle has nothing to lose.
+            self.after(0.1, lambda: self._kill_mailcaster(fault, looks + 1))
+            return
         victim = self._victim(fault)
         self.fleet.skews[victim.name] = fault.skew_s
         self._begin(fault.kind, [victim])

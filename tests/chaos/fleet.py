@@ -55,13 +55,15 @@ class Fleet:
 
     def working(self) -> list[Worker]:
         """Mailcasters that have a mail job in hand, as far as the journal tells; all of them when none has."""
-        can = [each for each in self.mailcasters if each.is_alive and each.pid not in self.suspended]
-        busy = [
-            each
-            for each in can
-            if (last := self._journal.last.get(each.pid)) is not None and last.event == "claimed"
-        ]
-        return busy or can
+        can = self._struck_by_nothing()
+        return [each for each in can if self.held_by(each) is not None] or can
+
+    def is_busy(self) -> bool:
+        """Whether any has a mail job in hand."""
+        return any(self.held_by(each) is not None for each in self._struck_by_nothing())
+
+    def _struck_by_nothing(self) -> list[Worker]:
+        return [each for each in self.mailcasters if each.is_alive and each.pid not in self.suspended]
 
     def held_by(self, worker: Worker) -> int | None:
         """The mail job that it has in hand, as far as the journal tells."""
