@@ -178,7 +178,8 @@ class Faults:
                 self._begin(fault.kind, [])
                 workers[int(fault.victim * len(workers))].kill()
                 return
-        self._for_assembly.append(fault)
+        # They are being started.
+        self.after(0.1, lambda: self._kill_assembler(fault, pid))
 
     def _victim(self, fault: Fault) -> Worker:
         working = self.fleet.working()

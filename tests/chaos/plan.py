@@ -148,8 +148,8 @@ def draw(
         Audience(name="tiny", size=7),
         Audience(name="small", size=80),
         Audience(name="middling", size=max(150, messages // 200)),
-        Audience(name="large", size=max(400, messages // 50)),
-        Audience(name="huge", size=max(1000, messages // 15)),
+        Audience(name="large", size=max(400, messages // 30)),
+        Audience(name="huge", size=max(1000, messages // 12)),
     ]
     campaigns = {each.name: (each.name,) for each in audiences} | {"overlap": ("large", "middling")}
     plan = Plan(
