@@ -101,6 +101,9 @@ def recognise(
     if _may_become_known(found, accept_promotion):
         found = _write_identity(connection, by, lambda now: _may_become_known(now, accept_promotion))
     seen = Seen.read(_file(data_dir, found))
+    # Another process of this host may have seen it, further on, since we looked: look again, so that only a log that
+    # is shorter than it was before the look counts.
+    found = _look(connection)
     reason = _why_not_itself(found, seen)
     if reason is None:
         _remember(data_dir, found, seen)

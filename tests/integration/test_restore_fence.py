@@ -348,3 +348,26 @@ def test_work_by_many_processes_at_once_makes_a_database_known_once(
             thread.join()
         assert watching.execute("SELECT count(*) FROM database_identity").fetchone() == (1,)
         assert watching.execute("SELECT count(*) FROM sending_hold").fetchone() == (0,)
+
+
+@pytest.mark.rule("5.8")
+def test_another_process_that_sees_the_log_further_on_in_this_moment_is_no_restore(
+    settings: Path, worked_with: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = restore_fence.Seen.read
+
+    with opened(settings, worked_with, monkeypatch) as inst:
+
+        def read_after_another_wrote(file: Path) -> restore_fence.Seen | None:
+            """Between our look at the database and our look at the file."""
+            monkeypatch.setattr(restore_fence.Seen, "read", read)
+            with inst.database.begin() as other:
+                other.execute(text("CREATE TABLE more_log AS SELECT generate_series(1, 1000)"))
+            with inst.database.begin() as other:
+                assert restore_fence.recognise(other, inst.settings.data_dir, by="another") is None
+            return read(file)
+
+        monkeypatch.setattr(restore_fence.Seen, "read", read_after_another_wrote)
+        with inst.database.begin() as connection:
+            assert restore_fence.recognise(connection, inst.settings.data_dir, by="tests") is None
+        assert may_send(inst)
