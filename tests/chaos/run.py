@@ -27,6 +27,8 @@ from tests.chaos.site import RelayProcess, fleet, make_folder, remove_folder, wr
 TICK_S = 0.02
 LOOK_EVERY_S = 0.5
 IMPORTS_WITHIN_S = 120.0
+GOES_ON_WITHIN_S = 300.0
+"""A database that replays its log holds up this process too."""
 STUCK_AFTER_S = 60.0
 """Without a new result for so long, hang times included, the work is stuck."""
 SHARE_OF_MISCHIEF = 0.004
@@ -192,7 +194,7 @@ class _Course:
             if fault.kind is Kind.POSTMASTER:
                 pause_s += AFTER_POSTMASTER_S
             until = time.monotonic() + pause_s
-            self._wait(lambda until=until: time.monotonic() > until, 60.0, fault.number)  # type: ignore[misc]
+            self._wait(lambda until=until: time.monotonic() > until, GOES_ON_WITHIN_S, fault.number)  # type: ignore[misc]
             if fault.number in of_dagster[-1:]:
                 self._end_dagster(fault.number)
         while self._faults.is_pending or len(self._released) < len(self._plan.releases):
