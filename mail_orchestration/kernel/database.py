@@ -32,8 +32,9 @@ OLDEST_SERVER_VERSION = 150000
 
 _log = logging.getLogger(__name__)
 
-_UNAVAILABLE_SQLSTATES = ("08", "53", "57P", "58")
-"""Connection, resources (full disk, no more connections), shutdown, and the server's own input and output."""
+_UNAVAILABLE_SQLSTATES = ("08", "25006", "53", "57P", "58")
+"""Connection, a standby that is not promoted yet, resources (full disk, no more connections), shutdown, and the
+server's own input and output."""
 
 
 class Database:

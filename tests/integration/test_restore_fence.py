@@ -295,7 +295,7 @@ def test_files_that_were_put_back_are_noticed_by_the_log(
 
 
 @pytest.mark.rule("5.8")
-def test_an_embedded_data_folder_that_was_put_back_is_noticed(
+def test_a_data_folder_that_was_put_back_or_recovered_from_an_archive_is_noticed(
     short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = short_folder / "put-back"
@@ -320,6 +320,17 @@ def test_an_embedded_data_folder_that_was_put_back_is_noticed(
     shutil.move(folder / "backup", real)
     with opened_embedded() as inst:
         assert not may_send(inst)
+        holding.resume(inst, after_restore=True)
+        assert may_send(inst)
+
+    # Recovery from an archive, as to a point in time: the server goes on on a timeline of its own.
+    with (real / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+        file.write("restore_command = 'false'\nhot_standby = off\n")
+    (real / "recovery.signal").touch()
+    _own_like(real, real)
+    with opened_embedded() as inst:
+        assert not may_send(inst)
+        assert "another timeline" in holding.why_held(inst)[0].reason
         holding.resume(inst, after_restore=True)
         assert may_send(inst)
 

@@ -283,6 +283,7 @@ def test_reasons_are_all_explained() -> None:
     assert sorted(cells[0].strip("`") for cells in rejected) == sorted(RejectCode)
 
 
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_metadata_page_names_what_dagster_shows() -> None:
     from schedules.definitions import defs
 
