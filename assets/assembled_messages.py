@@ -53,7 +53,7 @@ def assembled_messages(
     is sent. Assembly that was cut off goes on where it stopped. Materialising it again tells the same
     figures and assembles nothing twice.
     """
-    with told_to_operators(), mail.opened("assembly") as installation:
+    with told_to_operators(), mail.opened("assembly", context.run.run_id) as installation:
         release_id = mail_job_id_of(context.partition_key)
         summary = assemble_once(installation, release_id, context)
         told = release(installation, release_id)

@@ -52,7 +52,7 @@ def audience_members(
     source again changes nothing but refreshes the details. Releases use what the audiences hold at the
     moment of their dedup.
     """
-    with told_to_operators(), mail.opened("import") as installation:
+    with told_to_operators(), mail.opened("import", context.run.run_id) as installation:
         names = config.audiences or names_with_a_source(installation.settings)
         summaries: dict[str, ImportSummary] = {}
         for name in names:

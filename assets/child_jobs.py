@@ -38,7 +38,7 @@ def child_jobs(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSys
     much as its own parameters say, so a parent has no child yet at first. Materialise it again at any time
     to see the children as they are now: a mail job is queued once and never twice.
     """
-    with told_to_operators(), mail.opened("queue") as installation:
+    with told_to_operators(), mail.opened("queue", context.run.run_id) as installation:
         release_id = mail_job_id_of(context.partition_key)
         work_done = queue_once(installation, release_id)
         with installation.database.begin() as connection:

@@ -69,7 +69,7 @@ def audience_from_dataframe(
     def dataframe_audience(
         context: dg.AssetExecutionContext, frame: pd.DataFrame, mail: dg.ResourceParam[MailSystem]
     ) -> shown.Materialized:
-        with told_to_operators(), mail.opened("import") as installation:
+        with told_to_operators(), mail.opened("import", context.run.run_id) as installation:
             source = DataFrameSource(
                 frame=frame, address_column=address_column, label=f"asset {key.to_user_string()}"
             )

@@ -77,7 +77,11 @@ def delivery_results(
     context: dg.AssetExecutionContext, config: DeliverByHand, mail: dg.ResourceParam[MailSystem]
 ) -> Iterator[shown.Materialized]:
     """Deliver chosen mail jobs that wait; tell the figures of chosen ones that have ended."""
-    with told_to_operators(), mail.opened("delivery by hand") as installation, interrupts() as stop:
+    with (
+        told_to_operators(),
+        mail.opened("delivery by hand", context.run.run_id) as installation,
+        interrupts() as stop,
+    ):
         mailcaster = _mailcaster(installation, config.mailcaster)
         # Every key is looked at before the first message is sent: one wrong key among many stops none half
         # way.

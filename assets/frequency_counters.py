@@ -34,7 +34,7 @@ def frequency_counters(
     so each night. Done twice, late, or after missing nights it gives the same figures. A mail of day D
     counts through D + days.
     """
-    with told_to_operators(), mail.opened("close of the day") as installation:
+    with told_to_operators(), mail.opened("close of the day", context.run.run_id) as installation:
         now = utc_now()
         closed = close_days(installation, now=now)
         windows = frequency_summary(installation, now=now)

@@ -44,7 +44,7 @@ def mail_job_report(
     It is written by itself when the mail job has ended. Materialise it at any time before to see how far
     delivery is; it only counts, and every figure is counted from the rows anew.
     """
-    with told_to_operators(), mail.opened("report") as installation:
+    with told_to_operators(), mail.opened("report", context.run.run_id) as installation:
         release_id = mail_job_id_of(context.partition_key)
         report = report_release(installation, release_id, now=utc_now())
         check = check_books_balance(installation, release_id)

@@ -15,8 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mail_orchestration.dispatch.presence import present
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.settings import settings_path
+
+
+def presence_of(run_id: str) -> str:
+    """The name by which a run's process is seen at work in the database."""
+    return f"dagster run {run_id}"
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,18 @@ class MailSystem:
         self._kept: _Kept | None = None
 
     @contextlib.contextmanager
-    def opened(self, purpose: str) -> Iterator[Installation]:
+    def opened(self, purpose: str, run_id: str | None = None) -> Iterator[Installation]:
         """An installation of its own, closed at the end of the block: for the one op of a run.
 
-        `purpose` is seen as the connections' application name. Raises BadSettings or DatabaseUnavailable.
+        `purpose` is seen as the connections' application name. With `run_id` the clean-up can tell that the run's
+        process is there, for as long as the block lasts. Raises BadSettings or DatabaseUnavailable.
         """
-        with open_installation(
-            self._settings, application_name=f"dagster {purpose}", pool_size=2
-        ) as installation:
+        with (
+            open_installation(
+                self._settings, application_name=f"dagster {purpose}", pool_size=2
+            ) as installation,
+            present(installation.database, presence_of(run_id)) if run_id else contextlib.nullcontext(),
+        ):
             yield installation
 
     def shared(self) -> Installation:

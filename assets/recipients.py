@@ -49,7 +49,7 @@ def recipients(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSys
     tells the same figures and does nothing; on an INTERRUPTED mail job it releases it again, as the first
     dedup was cut off.
     """
-    with told_to_operators(), mail.opened("recipients") as installation:
+    with told_to_operators(), mail.opened("recipients", context.run.run_id) as installation:
         release_id = mail_job_id_of(context.partition_key)
         work_done = resolve_once(installation, release_id)
         context.log.info("mail job %d: %s", release_id, work_done)

@@ -39,7 +39,7 @@ def change(
     context: dg.OpExecutionContext, config: CampaignToChange, mail: dg.ResourceParam[MailSystem]
 ) -> None:
     """Pause, resume or delete the campaign, and tell which mail jobs were stopped and which have begun."""
-    with told_to_operators(), mail.opened("campaign") as installation:
+    with told_to_operators(), mail.opened("campaign", context.run.run_id) as installation:
         match config.action:
             case Action.PAUSE:
                 changed = campaigns.pause(installation, config.campaign)

@@ -7,13 +7,14 @@ import dagster as dg
 
 from assets import shown
 from assets.failures import told_to_operators
-from assets.mail_system import MailSystem
-from jobs.dead_runs import fail_dead_runs
+from assets.mail_system import MailSystem, presence_of
+from jobs.dead_runs import fail_abandoned_runs, fail_dead_runs
 from jobs.mailcaster import mailcaster
 from jobs.old_keys import delete_old_keys
 from jobs.tags import PROCESS
 from mail_orchestration import maintenance
 from mail_orchestration.dispatch.mail_jobs import mail_job
+from mail_orchestration.dispatch.presence import is_present
 from mail_orchestration.dispatch.shifts import shifts
 from mail_orchestration.holding import why_held
 from mail_orchestration.installation import Installation
@@ -25,11 +26,18 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
     """Mark mail jobs whose dedup was cut off, end stops in the place of dead mailcasters, fail runs whose
     process is gone, take old partition keys away."""
     now = utc_now()
-    with told_to_operators(), mail.opened("cleaning") as installation:
+    with told_to_operators(), mail.opened("cleaning", context.run.run_id) as installation:
         summary = maintenance.clean_delivery_queue(installation, now=now)
         last_signs = last_signs_of_life(installation)
         held = why_held(installation)
-    dead = fail_dead_runs(context.instance, last_signs, job_name=mailcaster.name, now=now)
+        dead = fail_dead_runs(context.instance, last_signs, job_name=mailcaster.name, now=now)
+        with installation.database.begin() as connection:
+            dead += fail_abandoned_runs(
+                context.instance,
+                lambda run_id: is_present(connection, presence_of(run_id)),
+                but_of=mailcaster.name,
+                now=now,
+            )
     keys = delete_old_keys(context.instance)
     context.log.info(
         "%d mail jobs interrupted, %d stopped, %d dead runs, %d old partition keys",

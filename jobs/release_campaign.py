@@ -36,7 +36,7 @@ def release_folder(
 
     Retrying this run gives the same mail job; launching the job anew gives another one.
     """
-    with told_to_operators(), mail.opened("release") as installation:
+    with told_to_operators(), mail.opened("release", context.run.run_id) as installation:
         folder = campaign_folder(installation.settings.campaigns_dir, config.campaign)
         released = broadcast.release_campaign(
             installation,

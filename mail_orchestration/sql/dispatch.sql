@@ -233,3 +233,11 @@ SELECT mailcaster, host, process_id, started_at, heartbeat_at, ended_at, mail_jo
 FROM mailcaster_shift
 WHERE installation_id = CAST(:installation_id AS integer)
 ORDER BY mailcaster;
+
+-- name: hold_presence
+-- A process is at work on something; the lock ends with its session, whatever became of the process.
+SELECT pg_advisory_lock(hashtextextended('mail_orchestration.presence.' || CAST(:name AS text), 0));
+
+-- name: try_presence
+-- True when nobody is at work on it.
+SELECT pg_try_advisory_xact_lock(hashtextextended('mail_orchestration.presence.' || CAST(:name AS text), 0));

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from assets.mail_system import presence_of
 from jobs import old_keys
-from jobs.dead_runs import GONE_AFTER, fail_dead_runs
+from jobs.dead_runs import GONE_AFTER, fail_abandoned_runs, fail_dead_runs
 from jobs.old_keys import delete_old_keys
-from jobs.tags import MAILCASTER
+from jobs.tags import MAILCASTER, PROCESS
+from mail_orchestration.dispatch.presence import is_present
 from mail_orchestration.dispatch.shifts import start_shift
 from mail_orchestration.kernel.clock import utc_now
 from schedules.definitions import defs
@@ -50,6 +52,39 @@ def test_only_the_runs_of_silent_mailcasters_are_failed() -> None:
         assert state_of(instance, silent) is dg.DagsterRunStatus.FAILURE
         assert state_of(instance, alive) is dg.DagsterRunStatus.STARTED
         assert fail_dead_runs(instance, signs, job_name="mailcaster", now=later) == []
+
+
+def an_assembly(instance: dg.DagsterInstance) -> dg.DagsterRun:
+    """A run of `assemble` whose process nobody looks at, with what it said when it began."""
+    run = instance.create_run_for_job(
+        defs.resolve_job_def("assemble"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={PROCESS: "assemble", "dagster/partition": "7"},
+    )
+    instance.report_engine_event("it began", run)
+    return run
+
+
+@pytest.mark.rule("6.5")
+def test_an_assembly_whose_machine_died_gives_its_place_free(world: World) -> None:
+    now, later = utc_now(), utc_now() + 2 * GONE_AFTER
+    with world.installation() as opened, opened.database.begin() as connection:
+        at_work, gone = an_assembly(world.instance), an_assembly(world.instance)
+
+        def look(moment: datetime) -> list[str]:
+            return fail_abandoned_runs(
+                world.instance,
+                lambda run_id: is_present(connection, presence_of(run_id)),
+                but_of="mailcaster",
+                now=moment,
+            )
+
+        with world.mail.opened("assembly", at_work.run_id):
+            assert look(now) == [], "they said something just now"
+            assert look(later) == [gone.run_id]
+            assert state_of(world.instance, gone) is dg.DagsterRunStatus.FAILURE
+            assert state_of(world.instance, at_work) is dg.DagsterRunStatus.STARTED
+        assert look(later) == [at_work.run_id], "its process went without a word"
 
 
 def test_a_run_that_began_a_moment_ago_is_given_time() -> None:
