@@ -39,7 +39,7 @@ def stop(
     context: dg.OpExecutionContext, config: MailJobsToOperate, mail: dg.ResourceParam[MailSystem]
 ) -> None:
     """Stop what is meant: what waits at once, what is being sent as soon as its mailcaster has let go of it."""
-    with told_to_operators(), mail.opened("stop") as installation:
+    with told_to_operators(), mail.opened("stop", context.run.run_id) as installation:
         done = control.stop(installation, config.scope)
         done = control.wait_until_stopped(installation, done, timeout_s=config.wait_seconds)
     _tell(context, done, nothing="Nothing is there to be stopped.")
@@ -50,7 +50,7 @@ def restart(
     context: dg.OpExecutionContext, config: MailJobsToOperate, mail: dg.ResourceParam[MailSystem]
 ) -> None:
     """Let what is meant go on where it was stopped; the sensor of the mailcasters finds it in its next look."""
-    with told_to_operators(), mail.opened("restart") as installation:
+    with told_to_operators(), mail.opened("restart", context.run.run_id) as installation:
         done = control.restart(installation, config.scope)
         done = control.wait_until_stopped(installation, done, timeout_s=config.wait_seconds)
     _tell(context, done, nothing="Nothing is stopped.")
