@@ -20,6 +20,7 @@ from assets.mail_system import MailSystem
 from assets.partitions import CHILD_JOBS, add_keys
 from jobs.tags import MAIL_JOBS_DONE, MAILCASTER, PROCESS
 from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import MailJobDone, ShiftSummary, run_shift
 
 LOOK_EVERY_S = 0.25
@@ -122,8 +123,10 @@ def _tell_next(
     if done.state.is_ended:
         context.log_event(told(done, mailcaster=mailcaster))
         return
-    handed_back = "handed back: what it has not sent is for whoever takes it up"
-    context.log_event(told(done, mailcaster=mailcaster, this_run=handed_back))
+    this_run = "handed back: what it has not sent is for whoever takes it up"
+    if done.state is MailJobState.STOPPED_R:
+        this_run = "stopped by the operator: what it has not sent waits for a restart"
+    context.log_event(told(done, mailcaster=mailcaster, this_run=this_run))
 
 
 @dg.job(

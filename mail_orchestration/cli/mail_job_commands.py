@@ -101,6 +101,8 @@ def _line(job: MailJob) -> str:
     if job.campaign and job.parent_id is None:
         parts.append(job.campaign)
     parts.append(styled_state(job.state))
+    if job.asked_state:
+        parts.append(f"(to be {job.asked_state})")
     if job.first_message and job.last_message:
         parts.append(f"messages {job.first_message:,}–{job.last_message:,}")
     if job.mailcaster:
@@ -134,7 +136,7 @@ def show_mail_jobs(console: Console, found: Sequence[MailJob]) -> None:
             job.deferred,
             job.rejected,
             job.uncertain,
-            job.reason,
+            f"to be {job.asked_state}" if job.asked_state else job.reason,
         )
         for job in found
     ]

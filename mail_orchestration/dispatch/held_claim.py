@@ -57,6 +57,13 @@ class HeldClaim:
             except BaseException:
                 self._let_go()
                 raise
+        try:
+            # Between its claim and this lock nothing told that it lives: it may have been fenced out meanwhile,
+            # and then not one message may leave.
+            self.is_asked_to_stop()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

@@ -31,6 +31,8 @@ class MailJob:
     kind: MailJobKind | None
     """None until dedup fixed it (spec 3.1)."""
     state: MailJobState
+    asked_state: MailJobState | None
+    """What the operator asked for, and it enters when it leaves this state (spec 5.6)."""
     reason: str
     """Why it is in this state, where that needs saying; ''."""
     priority: int
@@ -207,6 +209,7 @@ def waiting_work(
 def _mail_job_of(row: Row[Any]) -> MailJob:
     values = {name: row._mapping[name] for name in _FIELDS}
     values["state"] = MailJobState(row.state)
+    values["asked_state"] = None if row.asked_state is None else MailJobState(row.asked_state)
     values["kind"] = None if row.kind is None else MailJobKind(row.kind)
     return MailJob(**values)
 

@@ -51,7 +51,8 @@ SELECT state FROM mail_job WHERE mail_job_id = CAST(:mail_job_id AS bigint);
 -- name: read_mail_job
 -- One mail job as people see it: a parent's figures are those of its children.
 SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, campaign.name AS campaign,
-    mail_job.parent_id, mail_job.recovers_id, mail_job.kind, mail_job.state, mail_job.reason, mail_job.priority,
+    mail_job.parent_id, mail_job.recovers_id, mail_job.kind, mail_job.state, mail_job.asked_state, mail_job.reason,
+    mail_job.priority,
     mail_job.created_at, mail_job.queued_at, mail_job.started_at, mail_job.ended_at,
     mail_job.first_message, mail_job.last_message, mail_job.next_message,
     mail_job.mailcaster, mail_job.heartbeat_at,
@@ -75,7 +76,8 @@ WHERE mail_job.mail_job_id = CAST(:mail_job_id AS bigint);
 -- name: list_mail_jobs
 -- The newest mail jobs of an installation that are not children, with the same figures.
 SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, campaign.name AS campaign,
-    mail_job.parent_id, mail_job.recovers_id, mail_job.kind, mail_job.state, mail_job.reason, mail_job.priority,
+    mail_job.parent_id, mail_job.recovers_id, mail_job.kind, mail_job.state, mail_job.asked_state, mail_job.reason,
+    mail_job.priority,
     mail_job.created_at, mail_job.queued_at, mail_job.started_at, mail_job.ended_at,
     mail_job.first_message, mail_job.last_message, mail_job.next_message,
     mail_job.mailcaster, mail_job.heartbeat_at,
@@ -102,7 +104,8 @@ LIMIT CAST(:most AS integer);
 -- name: list_children
 -- The children of a parent, replaced ones too, in the order in which they were made.
 SELECT mail_job.mail_job_id, mail_job.release_id, mail_job.installation_id, campaign.name AS campaign,
-    mail_job.parent_id, mail_job.recovers_id, mail_job.kind, mail_job.state, mail_job.reason, mail_job.priority,
+    mail_job.parent_id, mail_job.recovers_id, mail_job.kind, mail_job.state, mail_job.asked_state, mail_job.reason,
+    mail_job.priority,
     mail_job.created_at, mail_job.queued_at, mail_job.started_at, mail_job.ended_at,
     mail_job.first_message, mail_job.last_message, mail_job.next_message,
     mail_job.mailcaster, mail_job.heartbeat_at,

@@ -321,3 +321,22 @@ def test_stops_and_claims_at_once_leave_nothing_running(world: World) -> None:
             )
         )
         assert list(live.scalars()) == []
+
+
+def test_a_claim_that_was_fenced_out_before_it_is_held_sends_nothing(world: World) -> None:
+    """Its process was suspended between the two for longer than a dead one is waited for."""
+    work = world.begun(20, kind="small")
+    old = world.claim_of(work)
+    assert told(stop(world, work, LATER)) == [(work, "RUNNING", "STOPPED_R")]
+    with pytest.raises(ClaimLost):
+        HeldClaim(world.database, old).__enter__()
+    assert told(restart(world, work, LATER)) == [(work, "STOPPED_R", "RECOVERING")]
+    assert claimed(world, mailcaster("any"), LATER).recovers_id == work, "the lock is free again"
+
+
+def test_what_was_asked_for_can_be_read(world: World) -> None:
+    with world.database.begin() as connection:
+        release = world.create(connection, 30, kind="parent")
+    stop(world, release)
+    with world.database.begin() as connection:
+        assert mail_job(connection, release).asked_state is MailJobState.STOPPED_Q
