@@ -94,6 +94,34 @@ MUTATIONS: dict[str, Mutation] = {
         caught_by="tests/integration/test_dispatch_held_claim.py::"
         "test_it_finishes_only_when_every_message_has_a_result",
     ),
+    "a mail job is finished though uncertain messages are to be sent again": Mutation(
+        promise="5.7",
+        file="mailcaster/delivery.py",
+        old="held.finish(now, most_attempts=self._most_attempts)",
+        new="held.finish(now)",
+        caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
+    ),
+    "recovery forgets what its predecessor left uncertain": Mutation(
+        promise="5.7",
+        file="mailcaster/repeats.py",
+        old="self._may_be_any = claim.recovers_id is not None",
+        new="self._may_be_any = False",
+        caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
+    ),
+    "a message that is sent again counts twice": Mutation(
+        promise="1.8",
+        file="sql/feedback.sql",
+        old="SELECT line, CAST(supersedes AS text), -number FROM fate",
+        new="SELECT line, CAST(supersedes AS text), 0 FROM fate",
+        caught_by="tests/integration/test_feedback_books.py -k several_states",
+    ),
+    "a message that is sent again counts twice for its contact": Mutation(
+        promise="8.2",
+        file="sql/feedback.sql",
+        old="        r.result_no = 1\n",
+        new="        r.result_no >= 1\n",
+        caught_by="tests/integration/test_feedback_daily_counts.py -k uncertain",
+    ),
     "a parent does not end with its last child": Mutation(
         promise="3.2",
         file="dispatch/settling.py",
