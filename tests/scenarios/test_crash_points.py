@@ -10,7 +10,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from sqlalchemy import text
 from mail_orchestration.audience.csv_source import CsvSource
 from mail_orchestration.broadcast import fill_audience
 from mail_orchestration.control import Scope, restart
+from mail_orchestration.holding import resume
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.crash_points import CRASH_POINTS
 from mail_orchestration.kernel.states import MailJobState
@@ -160,6 +161,13 @@ class Site:
     def settings(self, name: str) -> Path:
         return self.folder / f"{name}.yaml"
 
+    @contextmanager
+    def opened(self) -> Iterator[Installation]:
+        """The installation on a copy of a database, which sends nothing before the operator confirms it (5.8)."""
+        with open_installation(self.settings("quick"), application_name="tests") as inst:
+            resume(inst, after_restore=True)
+            yield inst
+
     def copy(self, template: str) -> str:
         return self.create_database(template)
 
@@ -195,13 +203,13 @@ def site(
         dropping = stack.enter_context(storing_sink("-q", "."))
         write_course(folder, sink.port, dropping.port)
         made = Site(folder, sink, victims, server_url, create_database)
-        with open_installation(made.settings("quick"), application_name="tests") as inst:
+        with made.opened() as inst:
             fill_audience(inst, "many", source=CsvSource(path=folder / "older.csv"), now=now())
         made.templates[STEPS[0].__name__] = urlsplit(url).path[1:]
         for step, following in pairwise(STEPS):
             url = create_database(made.templates[step.__name__])
             patch.setenv("DATABASE_URL", url)
-            with open_installation(made.settings("quick"), application_name="tests") as inst:
+            with made.opened() as inst:
                 step(inst, NO_INTERFERENCE)
             made.templates[following.__name__] = urlsplit(url).path[1:]
         yield made
@@ -222,7 +230,7 @@ def test_nobody_is_lost_and_little_is_repeated_after_a_crash_at(
     for file in site.sink.files():
         file.unlink()
     deaths = 1
-    with open_installation(site.settings("quick"), application_name="tests") as inst:
+    with site.opened() as inst:
         if crash.after is not None:
             before = site.let_die(crash.after_at, crash.after)
             assert before.signal == signal.SIGKILL, f"never passed: {before}"
