@@ -94,7 +94,7 @@ SWEEPERS = [
 """They end what is left, at the end of every run."""
 
 mailcasters = st.sampled_from(list(FLEET))
-picks = st.integers(0, 23)
+picks = st.integers(0, 47)
 
 
 @dataclass(eq=False)
@@ -113,7 +113,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self.database = database
         self.holders: list[Holder] = []
-        self.fences: set[tuple[int, int]] = set()
+        self.fences: dict[int, int] = {}
         self.known_fences: dict[int, int] = {}
         self.releases: list[ReleaseModel] = []
         self.seen: dict[int, object] = {}
@@ -316,8 +316,10 @@ class QueueMachine(RuleBasedStateMachine):
             return None
         assert claim.mail_job_id == work.source.number or claim.mail_job_id not in self.model.jobs
         job = self.model.take(work, claim.mail_job_id)
-        assert (claim.mail_job_id, claim.fence) not in self.fences, "a fence comes twice"
-        self.fences.add((claim.mail_job_id, claim.fence))
+        before = 0 if job.recovers is None else self.fences.get(job.recovers.number, 0)
+        assert claim.fence > before, "a fence was not raised"
+        assert claim.mail_job_id not in self.fences, "a mail job is taken twice"
+        self.fences[claim.mail_job_id] = claim.fence
         found = (claim.mail_job_id, claim.kind, claim.first_message, claim.last_message, claim.mailcaster)
         assert found == (job.number, job.kind, job.first, job.last, who.name)
         assert claim.parent_id == (job.parent and job.parent.number)
@@ -507,7 +509,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks)
     @precondition(lambda self: self.model.jobs)
     def stop(self, pick: int) -> None:
-        self._stop(list(self.model.jobs.values())[pick % len(self.model.jobs)])
+        self._stop(self._mostly(pick, *(state for state in _S if state not in ENDED)))
 
     @rule(campaign=st.sampled_from([None, *CAMPAIGNS]), stops=st.booleans())
     @precondition(lambda self: self._in(_S.STOPPED_Q, _S.STOPPED_R, _S.RUNNING))
@@ -533,7 +535,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(pick=picks, failed_too=st.booleans(), expire_in_hours=st.sampled_from([None, None, 3.0, 96.0]))
     @precondition(lambda self: self.model.jobs)
     def restart(self, pick: int, failed_too: bool, expire_in_hours: float | None) -> None:
-        job = list(self.model.jobs.values())[pick % len(self.model.jobs)]
+        job = self._mostly(pick, _S.STOPPED_R, _S.STOPPED_Q, _S.STOPPING, _S.FAILED, _S.P_FAILED)
         self._restart(job, failed_too, expire_in_hours)
 
     def _restart_all(self, campaign: str | None) -> None:
@@ -695,6 +697,12 @@ class QueueMachine(RuleBasedStateMachine):
     def _pick(self, pick: int, *states: MailJobState) -> Job:
         found = self._in(*states)
         return found[pick % len(found)]
+
+    def _mostly(self, pick: int, *states: MailJobState) -> Job:
+        """One in these states if there is any; at times another one all the same."""
+        found = self._in(*states) if pick % 4 else []
+        among = found or list(self.model.jobs.values())
+        return among[pick // 4 % len(among)]
 
     def _holder(self, pick: int) -> Holder:
         return self.holders[pick % len(self.holders)]
