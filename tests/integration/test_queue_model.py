@@ -8,12 +8,14 @@ by step.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.states import TRANSITIONS, MailJobState
 
 pytest.register_assert_rewrite("tests.integration.queue_machine", "tests.integration.queue_model")
 from tests.integration.queue_machine import QueueMachine  # noqa: E402 - only now are its asserts rewritten
@@ -42,3 +44,13 @@ def test_the_queue_does_what_the_model_does(database: Database, monkeypatch: pyt
     # Who passed over rows in hand looks again after some milliseconds: here nobody lets go meanwhile.
     monkeypatch.setattr("mail_orchestration.dispatch.claims.time.sleep", lambda _: None)
     run_state_machine_as_test(lambda: QueueMachine(database), settings=SETTINGS)
+
+
+@pytest.mark.rule("3.2")
+def test_every_way_of_the_table_is_gone_by_some_code(database: Database) -> None:
+    run = QueueMachine(database)
+    run.go_every_way()
+    run.teardown()
+    gone = {way for job in run.model.jobs.values() for way in pairwise(job.history)}
+    table = {(leaves, enters) for leaves, all_enters in TRANSITIONS.items() for enters in all_enters}
+    assert table - gone == {way for way in table if MailJobState.INTERRUPTED in way}
