@@ -19,7 +19,7 @@ from tests.chaos.table import document, markdown, summary
 
 MARK = "MAIL_ORCHESTRATION_CHAOS"
 """In the environment of every process of the run, so that none is overlooked."""
-GONE_WITHIN_S = 15.0
+GONE_WITHIN_S = 30.0
 MOST_SHOWN = 20
 DAGSTER_FROM, DAGSTER = 200, 5
 """From so many kills on each of Dagster's processes is killed so often: their start takes seconds of both cores."""
