@@ -197,8 +197,14 @@ class _Course:
             self._wait(lambda until=until: time.monotonic() > until, GOES_ON_WITHIN_S, fault.number)  # type: ignore[misc]
             if fault.number in of_dagster[-1:]:
                 self._end_dagster(fault.number)
+        taken, since = -1, time.monotonic()
         while self._faults.is_pending or len(self._released) < len(self._plan.releases):
             self._turn(len(self._plan.faults))
+            if (now_taken := self._relay.order()["taken"]) != taken:
+                taken, since = now_taken, time.monotonic()
+            elif time.monotonic() - since > STUCK_AFTER_S:
+                self._options.say("stuck: the relay gets no more mail")
+                return
 
     def _end_dagster(self, faults_done: int) -> None:
         """Once it has recovered from its last fault."""
