@@ -22,7 +22,7 @@ from tests.integration.queue_machine import QueueMachine  # noqa: E402 - only no
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
-    max_examples=300 if IS_LONG else 40,
+    max_examples=300 if IS_LONG else 30,
     stateful_step_count=80 if IS_LONG else 40,
     derandomize=not IS_LONG,
     deadline=None,
