@@ -169,7 +169,11 @@ class Site:
             yield inst
 
     def copy(self, template: str) -> str:
-        return self.create_database(template)
+        url = self.create_database(template)
+        with psycopg.connect(url) as connection:
+            # Else the copy is taken for a restored database, and sends nothing.
+            connection.execute("DELETE FROM mail_orchestration.database_identity")
+        return url
 
     def drop(self, url: str) -> None:
         with psycopg.connect(self.server_url, autocommit=True) as connection:
@@ -207,7 +211,7 @@ def site(
             fill_audience(inst, "many", source=CsvSource(path=folder / "older.csv"), now=now())
         made.templates[STEPS[0].__name__] = urlsplit(url).path[1:]
         for step, following in pairwise(STEPS):
-            url = create_database(made.templates[step.__name__])
+            url = made.copy(made.templates[step.__name__])
             patch.setenv("DATABASE_URL", url)
             with made.opened() as inst:
                 step(inst, NO_INTERFERENCE)
