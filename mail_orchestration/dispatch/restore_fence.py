@@ -50,7 +50,7 @@ class Seen:
     confirmed_at: str
     """Since when the database was known as what it was: every `resume --after-restore` makes it later."""
     log_position: int
-    """Octets of its write-ahead log that were on disk."""
+    """Octets of its write-ahead log that were on disk and end with a record: no crash takes them away."""
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
@@ -180,6 +180,11 @@ def _file(data_dir: Path, found: Row[Any]) -> Path:
 
 
 def _remember(data_dir: Path, found: Row[Any], seen: Seen | None) -> None:
-    now = Seen(confirmed_at=found.confirmed_at.isoformat(), log_position=found.log_position or 0)
+    confirmed_at = found.confirmed_at.isoformat()
+    position = found.kept_position
+    if position is None:
+        # Being written to in this very moment: what was seen before still holds.
+        position = seen.log_position if seen is not None and seen.confirmed_at == confirmed_at else 0
+    now = Seen(confirmed_at=confirmed_at, log_position=position)
     if now != seen:
         now.write(_file(data_dir, found))

@@ -40,8 +40,8 @@ WHERE state IN ('RUNNING', 'STOPPING') AND installation_id = CAST(:installation_
 SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.database_identity', 0));
 
 -- name: look_at_database
--- Whether this is the database that was known, since when, and how far its log is on disk.
-SELECT database_differs() AS differs, this.system_identifier, this.database_oid, this.log_position,
+-- Whether this is the database that was known, since when, how far its log is written, and how far if it is on disk.
+SELECT database_differs() AS differs, this.system_identifier, this.database_oid, this.log_position, this.kept_position,
     (SELECT max(confirmed_at) FROM database_identity) AS confirmed_at
 FROM this_database() AS this;
 

@@ -362,7 +362,7 @@ CREATE TABLE database_identity (
 -- it, which then counts for nothing.
 CREATE FUNCTION this_database(
     OUT system_identifier bigint, OUT timeline integer, OUT database_oid oid, OUT table_oids oid [],
-    OUT log_position bigint
+    OUT log_position bigint, OUT kept_position bigint
 ) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     SELECT d.oid INTO STRICT database_oid FROM pg_database AS d WHERE d.datname = current_database();
@@ -375,7 +375,11 @@ BEGIN
     BEGIN
         -- Not from the control file, which shows a promotion only after the next checkpoint.
         timeline := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::integer;
-        log_position := pg_current_wal_flush_lsn() - '0/0'::pg_lsn;
+        log_position := pg_current_wal_insert_lsn() - '0/0'::pg_lsn;
+        -- A crash takes away a record of which only the beginning is on disk, and leaves one whose end is.
+        IF pg_current_wal_flush_lsn() - '0/0'::pg_lsn >= log_position THEN
+            kept_position := log_position;
+        END IF;
     EXCEPTION WHEN insufficient_privilege OR feature_not_supported OR object_not_in_prerequisite_state THEN
         NULL;
     END;
