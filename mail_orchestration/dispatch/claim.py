@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 from sqlalchemy import Row
 
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.states import MailJobKind
 
@@ -35,8 +35,8 @@ class Claim:
     mailcaster: str
     recovers_id: int | None
     """The mail job that this one was made from: some of its messages may have results already (spec 5.3)."""
-    taken_at: float = field(default_factory=time.monotonic, compare=False)
-    """This host's monotonic clock, in seconds, from before the claim: its lease counts from here."""
+    taken_at: float = field(default_factory=steady_seconds, compare=False)
+    """This host's steady clock, in seconds, from before the claim: its lease counts from here."""
 
     @property
     def size(self) -> int:

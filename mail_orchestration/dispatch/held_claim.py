@@ -8,7 +8,6 @@ became of the process. It tells recovery that the session is gone; what guards t
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -23,6 +22,7 @@ from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.repeating import count_repeatable
 from mail_orchestration.dispatch.settling import end_claim
 from mail_orchestration.dispatch.unsent import count_unsent
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
@@ -74,7 +74,7 @@ class HeldClaim:
 
     def heartbeat(self, now: datetime) -> bool:
         """Say that this mailcaster lives (spec 5.2). True when it was asked to stop (STOPPING)."""
-        began = time.monotonic()
+        began = steady_seconds()
         state = self._write(STATEMENTS["beat_heart"], {"now": now})
         self._beaten_at = began
         return state is MailJobState.STOPPING
@@ -97,7 +97,7 @@ class HeldClaim:
 
         For the moment before a message leaves: a process that was suspended past the hang time wakes here.
         """
-        return time.monotonic() - self._beaten_at < hang_after_s
+        return steady_seconds() - self._beaten_at < hang_after_s
 
     def progress(self, counts: Mapping[Outcome, int]) -> bool:
         """Set the figures that displays show to these results so far. True when it was asked to stop."""

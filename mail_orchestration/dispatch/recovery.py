@@ -18,7 +18,6 @@ and with it everything it had sent to the server. A lock that is not free belong
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, assert_never
@@ -28,6 +27,7 @@ from sqlalchemy import Connection, Row
 from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.search_order import WorkKind
 from mail_orchestration.dispatch.settling import settle_parent
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -47,8 +47,8 @@ class Search:
     """A RUNNING mail job whose last heartbeat is older than this hangs (spec 5.2)."""
     only: int | None = None
     """The one mail job that is looked for."""
-    began: float = field(default_factory=time.monotonic)
-    """This host's monotonic clock at `now`."""
+    began: float = field(default_factory=steady_seconds)
+    """This host's steady clock at `now`."""
 
     @property
     def binds(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime
 from zoneinfo import ZoneInfo
 
@@ -9,6 +10,15 @@ from zoneinfo import ZoneInfo
 def utc_now() -> datetime:
     """The present moment, aware, in UTC."""
     return datetime.now(UTC)
+
+
+# Linux' monotonic clock stands still while the machine sleeps; this one does not.
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady_seconds() -> float:
+    """Seconds of a clock that nobody sets and that goes on while the machine sleeps: for leases."""
+    return time.clock_gettime(_STEADY)
 
 
 def day_of(moment: datetime, time_zone: ZoneInfo) -> date:

@@ -5,11 +5,11 @@ A host whose clock is an hour off would else take work from mailcasters that liv
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -20,7 +20,7 @@ def database_now(connection: Connection) -> datetime:
 
 
 class DatabaseClock:
-    """The database's clock without asking it each time: carried on by this host's monotonic clock."""
+    """The database's clock without asking it each time: carried on by this host's steady one."""
 
     def __init__(self, connection: Connection) -> None:
         """Set by the database. In this transaction and any later one the same moment is told as it passes."""
@@ -29,8 +29,8 @@ class DatabaseClock:
     def set_by(self, connection: Connection) -> None:
         """Ask the database again: a host that slept, or whose clock runs slow, is right from here on."""
         self._told = database_now(connection)
-        self._told_at = time.monotonic()
+        self._told_at = steady_seconds()
 
     def now(self) -> datetime:
         """The present moment, never ahead of the database's by more than the two clocks drift apart."""
-        return self._told + timedelta(seconds=time.monotonic() - self._told_at)
+        return self._told + timedelta(seconds=steady_seconds() - self._told_at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
@@ -10,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.settings import MailcasterParameters
 
@@ -119,7 +119,7 @@ class World:
                 ),
                 {"day": DAY, "id": mail_job_id},
             ).one()
-        return claim_of(row, time.monotonic())
+        return claim_of(row, steady_seconds())
 
     def execute(self, statement: str, **binds: object) -> None:
         """Run one statement in its own transaction."""

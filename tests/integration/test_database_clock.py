@@ -1,4 +1,4 @@
-"""The database's clock, carried on between two looks by the host's monotonic one."""
+"""The database's clock, carried on between two looks by the host's steady one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mail_orchestration.kernel import database_clock
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import DatabaseClock, database_now
 
@@ -30,10 +32,10 @@ def test_it_passes_with_the_databases_clock_and_not_with_the_hosts(
 def test_it_is_set_right_by_the_next_look(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     with database.begin() as connection:
         clock = DatabaseClock(connection)
-        stood_still = time.monotonic() - 3600
+        stood_still = steady_seconds() - 3600
         with monkeypatch.context() as suspended:
-            # A host that slept: its monotonic clock missed an hour.
-            suspended.setattr(time, "monotonic", lambda: stood_still)
+            # A clock that missed an hour.
+            suspended.setattr(database_clock, "steady_seconds", lambda: stood_still)
             assert database_now(connection) - clock.now() > timedelta(minutes=59)
             clock.set_by(connection)
             assert abs(database_now(connection) - clock.now()) < timedelta(minutes=1)
