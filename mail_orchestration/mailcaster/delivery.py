@@ -140,6 +140,8 @@ class MailJobDelivery:
         try:
             self._frozen = self._read_frozen()
             self._components = SendComponents(self._frozen.campaign.definition.components)
+            # A stop or a hold that was asked for while the claim was being made saw nobody to wait for.
+            self._is_stopping, self._is_held = held.is_asked_to_stop(), held.is_sending_held()
             self._relay_errors = self._station.run(self._deliver(held))
         except BadSettings:
             raise

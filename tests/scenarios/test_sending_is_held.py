@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mail_orchestration import holding
-from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift
+from mail_orchestration import control, holding
+from mail_orchestration.control import Scope
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.claims import claim_next
+from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift, shift
 from tests.scenarios.installations import (
     opened,
     released,
@@ -35,14 +39,14 @@ def test_a_hold_stops_a_shift_and_nothing_is_repeated(
         with opened(settings, database_url, monkeypatch) as inst:
             release_id = released(inst)
             shifts: list[ShiftSummary] = []
-            shift = threading.Thread(
+            at_work = threading.Thread(
                 target=lambda: shifts.append(run_shift(inst, "m1", stop=threading.Event()))
             )
-            shift.start()
+            at_work.start()
             wait_for_results(inst, 100)
             held = holding.hold(inst, "the relay is being moved", wait_s=30)
-            shift.join(timeout=30)
-            assert not shift.is_alive()
+            at_work.join(timeout=30)
+            assert not at_work.is_alive()
             assert [each.reason for each in held.holds] == ["the relay is being moved"]
             [summary] = shifts
             assert summary.ended_because == "held"
@@ -60,3 +64,37 @@ def test_a_hold_stops_a_shift_and_nothing_is_repeated(
             assert tally(inst, release_id).accepted == CONTACTS
             assert sum(quick.tally().values()) == CONTACTS - sent
             assert max(quick.tally().values()) == 1
+
+
+@pytest.mark.rule("5.6")
+@pytest.mark.rule("5.8")
+@pytest.mark.parametrize("wish", ["hold", "stop"])
+def test_what_is_asked_for_while_a_claim_is_made_is_seen_before_the_first_message(
+    wish: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that is not committed yet is in nobody's sight: who waits for a hold sees nothing in hand, and goes."""
+    with storing_sink() as sink:
+        settings = write_site(tmp_path, relay_port=sink.port, contacts=50, mailcasters=[{"name": "m1"}])
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+
+            def claimed(*arguments: Any, **named: Any) -> Claim | None:
+                claim = claim_next(*arguments, **named)
+                if claim is not None and wish == "hold":
+                    holding.hold(inst, "in this very moment")
+                elif claim is not None:
+                    control.stop(inst, Scope(everything=True))
+                return claim
+
+            with monkeypatch.context() as meanwhile:
+                meanwhile.setattr(shift, "claim_next", claimed)
+                assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
+            assert not sink.tally()
+
+            if wish == "hold":
+                holding.resume(inst)
+            else:
+                control.restart(inst, Scope(everything=True))
+            run_shift(inst, "m1", stop=threading.Event())
+            assert tally(inst, release_id).accepted == 50
+            assert set(sink.tally().values()) == {1}
