@@ -8,7 +8,7 @@ A database restored from a backup has forgotten what was sent since, and would s
   in every claim's transaction.
 - This host keeps, in `data_dir`, how far the database's log had been written when it was last seen. The log only
   grows; a data folder that was put back from a copy of its files is the same in all of the above, but its log is
-  shorter. Compared when an installation is opened and closed, and by the mailcasters' sensor.
+  shorter. Compared when an installation is opened and closed, when a shift begins, and by the mailcasters' sensor.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from mail_orchestration.dispatch.operating import Signs
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.frozen import FrozenRelease, read_frozen
-from mail_orchestration.installation import Installation
+from mail_orchestration.installation import Installation, look_at_database
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
@@ -130,6 +130,8 @@ class _Shift:
     def _run(self) -> ShiftSummary:
         began = time.monotonic()
         with self._inst.database.begin() as connection:
+            # Between two shifts of one process the database may have been exchanged.
+            look_at_database(connection, self._inst.settings)
             self._shift = start_shift(
                 connection,
                 self._inst.installation_id,

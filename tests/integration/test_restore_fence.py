@@ -19,7 +19,7 @@ from mail_orchestration import holding
 from mail_orchestration.cli.commands import run
 from mail_orchestration.dispatch import restore_fence
 from mail_orchestration.dispatch.claims import claim_chosen, claim_next
-from mail_orchestration.dispatch.holds import HoldCause
+from mail_orchestration.dispatch.holds import HoldCause, holds
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.embedded_postgres.account import server_account
 from mail_orchestration.kernel.embedded_postgres.binaries import find_binaries
@@ -292,6 +292,23 @@ def test_files_that_were_put_back_are_noticed_by_the_log(
         assert not may_send(inst)
         holding.resume(inst, after_restore=True)
         assert may_send(inst)
+
+
+@pytest.mark.rule("5.8")
+def test_files_that_are_put_back_under_an_open_installation_are_noticed_by_the_next_shift(
+    worked_with: str, settings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(settings, worked_with, monkeypatch) as inst:
+        [file] = (settings.parent / ".mail_orchestration").glob("*.seen")
+        seen = restore_fence.Seen.read(file)
+        assert seen is not None
+        restore_fence.Seen(confirmed_at=seen.confirmed_at, log_position=seen.log_position + 2**40).write(file)
+        over = threading.Event()
+        over.set()
+        run_shift(inst, "m1", stop=over)
+        with inst.database.begin() as connection:
+            [hold] = holds(connection, inst.installation_id)
+        assert hold.cause is HoldCause.RESTORED
 
 
 @pytest.mark.rule("5.8")
