@@ -10,7 +10,6 @@ from assets.partitions import CHILD_JOBS, MAIL_JOBS, add_keys, mail_job_id_of
 from mail_orchestration.broadcast import queue_release, release
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
 
@@ -93,7 +92,7 @@ def queue_once(installation: Installation, release_id: int) -> str:
     """Queue the mail job if that is still to be done, and tell which it was."""
     if release(installation, release_id).state is not MailJobState.QUEUING:
         return "nothing: the mail job is queued already, or has ended"
-    return f"queued: the mail job is {queue_release(installation, release_id, now=utc_now()).value} now"
+    return f"queued: the mail job is {queue_release(installation, release_id).value} now"
 
 
 global_queue = dg.AssetSpec(

@@ -18,15 +18,17 @@ from mail_orchestration.dispatch.presence import is_present
 from mail_orchestration.dispatch.shifts import shifts
 from mail_orchestration.holding import why_held
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.database_clock import database_now
 
 
 @dg.op(tags={"stage": "dispatch"}, out=dg.Out(dg.Nothing))
 def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) -> None:
     """Mark mail jobs whose dedup was cut off, end stops in the place of dead mailcasters, fail runs whose
     process is gone, take old partition keys away."""
-    now = utc_now()
     with told_to_operators(), mail.opened("cleaning", context.run.run_id) as installation:
+        # Heartbeats are told by the database's clock: one of a host that is off would have every run for dead.
+        with installation.database.begin() as connection:
+            now = database_now(connection)
         summary = maintenance.clean_delivery_queue(installation, now=now)
         last_signs = last_signs_of_life(installation)
         held = why_held(installation)

@@ -12,7 +12,6 @@ from jobs.mailcaster import Shift, mailcaster
 from jobs.tags import MAILCASTER
 from mail_orchestration.control import end_stopping_of_dead_now
 from mail_orchestration.holding import why_held
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.mailcaster import has_work
 from schedules.release_sensors import LOOK_EVERY_S
 from schedules.runs import why_not_now
@@ -41,7 +40,7 @@ def mailcaster_sensor(
     said = []
     for parameters in installation.settings.mailcasters:
         name = parameters.name
-        if not has_work(installation, name, now=utc_now()):
+        if not has_work(installation, name):
             continue
         reason = why_not_now(context.instance, mailcaster.name, {MAILCASTER: name})
         if reason is not None:

@@ -8,7 +8,6 @@ from assets.mail_system import MailSystem
 from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
 from jobs.asset_jobs import assemble, queue_for_delivery, report
 from mail_orchestration.broadcast import releases_to_assemble, releases_to_queue, releases_to_report
-from mail_orchestration.kernel.clock import utc_now
 from schedules.runs import why_not_now
 
 LOOK_EVERY_S = 2
@@ -44,7 +43,7 @@ def queue_for_delivery_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
 ) -> dg.SensorResult:
     """Assembled and not queued: one run each."""
-    return _runs_for(context, "queue_for_delivery", releases_to_queue(mail.shared(), now=utc_now()))
+    return _runs_for(context, "queue_for_delivery", releases_to_queue(mail.shared()))
 
 
 @dg.sensor(

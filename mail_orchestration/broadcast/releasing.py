@@ -29,6 +29,7 @@ from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.components import load_components
 from mail_orchestration.kernel.crash_points import crash_point
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound, StateConflict
 from mail_orchestration.kernel.states import MailJobState
 
@@ -168,10 +169,10 @@ def releases_to_assemble(inst: Installation) -> list[int]:
         return releases.releases_to_assemble(connection, inst.installation_id)
 
 
-def releases_to_queue(inst: Installation, *, now: datetime) -> list[int]:
-    """Mail jobs that wait for the process Queue for delivery (spec 6.1)."""
+def releases_to_queue(inst: Installation, *, now: datetime | None = None) -> list[int]:
+    """Mail jobs that wait for the process Queue for delivery (spec 6.1), now by the database's clock or at `now`."""
     with inst.database.begin() as connection:
-        return releases.releases_to_queue(connection, inst.installation_id, now)
+        return releases.releases_to_queue(connection, inst.installation_id, now or database_now(connection))
 
 
 def releases_to_report(inst: Installation) -> list[int]:
@@ -210,12 +211,16 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
         raise
 
 
-def queue_release(inst: Installation, release_id: int, *, now: datetime) -> MailJobState:
+def queue_release(inst: Installation, release_id: int, *, now: datetime | None = None) -> MailJobState:
     """Put an assembled mail job into the global queue: QUEUED, P_QUEUED, or STOPPED without a message (spec 1.7).
 
+    Its age counts from now by the database's clock, which all hosts share, or from `now` (spec 4.3, 5.4).
     Queued before, it stays as it is and its state is told. It is STOPPED as well when its campaign was edited meanwhile
     (spec 3.4). Raises StateConflict before its start time (spec 3.6), and while the campaign's folder is being edited.
     """
+    if now is None:
+        with inst.database.begin() as connection:
+            now = database_now(connection)
     edit = stop_if_edited(inst, release_id, now=now)
     with inst.database.begin() as connection:
         found = releases.read_release(connection, inst.installation_id, release_id)

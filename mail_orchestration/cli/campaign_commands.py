@@ -267,10 +267,9 @@ def assemble(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
 def queue(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
     """Put an assembled mail job into the global queue, where mailcasters take it."""
     from mail_orchestration.broadcast import queue_release
-    from mail_orchestration.kernel.clock import utc_now
 
     with face.open() as inst:
-        state = queue_release(inst, mail_job, now=utc_now())
+        state = queue_release(inst, mail_job)
     document = {"mail_job_id": mail_job, "state": state}
     face.answer(document, lambda console: console.print(f"mail job {mail_job} is {state}"))
     return None
@@ -290,10 +289,9 @@ def _assemble(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
 
 def _assemble_and_queue(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
     from mail_orchestration.broadcast import queue_release
-    from mail_orchestration.kernel.clock import utc_now
 
     done = _assemble(face, inst, mail_job)
-    queue_release(inst, mail_job, now=utc_now())
+    queue_release(inst, mail_job)
     return done
 
 

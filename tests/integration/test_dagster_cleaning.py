@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime, timedelta, tzinfo
+from typing import Any, Self
 
 import dagster as dg
 import pytest
@@ -15,7 +15,9 @@ from jobs.old_keys import delete_old_keys
 from jobs.tags import MAILCASTER, PROCESS
 from mail_orchestration.dispatch.presence import is_present
 from mail_orchestration.dispatch.shifts import start_shift
+from mail_orchestration.kernel import clock
 from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.database_clock import database_now
 from schedules.definitions import defs
 from tests.integration.dagster_fixtures import World, dagster_instance, metadata_of, world
 
@@ -128,6 +130,32 @@ def test_the_job_cleans_and_tells_what_it_did(world: World) -> None:
     assert told["interrupted"].value == "No dedup was cut off."
     assert told["dead_runs"].value == "No run is dead."
     assert told["old_partition_keys"].value == 0
+
+
+@pytest.mark.rule("5.2")
+@pytest.mark.rule("6.5")
+def test_a_host_whose_clock_is_hours_ahead_takes_no_living_run_for_dead(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_started_run(world.instance, "large")
+    with world.installation() as opened, opened.database.begin() as connection:
+        start_shift(
+            connection,
+            opened.installation_id,
+            "large",
+            host="here",
+            process_id=1,
+            now=database_now(connection),
+        )
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(hours=3)
+
+    monkeypatch.setattr(clock, "datetime", Ahead)
+    world.run("clean_delivery_queue")
+    assert state_of(world.instance, run) is dg.DagsterRunStatus.STARTED
 
 
 @pytest.mark.rule("3.4")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 
 import dagster as dg
 import pytest
@@ -13,7 +15,11 @@ from assets.mail_system import MailSystem
 from jobs.tags import MAIL_JOBS_DONE, MAILCASTER
 from mail_orchestration import holding
 from mail_orchestration.broadcast import assemble_release, queue_release, release_campaign, resolve_release
+from mail_orchestration.dispatch.claims import claim_next
+from mail_orchestration.dispatch.mail_jobs import mail_job
+from mail_orchestration.kernel import clock
 from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import BadSettings
 from schedules.definitions import defs
 from schedules.mailcaster_sensor import mailcaster_sensor
@@ -124,6 +130,31 @@ def test_the_fleet_wakes_those_for_whom_there_is_work(world: World) -> None:
     assert wanted.run_config["ops"] == {
         "work_a_shift": {"config": {"mailcaster": "large", "time_budget_minutes": 60.0}}
     }
+
+
+@pytest.mark.rule("5.2")
+def test_a_host_whose_clock_is_hours_ahead_queues_nothing_in_the_future_and_takes_nobody_for_hanging(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(hours=3)
+
+    monkeypatch.setattr(clock, "datetime", Ahead)
+    key = world.assembled()
+    world.run("queue_for_delivery", partition_key=key)
+    with world.installation() as opened:
+        with opened.database.begin() as connection:
+            now = database_now(connection)
+            queued_at = mail_job(connection, int(key)).queued_at
+        assert queued_at is not None
+        assert queued_at <= now, "its age counts from here (spec 5.4)"
+        large = opened.settings.mailcaster("large")
+        while claim_next(opened.database, opened.installation_id, large, now=now, hang_after_s=7200):
+            pass
+
+    assert "no work" in (tick(world, mailcaster_sensor).skip_message or "")
 
 
 def test_a_mailcaster_at_work_is_not_woken_twice(world: World) -> None:
