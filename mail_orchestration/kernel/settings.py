@@ -149,6 +149,15 @@ class DispatcherSettings(_Section):
     accept_promoted_standby: bool = False
     """Whether a promoted standby goes on without the operator: for synchronous replication, which loses nothing."""
 
+    @model_validator(mode="after")
+    def _who_lives_does_not_hang(self) -> DispatcherSettings:
+        if self.hang_after_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"hang_after_seconds ({self.hang_after_seconds:g}) must be at least twice "
+                f"heartbeat_seconds ({self.heartbeat_seconds:g}), or mail jobs hang between two heartbeats"
+            )
+        return self
+
 
 class AudienceSettings(_Section):
     """Where an audience is filled from (spec 1.2). Exactly one source is named."""

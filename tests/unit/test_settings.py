@@ -96,6 +96,10 @@ def test_min_must_be_smaller_than_max(tmp_path: Path) -> None:
         ('relays: [{name: a, host: "h\\r\\nMAIL"}]\n', r":1: relays\[0\]\.host: must be a host's name"),
         ('relays: [{name: a, host: h, helo_name: "h\\nMAIL"}]\n', r":1: relays\[0\]\.helo_name: must be"),
         ("dispatcher: {hang_after_seconds: inf}\n", r":1: dispatcher\.hang_after_seconds: "),
+        (
+            "dispatcher: {hang_after_seconds: 15}\n",
+            r"dispatcher: hang_after_seconds \(15\) must be at least twice",
+        ),
         ("installation: [\n", r"mail_orchestration\.yaml:\d: "),
     ],
 )
