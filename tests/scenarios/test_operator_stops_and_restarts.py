@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import text
 
 from mail_orchestration.control import Scope, restart, stop, wait_until_stopped
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
 from tests.scenarios.installations import (
@@ -58,8 +60,13 @@ def test_a_stop_takes_effect_within_two_seconds_and_a_restart_repeats_nothing(
             processes = [start_mailcaster(settings, name) for name in NAMES]
             wait_for_results(inst, CONTACTS // 10)
 
+            with inst.database.begin() as connection:
+                asked_at = database_now(connection)
             done = wait_until_stopped(inst, stop(inst, EVERYTHING), timeout_s=10)
             assert {each.entered for each in done} <= {MailJobState.STOPPED_R, MailJobState.FINISHED}
+            with inst.database.begin() as connection:
+                last = connection.execute(text("SELECT max(occurred_at) FROM result")).scalar_one()
+            assert (last - asked_at).total_seconds() < 2
             sent = tally(inst, parent).accepted
             assert sent < CONTACTS, "it was stopped too late to show anything"
             assert sum(sink.tally().values()) == sent, (
