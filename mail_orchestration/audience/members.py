@@ -12,7 +12,7 @@ from mail_orchestration.kernel.statements import STATEMENTS
 
 
 def find_audiences(connection: Connection, installation_id: int, names: Sequence[str]) -> dict[str, int]:
-    """Name → audience_id of those that there are."""
+    """Name → audience_id of those that an import has filled, were it with nobody."""
     rows = connection.execute(
         STATEMENTS["find_audience_ids"], {"installation_id": installation_id, "names": list(names)}
     )

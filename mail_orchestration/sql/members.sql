@@ -1,9 +1,15 @@
 -- Statements of audience/members.py: looking up who is in an audience.
 
 -- name: find_audience_ids
--- The audiences of these names that there are.
+-- The audiences of these names that were ever filled: one whose first import failed has a name and nobody in it.
 SELECT name, audience_id FROM audience
-WHERE installation_id = CAST(:installation_id AS integer) AND name = ANY(CAST(:names AS text[]));
+WHERE
+    installation_id = CAST(:installation_id AS integer)
+    AND name = ANY(CAST(:names AS text[]))
+    AND EXISTS (
+        SELECT FROM audience_import
+        WHERE audience_import.audience_id = audience.audience_id AND audience_import.finished_at IS NOT NULL
+    );
 
 -- name: find_audience_member
 -- One contact's details, from the first of the named audiences that has it.

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from mail_orchestration.audience.csv_source import CsvSource
 from mail_orchestration.broadcast import (
     assemble_release,
     fill_audience,
@@ -25,6 +26,7 @@ from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import (
     AssemblyFailed,
+    BadAudience,
     BadCampaign,
     ComponentFailed,
     DatabaseUnavailable,
@@ -63,6 +65,19 @@ def made(inst: Installation, folder: Path) -> int:
     release_id = release_campaign(inst, folder, now=NOW).release_id
     resolve_release(inst, release_id, now=NOW)
     return release_id
+
+
+@pytest.mark.rule("1.3")
+def test_an_audience_whose_only_import_failed_is_unknown(
+    inst: Installation, site: Path, tmp_path: Path
+) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    (tmp_path / "broken.csv").write_text("no,addresses\n1,2\n")
+    broken = CsvSource(path=tmp_path / "broken.csv")
+    with pytest.raises(BadAudience, match="there is no column"):
+        fill_audience(inst, "left_us", source=broken, now=NOW)
+    with pytest.raises(BadCampaign, match="exclude: there is no audience named left_us"):
+        release_campaign(inst, campaign(site, exclude=["left_us"]), now=NOW)
 
 
 @pytest.mark.rule("1.3")
