@@ -20,7 +20,8 @@ from mail_orchestration.composition.context import OUR_NAMES, MailJobFacts
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
 from mail_orchestration.composition.errors import FaultReason
 from mail_orchestration.composition.templates import COMPILE_FAULTS, CampaignEnvironment, compile_fault
-from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign
+from mail_orchestration.kernel.components import load_components
+from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign, ComponentFailed, NotFound
 from mail_orchestration.kernel.model import BodyFormat, Recipient
 from mail_orchestration.kernel.tokens import SigningKeys
 
@@ -29,6 +30,9 @@ CLIPPED_AT_OCTETS = 102_000
 _LARGE_OCTETS = 1_000_000
 _LONG_SUBJECT = 120
 _CID = re.compile(r"""cid:([^"'\s)>{]+)""")
+_PATH_OF_IMAGE = re.compile(
+    r"""<img\b[^>]*?\bsrc\s*=\s*["'](?![a-z][a-z0-9+.-]*:|//|\{)([^"']+)""", re.IGNORECASE
+)
 
 
 class Severity(StrEnum):
@@ -63,7 +67,7 @@ def check(campaign: Campaign, sample: Recipient | None = None) -> list[Finding]:
     Templates run in a process with limits, as they do in a release.
     """
     syntax = list(_syntax(campaign))
-    findings = [*syntax, *_inline_images(campaign), *_unsubscribe(campaign)]
+    findings = [*syntax, *_inline_images(campaign), *_unsubscribe(campaign), *_components(campaign)]
     if not any(each.severity is Severity.ERROR for each in syntax):
         findings += [*_names(campaign, sample), *_composed(campaign, sample)]
     return sorted(dict.fromkeys(findings), key=lambda each: each.severity is not Severity.ERROR)
@@ -151,9 +155,23 @@ def _inline_images(campaign: Campaign) -> Iterator[Finding]:
                 used.add(cid)
                 if cid not in campaign.definition.inline:
                     yield _error(path, number, f"shows cid:{cid}, which is not among the inline images")
+            for image in _PATH_OF_IMAGE.findall(line):
+                yield _warning(
+                    path,
+                    number,
+                    f"shows {image}, which no mail program can find: use https://… or an inline image",
+                )
     for cid in campaign.definition.inline:
         if cid not in used:
             yield _warning(CAMPAIGN_FILE, None, f"inline.{cid} is shown by no template")
+
+
+def _components(campaign: Campaign) -> Iterator[Finding]:
+    for stage in campaign.definition.components:
+        try:
+            load_components(campaign.definition.components, stage)
+        except (NotFound, ComponentFailed) as fault:
+            yield _error(CAMPAIGN_FILE, None, str(fault))
 
 
 def _unsubscribe(campaign: Campaign) -> Iterator[Finding]:

@@ -50,10 +50,23 @@ def test_links_and_images() -> None:
         "warning: campaign.yaml: inline.b is shown by no template",
         "warning: message.html.j2: has no unsubscribe link (unsubscribe_url)",
     ]
+    assert found(
+        html=GOOD + "\n<img src='logo.png'><img src='https://e.org/b.png'><img src='{{ unsubscribe_url }}'>"
+    ) == [
+        "warning: message.html.j2:2: shows logo.png, which no mail program can find: "
+        "use https://… or an inline image",
+    ]
     assert "warning: message.html.j2:2: `safe` lets values from data write HTML" in found(
         html=GOOD + "\n{{ x | safe }}"
     )
     assert "error: message.txt.j2:1: there is no template x.j2" in found(text=GOOD + "{% include 'x.j2' %}")
+
+
+@pytest.mark.rule("1.6")
+def test_components_that_there_are_not() -> None:
+    assert found(text=GOOD, yaml="components: {filter: ['nowhere:at_all', 'builtins:len']}\n") == [
+        "error: campaign.yaml: component nowhere:at_all (stage filter): No module named 'nowhere'"
+    ]
 
 
 @pytest.mark.rule("2.1")
