@@ -22,7 +22,7 @@ from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
 from mail_orchestration.kernel.clock import utc_now
-from mail_orchestration.kernel.errors import BadCampaign, NotFound, Unavailable
+from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, Unavailable
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage, Recipient
 from mail_orchestration.relays import relays_of
 
@@ -156,7 +156,7 @@ def _facts(inst: Installation, now: datetime) -> MailJobFacts:
 def _member(inst: Installation, campaign: Campaign, address: str) -> Recipient:
     with inst.database.begin() as connection:
         found = find_member(
-            connection, inst.installation_id, campaign.definition.audiences, normalise_address(address)
+            connection, inst.installation_id, campaign.definition.audiences, _normalised(address)
         )
     if found is None:
         raise NotFound(f"no audience of campaign {campaign.definition.name} has the address {address}")
@@ -167,7 +167,14 @@ def _member_or_sample(inst: Installation, campaign: Campaign, address: str) -> R
     try:
         return _member(inst, campaign, address)
     except NotFound:
-        return _sample(campaign, normalise_address(address))
+        return _sample(campaign, _normalised(address))
+
+
+def _normalised(address: str) -> str:
+    try:
+        return normalise_address(address)
+    except BadAddress as error:
+        raise BadAddress(f"{address!r}: {error}") from None
 
 
 def _sample(campaign: Campaign, address: str = "sample@example.org") -> Recipient:

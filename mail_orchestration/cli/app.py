@@ -25,6 +25,9 @@ from mail_orchestration.kernel.errors import MailOrchestrationError
 
 Arguments = ParamSpec("Arguments")
 
+LARGEST_NUMBER = 2**63 - 1
+"""Of a mail job: what the database can hold."""
+
 app = typer.Typer(
     name="mail-orchestration",
     help="Bulk mail on Dagster and PostgreSQL: who receives it, what it says, what became of it.",
@@ -105,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
     except MailOrchestrationError as error:
         return _tell(error, str(error), exit_code_of(error), as_json=as_json, debug=debug)
     except typer.TyperException as error:
+        if not error.format_message():  # no command was named, and the help is shown
+            return ExitCode.BAD_INPUT
         return _tell(error, error.format_message(), ExitCode.BAD_INPUT, as_json=as_json, debug=debug)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _tell(error, "interrupted", ExitCode.INTERRUPTED, as_json=as_json, debug=False)

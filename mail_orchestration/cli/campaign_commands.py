@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mail_orchestration.cli.app import command
+from mail_orchestration.cli.app import LARGEST_NUMBER, command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, shown, table
-from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.cli.face import Face, escaped, shown, table
+from mail_orchestration.kernel.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ CampaignArgument = Annotated[
     str, typer.Argument(metavar="CAMPAIGN", help="The campaign's folder, or its name under campaigns_dir.")
 ]
 MailJobArgument = Annotated[
-    int, typer.Argument(metavar="MAIL_JOB", min=1, help="The number that release gave.")
+    int, typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER, help="The number that release gave.")
 ]
 
 
@@ -131,7 +131,7 @@ def preview(
         show_message(console, made.data)
         _show_findings(console, made.findings)
         for file in written:
-            console.print(f"[green]written[/] {file}")
+            console.print(f"[green]written[/] {escaped(file)}")
 
     face.answer(document, show)
     return None
@@ -216,6 +216,9 @@ def release(
     from mail_orchestration.broadcast import release_campaign
     from mail_orchestration.kernel.clock import utc_now
 
+    if key is not None and not key.strip():
+        # Such as of an empty variable in a script: every later release would be the same mail job.
+        raise BadInput("--key is empty")
     with face.open() as inst:
         made = release_campaign(
             inst, campaign_folder(inst.settings, campaign), now=utc_now(), request_key=key, priority=priority
@@ -316,12 +319,12 @@ def _show_assembly(console: Console, done: dict[str, Any]) -> None:
         rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
         rows.append(("assembled messages", assembled.messages))
     console.print(table("", "", rows=rows))
-    if assembled is not None and assembled.messages:
+    if assembled is not None and assembled.already_done:
+        console.print("It had been assembled before; nothing was done twice.")
+    elif assembled is not None and assembled.messages:
         per_message = assembled.stored_bytes / assembled.messages
         console.print(
             f"{assembled.messages / max(assembled.seconds, 1e-6):,.0f} messages/s; "
             f"{shown(assembled.composed_bytes)} octets composed, {shown(assembled.stored_bytes)} stored "
             f"({per_message:,.0f} a message)"
         )
-    elif assembled is not None and assembled.already_done:
-        console.print("It had been assembled before; nothing was done twice.")

@@ -53,7 +53,7 @@ class Face:
     def warn(self, sentence: str) -> None:
         """Something that is well but wants attention; on stderr, so that it never mixes with the answer."""
         if not self.as_json:
-            self.aside.print(f"[yellow]warning[/] {_escaped(sentence)}", highlight=False)
+            self.aside.print(f"[yellow]warning[/] {escaped(sentence)}", highlight=False)
 
     def open(self) -> AbstractContextManager[Installation]:
         """The installation of the settings, for a block."""
@@ -167,10 +167,11 @@ def database_name(inst: Installation) -> str:
     return f"{name} (embedded)" if inst.database.is_embedded else name
 
 
-def _escaped(sentence: str) -> str:
+def escaped(value: object) -> str:
+    """`value` as text that rich prints as it is, whatever brackets are in it."""
     from rich.markup import escape
 
-    return escape(sentence)
+    return escape(str(value))
 
 
 def _console(*, stderr: bool = False, quiet: bool = False) -> Console:

@@ -9,7 +9,7 @@ import typer
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.care_commands import PANEL
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face
+from mail_orchestration.cli.face import Face, escaped
 from mail_orchestration.cli.status_commands import show_holds
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def resume_(
 
     def show(console: Console) -> None:
         for each in resumed.lifted:
-            console.print(f"[green]lifted[/] {each.reason} (held by {each.held_by})", highlight=False)
+            console.print(
+                f"[green]lifted[/] {escaped(each.reason)} (held by {escaped(each.held_by)})", highlight=False
+            )
         if found := resumed.confirmed:
             console.print(
                 f"confirmed: this database goes on, with {found.mail_jobs} unfinished mail jobs; "

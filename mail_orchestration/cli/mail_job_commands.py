@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mail_orchestration.cli.app import command
+from mail_orchestration.cli.app import LARGEST_NUMBER, command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.cli.face import Face, escaped, shown, table
 from mail_orchestration.kernel.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from mail_orchestration.installation import Installation
 
 PANEL = "Mail jobs and mailcasters"
+LARGEST_MESSAGE_NUMBER = 2**31 - 1
 
-MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1)]
+MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER)]
 
 STATE_STYLES = {
     "FINISHED": "green",
@@ -41,7 +42,8 @@ STATE_STYLES = {
 def mail_jobs_(
     face: Face,
     mail_job: Annotated[
-        int | None, typer.Argument(metavar="MAIL_JOB", min=1, help="This one, as a tree.")
+        int | None,
+        typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER, help="This one, as a tree."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many of the newest.")] = 20,
     state: Annotated[
@@ -111,7 +113,7 @@ def _line(job: MailJob) -> str:
         parts.append(f"(recovers {job.recovers_id})")
     figures = ("accepted", "deferred", "rejected", "uncertain", "stopped")
     parts.append("– " + ", ".join(f"{getattr(job, name):,} {name}" for name in figures if getattr(job, name)))
-    return " ".join(parts).removesuffix("– ") + (f" [yellow]{job.reason}[/]" if job.reason else "")
+    return " ".join(parts).removesuffix("– ") + (f" [yellow]{escaped(job.reason)}[/]" if job.reason else "")
 
 
 def styled_state(state: str) -> str:
@@ -173,15 +175,17 @@ def report(
     """
     from mail_orchestration.feedback.reports import mail_job_report
 
-    with face.open() as inst, inst.database.begin() as connection:
-        made = mail_job_report(connection, mail_job)
+    with face.open() as inst:
+        found, _ = read_tree(inst, mail_job)
+        with inst.database.begin() as connection:
+            made = mail_job_report(connection, found.release_id)
     written = [*_write_csv(made, csv), *_write_parquet(made, parquet)]
     document = {"report": made, "balances": made.books.balances, "written": written}
 
     def show(console: Console) -> None:
         show_report(console, made)
         for file in written:
-            console.print(f"[green]written[/] {file}")
+            console.print(f"[green]written[/] {escaped(file)}")
 
     face.answer(document, show)
     return None if made.books.balances else ExitCode.NOT_WELL
@@ -195,6 +199,8 @@ def show_report(console: Console, made: MailJobReport) -> None:
 
     rate = "" if made.messages_per_second is None else f", {made.messages_per_second:,.1f} results/s"
     console.print(f"[bold]{made.campaign}[/], mail job {made.release_id}: {styled_state(made.state)}{rate}")
+    if made.reason:
+        console.print(Text(made.reason, style="yellow"))
     console.print(Text(made.books.explanation))
     if made.hint:
         console.print(Text(made.hint, style="yellow"))
@@ -260,7 +266,7 @@ def message(
             sys.stdout.buffer.write(data)
             sys.stdout.flush()
         else:
-            face.console.print(f"[green]written[/] {output}: {shown(len(data))} octets")
+            face.console.print(f"[green]written[/] {escaped(output)}: {shown(len(data))} octets")
         return None
     document = {
         "mail_job_id": mail_job,
@@ -286,7 +292,13 @@ def read_exact_message(inst: Installation, mail_job: int, who: str) -> tuple[Any
     from mail_orchestration.kernel.addresses import normalise_address
 
     found, _ = read_tree(inst, mail_job)
-    by: dict[str, Any] = {"message_no": int(who)} if who.isdecimal() else {"address": normalise_address(who)}
+    by: dict[str, Any]
+    if who.isdecimal():
+        if int(who) > LARGEST_MESSAGE_NUMBER:
+            raise NotFound(f"mail job {mail_job} has no message of that number")
+        by = {"message_no": int(who)}
+    else:
+        by = {"address": normalise_address(who)}
     with inst.database.begin() as connection:
         stored = read_message(connection, found.release_id, **by)
     return stored, Compressor(stored.dictionary or b"").decompress(stored.message)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mail_orchestration.cli.app import command
+from mail_orchestration.cli.app import LARGEST_NUMBER, command
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, table
 from mail_orchestration.cli.mail_job_commands import PANEL, styled_state
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mail_orchestration.dispatch.operating import Operated
 
-MailJobOption = Annotated[int | None, typer.Argument(metavar="MAIL_JOB", min=1)]
+MailJobOption = Annotated[int | None, typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER)]
 CampaignOption = Annotated[str | None, typer.Option(metavar="NAME", help="All mail jobs of this campaign.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All mail jobs of the installation.")]
 WaitOption = Annotated[

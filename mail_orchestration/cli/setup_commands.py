@@ -9,10 +9,11 @@ import typer
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, database_name, shown, table
+from mail_orchestration.cli.face import Face, database_name, escaped, shown, table
 from mail_orchestration.kernel.errors import BadAudience, BadInput
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
     from rich.console import Console
 
     from mail_orchestration.audience.importing import ImportSummary
@@ -71,13 +72,15 @@ def init(
 
     def show(console: Console) -> None:
         for file in made:
-            console.print(f"[green]made[/]  {file}")
+            console.print(f"[green]made[/]  {escaped(file)}")
         if not made:
-            console.print(f"{settings_file} and the signing keys were there already and are kept.")
-        console.print(f"[green]ready[/] {database}")
+            console.print(f"{escaped(settings_file)} and the signing keys were there already and are kept.")
+        console.print(f"[green]ready[/] {escaped(database)}")
         if made and not keys_from_environment:
-            console.print(f"\nKeep [bold]{key_file}[/]: links in mail that was sent are signed with it.")
-        option = "" if settings_file == Path(SETTINGS_FILE) else f" --settings {settings_file}"
+            console.print(
+                f"\nKeep [bold]{escaped(key_file)}[/]: links in mail that was sent are signed with it."
+            )
+        option = "" if settings_file == Path(SETTINGS_FILE) else f" --settings {escaped(settings_file)}"
         console.print(
             f"\nNext: mail-orchestration import{option}, then mail-orchestration check{option} welcome"
         )
@@ -150,6 +153,8 @@ def _described(
     encoding: str,
     delimiter: str,
 ) -> AudienceSettings:
+    from pydantic import ValidationError
+
     from mail_orchestration.kernel.settings import AudienceSettings
 
     if not file.is_file():
@@ -159,16 +164,26 @@ def _described(
         raise BadAudience(
             f"{file}: what this is does not follow from its name: say --kind csv, parquet or direct-mailer"
         )
-    return AudienceSettings.model_validate(
-        {
-            "name": name,
-            known.replace("-", "_"): file.absolute(),
-            "mode": mode or "append",
-            "address_column": address_column,
-            "encoding": encoding,
-            "delimiter": "\t" if file.suffix.lower() == ".tsv" else delimiter,
-        }
-    )
+    try:
+        return AudienceSettings.model_validate(
+            {
+                "name": name,
+                known.replace("-", "_"): file.absolute(),
+                "mode": mode or "append",
+                "address_column": address_column,
+                "encoding": encoding,
+                "delimiter": "\t" if file.suffix.lower() == ".tsv" else delimiter,
+            }
+        )
+    except ValidationError as error:
+        raise BadInput("\n".join(_told(fault) for fault in error.errors())) from None
+
+
+def _told(fault: ErrorDetails) -> str:
+    """What is wrong with an option, by the option's name."""
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    option = "AUDIENCE" if key == "name" else f"--{key.replace('_', '-')}"
+    return f"{option}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: Mode | None) -> ImportSummary:
@@ -224,6 +239,7 @@ def _import_suppressions(
             f"{shown(done.rows_already)} were before"
         )
         if done.rows_rejected:
-            console.print(f"{shown(done.rows_rejected)} rows were no addresses: {done.by_reason}")
+            reasons = ", ".join(f"{count:,} {code}" for code, count in sorted(done.by_reason.items()))
+            console.print(f"{shown(done.rows_rejected)} rows were no addresses: {reasons}")
 
     face.answer(done, show)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, database_name, table
+from mail_orchestration.cli.face import Face, database_name, escaped, table
 from mail_orchestration.cli.mail_job_commands import PANEL, show_mail_jobs
+from mail_orchestration.kernel.errors import BadSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ def status(face: Face) -> ExitCode | None:
     warnings = fleet_warnings(settings.mailcasters, settings.dispatcher.small_audience_threshold)
     if not settings.relays:
         warnings.append("no relay is configured: nothing can be sent")
+    warnings += [fault for relay in settings.relays if (fault := _secret_fault(relay))]
     mailcasters = [
         _mailcaster_status(each, mailcaster_type(each).value, last.get(each.name))
         for each in settings.mailcasters
@@ -64,11 +66,13 @@ def status(face: Face) -> ExitCode | None:
     }
 
     def show(console: Console) -> None:
-        console.print(f"[bold]{settings.installation}[/] on {database}")
+        console.print(f"[bold]{settings.installation}[/] on {escaped(database)}")
         show_holds(console, holds)
         relay_keys = ("name", "host", "port", "tls", "weight", "reachable")
         console.print(
-            table("relay", *relay_keys[1:], rows=[[each[key] for key in relay_keys] for each in relays])
+            table(
+                "relay", *relay_keys[1:], rows=[[_cell(each, key) for key in relay_keys] for each in relays]
+            )
         )
         keys = ("name", "type", "state", "since", "mail_jobs", "messages")
         heads = ("mailcaster", "type", "shift", "since", "mail jobs", "messages")
@@ -79,7 +83,7 @@ def status(face: Face) -> ExitCode | None:
         else:
             console.print("No mail job waits or runs.")
         for warning in warnings:
-            console.print(f"[yellow]warning[/] {warning}")
+            console.print(f"[yellow]warning[/] {escaped(warning)}")
 
     face.answer(document, show)
     return None
@@ -97,6 +101,24 @@ def show_holds(console: Console, holds: Sequence[Hold]) -> None:
             f"({escape(each.held_by)}); lifted by: {lifted_by}",
             highlight=False,
         )
+
+
+def _secret_fault(relay: RelaySettings) -> str | None:
+    try:
+        relay.password()
+    except BadSettings as error:
+        return str(error)
+    return None
+
+
+def _cell(relay: dict[str, Any], key: str) -> object:
+    match key:
+        case "port":
+            return str(relay["port"])
+        case "reachable" if relay["reason"]:
+            return f"no: {relay['reason']}"
+        case _:
+            return relay[key]
 
 
 def _relay_status(relay: RelaySettings) -> dict[str, Any]:

@@ -162,7 +162,9 @@ def read_message(
         },
     ).one_or_none()
     if row is None:
-        raise NotFound(f"release {release_id} has no such message")
+        raise NotFound(
+            f"mail job {release_id} has no such message: nobody of that number or address, or bypassed"
+        )
     return StoredMessage(**row._mapping)
 
 

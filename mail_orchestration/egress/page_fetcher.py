@@ -106,7 +106,7 @@ class PageFetcher:
         except (aiohttp.ClientError, OSError, ValueError) as fault:
             if _caused_by_guard(fault):
                 return PageUnavailable(
-                    reason="the page's address is private, and not among the allowed networks"
+                    reason="the page's address is private, and not among the allowed networks (fetch_allowed_networks)"
                 )
             return PageUnavailable(reason=f"the page could not be fetched ({type(fault).__name__})")
 

@@ -171,6 +171,17 @@ def test_message_gives_the_exact_octets(site: CliSite) -> None:
     assert (site.folder / "r7.eml").read_bytes() == site.stored()["r7@example.net"]
 
 
+def test_what_another_installation_sent_is_not_there(site: CliSite, capsys: Said) -> None:
+    released = answer(capsys, "release", "letter")["mail_job_id"]
+    assert said(capsys, "message", str(released), str(2**31), code=ExitCode.BAD_INPUT)
+    settings = site.folder / "mail_orchestration.yaml"
+    settings.write_text("installation: another\n" + settings.read_text())
+    for command in (["mail-jobs"], ["report"], ["message"]):
+        who = ["1"] if command == ["message"] else []
+        told = said(capsys, *command, str(released), *who, code=ExitCode.BAD_INPUT)
+        assert f"there is no mail job {released}" in told
+
+
 def test_release_step_by_step(site: CliSite, capsys: Said) -> None:
     released = answer(capsys, "release", "letter", "--priority", "7")
     number = str(released["mail_job_id"])
@@ -228,11 +239,15 @@ def test_check_finds_what_is_wrong(site: CliSite, capsys: Said) -> None:
         (["release", "absent"], "there is no campaign absent"),
         (["mail-jobs", "77"], "there is no mail job 77"),
         (["mail-jobs", "--state", "RUNING"], "RUNING"),
-        (["report", "77"], "77"),
+        (["release", "letter", "--key", ""], "--key is empty"),
+        (["report", "77"], "there is no mail job 77"),
+        (["report", str(2**63)], "MAIL_JOB"),
+        (["stop", str(2**63)], "MAIL_JOB"),
         (["message", "77", "1"], "77"),
         (["queue", "77"], "77"),
         (["mailcaster", "run", "two"], "no mailcaster named 'two'"),
-        (["preview", "letter", "--address", "@"], "@"),
+        (["preview", "letter", "--address", "@"], "'@': "),
+        (["test-send", "letter", "a@b"], "'a@b': "),
     ],
 )
 def test_bad_input_is_named(site: CliSite, capsys: Said, arguments: list[str], told: str) -> None:

@@ -82,6 +82,8 @@ def test_usage_errors_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "relase" in capsys.readouterr().err
     assert run(["release"]) == ExitCode.BAD_INPUT
     assert "CAMPAIGN" in capsys.readouterr().err.upper()
+    assert run([]) == ExitCode.BAD_INPUT
+    assert capsys.readouterr().err == ""
 
 
 def test_errors_are_one_json_document_on_stderr(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

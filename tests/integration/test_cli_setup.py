@@ -104,6 +104,11 @@ def test_import_of_suppressions(site: Path, capsys: Said) -> None:
         (["import", "newsletter", "--file", "mail_orchestration.yaml"], "--kind"),
         (["import", "newsletter", "--suppressions", "x.csv"], "stands alone"),
         (["import", "newsletter", "--mode", "sideways"], "sideways"),
+        (
+            ["import", "newsletter", "--file", "audiences/newsletter.csv", "--delimiter", "ab"],
+            "--delimiter: ",
+        ),
+        (["import", "a b", "--file", "audiences/newsletter.csv"], "AUDIENCE: "),
         (["import", "--suppressions", "audiences/newsletter.csv", "--topic", "x"], "opted_out_of_topic"),
     ],
 )
@@ -136,6 +141,16 @@ def test_status_shows_everything_at_a_glance(site: Path, capsys: Said) -> None:
     assert any("no mailcaster" in warning for warning in answer(capsys, "status")["warnings"])
     assert run(["status"]) == ExitCode.OK
     assert "no mailcaster" in capsys.readouterr().out
+
+
+def test_status_tells_why_a_relay_cannot_be_used(site: Path, capsys: Said) -> None:
+    settings = site / "mail_orchestration.yaml"
+    secret = "    username: me\n    password_env: NOWHERE_TO_BE_FOUND\n"
+    settings.write_text(settings.read_text().replace("port: 25\n", "port: 1\n" + secret))
+    assert run(["status"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert "no: Connection refused" in text
+    assert "NOWHERE_TO_BE_FOUND" in text
 
 
 def test_a_database_that_is_down_ends_with_3_and_shows_no_password(site: Path) -> None:
