@@ -78,14 +78,15 @@ def test_everybody_is_found_exactly_once(
 
         recipients: Counter[str] = Counter()
         message_ids: set[str] = set()
-        for message in sink.messages():
-            assert not message.defects
+        for message in sink.plain_messages():
+            assert not any(part.defects for part in message.walk())
             recipients[message["X-Rcpt-Args"].strip("<>")] += 1
             message_ids.add(message["Message-ID"])
             number = message["Subject"].removeprefix("A letter to Reader ")
-            body = message.get_body(("html",))
-            assert body is not None
-            assert f"number {number}." in body.get_content()
+            (html,) = (part for part in message.walk() if part.get_content_type() == "text/html")
+            body = html.get_payload(decode=True)
+            assert isinstance(body, bytes)
+            assert f"number {number}." in body.decode(html.get_content_charset() or "")
             assert message["X-Rcpt-Args"] == f"<r{number}@example.net>"
         assert recipients == {f"r{n}@example.net": 1 for n in range(1, CONTACTS + 1)}
         assert len(message_ids) == CONTACTS
