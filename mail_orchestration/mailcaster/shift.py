@@ -16,15 +16,17 @@ from typing import Literal
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_chosen, claim_next
 from mail_orchestration.dispatch.holds import holds, is_held
-from mail_orchestration.dispatch.mail_jobs import waiting_work
+from mail_orchestration.dispatch.mail_jobs import mail_job, waiting_work
 from mail_orchestration.dispatch.operating import Signs
+from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation, look_at_database
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
+from mail_orchestration.kernel.errors import BadInput, ClaimLost, DatabaseUnavailable, StateConflict
+from mail_orchestration.kernel.states import MailJobKind
 from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
 from mail_orchestration.mailcaster.station import Station
 from mail_orchestration.relays import relays_of
@@ -83,11 +85,18 @@ def work_on(
 ) -> MailJobDone | None:
     """Deliver one chosen mail job that waits (small and QUEUED, or restarted), out of turn; None when it does not wait.
 
-    A restarted one is recovered: the result tells the number of the mail job that took its place. Raises ClaimLost, and
-    StateConflict while sending is held.
+    A restarted one is recovered: the result tells the number of the mail job that took its place. Raises ClaimLost,
+    NotFound, StateConflict while sending is held, and BadInput for a child and a mailcaster of small mail jobs only,
+    which never recovers one (spec 5.5).
     """
     parameters = inst.settings.mailcaster(mailcaster)
     relays = relays_of(inst.settings, parameters.relays)
+    with inst.database.begin() as connection:
+        kind = mail_job(connection, mail_job_id).kind
+    if kind is MailJobKind.CHILD and WorkKind.CHILD_RECOVERING not in search_order(parameters):
+        raise BadInput(
+            f"mail job {mail_job_id} is a child, and mailcaster {mailcaster} takes small mail jobs only"
+        )
     with Station(inst) as station:
         claim = claim_chosen(
             inst.database, inst.installation_id, mail_job_id, parameters, now=station.clock.now()

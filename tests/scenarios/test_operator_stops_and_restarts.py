@@ -11,11 +11,13 @@ import yaml
 from sqlalchemy import text
 
 from mail_orchestration.control import Scope, restart, stop, wait_until_stopped
+from mail_orchestration.dispatch.claims import HeldClaim, claim_next
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.mailcaster import run_shift
+from mail_orchestration.mailcaster import run_shift, work_on
 from tests.scenarios.installations import (
     opened,
     released,
@@ -123,3 +125,26 @@ def test_a_mailcaster_that_is_killed_does_not_block_a_stop(
         got = sink.tally()
     assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
     assert sum(got.values()) - CONTACTS <= connections
+
+
+@pytest.mark.rule("5.5")
+def test_a_small_only_mailcaster_recovers_no_child_when_chosen_by_hand_either(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"name": "small", "small_job_only": True, "min_job_size": 1, "max_job_size": 50}
+    settings = write_site(tmp_path, relay_port=9, contacts=150, mailcasters=[{"name": "m1"}, small])
+    with opened(settings, database_url, monkeypatch) as inst:
+        released(inst)
+        with inst.database.begin() as connection:
+            now = database_now(connection)
+        large = inst.settings.mailcaster("m1")
+        claim = claim_next(inst.database, inst.installation_id, large, now=now, hang_after_s=7200)
+        assert claim is not None
+        with HeldClaim(inst.database, claim) as held:
+            stop(inst, EVERYTHING)
+            held.let_go_stopped(now)
+        restart(inst, EVERYTHING)
+        with pytest.raises(BadInput, match="small mail jobs only"):
+            work_on(inst, "small", claim.mail_job_id, threading.Event())
+        with inst.database.begin() as connection:
+            assert mail_job(connection, claim.mail_job_id).state is MailJobState.RECOVERING
