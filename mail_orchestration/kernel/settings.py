@@ -11,7 +11,7 @@ import re
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -148,6 +148,18 @@ class DispatcherSettings(_Section):
     assembly_processes: int = Field(default=2, ge=1, le=64)
     accept_promoted_standby: bool = False
     """Whether a promoted standby goes on without the operator: for synchronous replication, which loses nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beat_in_time(cls, given: Any) -> Any:
+        """Whoever names only a short hang time gets heartbeats to go with it."""
+        match given:
+            case {"heartbeat_seconds": _}:
+                return given
+            case {"hang_after_seconds": int() | float() as hang_after_s} if 0 < hang_after_s < 40:
+                return {**given, "heartbeat_seconds": hang_after_s / 4}
+            case _:
+                return given
 
     @model_validator(mode="after")
     def _who_lives_does_not_hang(self) -> DispatcherSettings:

@@ -45,6 +45,17 @@ def test_the_dispatchers_defaults_are_those_of_the_rules(tmp_path: Path) -> None
     assert dispatcher.relay_unreachable_after_seconds == 15 * 60
 
 
+@pytest.mark.rule("5.2")
+@pytest.mark.parametrize(
+    ("given", "heartbeat_s"), [("hang_after_seconds: 6", 1.5), ("hang_after_seconds: 600", 10)]
+)
+def test_a_short_hang_time_alone_brings_its_heartbeats(
+    tmp_path: Path, given: str, heartbeat_s: float
+) -> None:
+    dispatcher = load_settings(written(tmp_path, f"dispatcher: {{{given}}}\n")).dispatcher
+    assert dispatcher.heartbeat_seconds == heartbeat_s
+
+
 @pytest.mark.rule("4.2")
 @pytest.mark.parametrize(
     ("parameter", "value"),
@@ -97,7 +108,7 @@ def test_min_must_be_smaller_than_max(tmp_path: Path) -> None:
         ('relays: [{name: a, host: h, helo_name: "h\\nMAIL"}]\n', r":1: relays\[0\]\.helo_name: must be"),
         ("dispatcher: {hang_after_seconds: inf}\n", r":1: dispatcher\.hang_after_seconds: "),
         (
-            "dispatcher: {hang_after_seconds: 15}\n",
+            "dispatcher: {hang_after_seconds: 15, heartbeat_seconds: 10}\n",
             r"dispatcher: hang_after_seconds \(15\) must be at least twice",
         ),
         ("installation: [\n", r"mail_orchestration\.yaml:\d: "),
