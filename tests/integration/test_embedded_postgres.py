@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -240,6 +242,30 @@ def test_a_recycled_pid_is_not_taken_for_the_server(data_dir: Path) -> None:
             assert is_up(server.url)
             assert stranger.poll() is None
             stranger.kill()
+
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted as on Linux")
+def test_a_killed_server_that_nobody_collects_is_not_taken_for_alive(data_dir: Path) -> None:
+    """In a container whose pid 1 collects no dead children they stay as zombies; here this process adopts them."""
+    adopt = ctypes.CDLL(None).prctl
+    assert adopt(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    killed = 0
+    try:
+        with EmbeddedServer.hold(data_dir) as server:
+            killed = postmaster_pid(data_dir)
+            os.kill(killed, signal.SIGKILL)
+            while psutil.Process(killed).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
+            assert is_up(server.ensure_running())
+            assert postmaster_pid(data_dir) != killed
+            assert psutil.Process(killed).status() == psutil.STATUS_ZOMBIE
+    finally:
+        adopt(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        if killed:
+            os.waitpid(killed, 0)
 
 
 def wait_until_gone(data_dir: Path) -> None:

@@ -140,10 +140,12 @@ def _start(home: Home) -> None:
 def _spawn(home: Home, binaries: Binaries, lock: FileLock) -> None:
     """Start the postmaster, detached, and wait until it is ready; _StartError with its last words if not."""
     arguments: list[str | Path] = [binaries.postgres, "-D", home.data]
-    for name, value in (
-        ("config_file", home.config),
-        ("unix_socket_directories", home.make_socket_folder()),
-    ):
+    sockets = home.make_socket_folder()
+    for stale in sockets.glob(".s.PGSQL.*"):
+        # No server runs. PostgreSQL would see that as well, but where pid 1 collects no dead children, as in many a
+        # container: there a killed server stays as a zombie, and its lock on the socket would be taken for alive.
+        stale.unlink(missing_ok=True)
+    for name, value in (("config_file", home.config), ("unix_socket_directories", sockets)):
         arguments += ["-c", f"{name}={value}"]
     # A shell in between, so that init inherits the server and no user of it has to wait for its end.
     with home.log.open("ab") as log:
