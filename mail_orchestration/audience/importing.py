@@ -26,7 +26,7 @@ from mail_orchestration.audience.merging import begin_merging, copy_lines, fill_
 from mail_orchestration.audience.rows import Reject, Source
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database, copy_rows
-from mail_orchestration.kernel.errors import BadAudience
+from mail_orchestration.kernel.errors import BadAudience, NotFound
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _WORTH_ANALYZING = 10_000
@@ -62,6 +62,16 @@ class AudienceSize:
     last_imported_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoneImport:
+    """An import that was done, and how many of its rows were set aside."""
+
+    import_id: int
+    source: str
+    finished_at: datetime
+    rows_rejected: int
+
+
 def ensure_installation(connection: Connection, name: str) -> int:
     """The installation_id of a name; made when it is new. In the caller's transaction."""
     made = connection.scalar(STATEMENTS["ensure_installation_row"], {"name": name})
@@ -89,6 +99,25 @@ def audience_sizes(connection: Connection, installation_id: int) -> list[Audienc
         )
         for row in rows
     ]
+
+
+def done_import(
+    connection: Connection, installation_id: int, audience_name: str, import_id: int | None = None
+) -> DoneImport:
+    """An audience's import of this number; None: its latest. Raises NotFound. One that failed left nothing to see."""
+    row = connection.execute(
+        STATEMENTS["find_import"],
+        {"installation_id": installation_id, "name": audience_name, "import_id": import_id},
+    ).one_or_none()
+    if row is None:
+        number = "" if import_id is None else f" {import_id}"
+        raise NotFound(f"no import{number} of an audience named {audience_name!r} was done")
+    return DoneImport(
+        import_id=row.import_id,
+        source=row.source,
+        finished_at=row.finished_at,
+        rows_rejected=row.rows_rejected,
+    )
 
 
 def rejects(connection: Connection, import_id: int, limit: int) -> list[Reject]:

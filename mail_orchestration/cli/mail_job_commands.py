@@ -29,6 +29,7 @@ LARGEST_MESSAGE_NUMBER = 2**31 - 1
 
 MailJobArgument = Annotated[int, typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER)]
 
+HANDED_BACK = "handed back: it waits to be taken up"
 STATE_STYLES = {
     "FINISHED": "green",
     "FAILED": "red",
@@ -107,13 +108,21 @@ def _line(job: MailJob) -> str:
         parts.append(f"(to be {job.asked_state})")
     if job.first_message and job.last_message:
         parts.append(f"messages {job.first_message:,}–{job.last_message:,}")
-    if job.mailcaster:
+    if job.is_handed_back:
+        parts.append(f"({HANDED_BACK})")
+    elif job.mailcaster:
         parts.append(f"by {job.mailcaster}")
     if job.recovers_id:
         parts.append(f"(recovers {job.recovers_id})")
     figures = ("accepted", "deferred", "rejected", "uncertain", "stopped")
     parts.append("– " + ", ".join(f"{getattr(job, name):,} {name}" for name in figures if getattr(job, name)))
     return " ".join(parts).removesuffix("– ") + (f" [yellow]{escaped(job.reason)}[/]" if job.reason else "")
+
+
+def _why(job: MailJob) -> str:
+    if job.asked_state:
+        return f"to be {job.asked_state}"
+    return HANDED_BACK if job.is_handed_back else job.reason
 
 
 def styled_state(state: str) -> str:
@@ -138,7 +147,7 @@ def show_mail_jobs(console: Console, found: Sequence[MailJob]) -> None:
             job.deferred,
             job.rejected,
             job.uncertain,
-            f"to be {job.asked_state}" if job.asked_state else job.reason,
+            _why(job),
         )
         for job in found
     ]

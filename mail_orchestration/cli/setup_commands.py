@@ -1,4 +1,4 @@
-"""Bring an installation up and fill its audiences: `init`, `import`, `status`."""
+"""Bring an installation up and fill its audiences: `init`, `import`, `import-rejects`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mail_orchestration.cli.app import command
+from mail_orchestration.cli.app import LARGEST_NUMBER, command
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, database_name, escaped, shown, table
 from mail_orchestration.kernel.errors import BadAudience, BadInput
@@ -140,7 +140,7 @@ def import_(
         if not described:
             raise BadAudience("the settings describe no audience with a source; name one with --file FILE")
         done = {each.name: _fill(face, inst, each, mode) for each in described}
-    face.answer({"audiences": done}, lambda console: _show_imports(console, done))
+    face.answer({"audiences": done}, lambda console: _show_imports(face, console, done))
     return None
 
 
@@ -203,7 +203,7 @@ def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: Mod
         )
 
 
-def _show_imports(console: Console, done: dict[str, ImportSummary]) -> None:
+def _show_imports(face: Face, console: Console, done: dict[str, ImportSummary]) -> None:
     rows = [
         (name, each.rows_read, each.rows_accepted, each.rows_repeated, each.rows_rejected, each.members)
         for name, each in done.items()
@@ -216,6 +216,60 @@ def _show_imports(console: Console, done: dict[str, ImportSummary]) -> None:
     ]
     if reasons:
         console.print(table("audience", "rejected because", "rows", rows=reasons))
+        option = "" if face.settings_path is None else f" --settings {face.settings_path}"
+        for name in dict.fromkeys(name for name, _, _ in reasons):
+            console.print(f"See them: mail-orchestration import-rejects{escaped(option)} {escaped(name)}")
+
+
+@command("import-rejects", PANEL)
+def import_rejects(
+    face: Face,
+    audience: Annotated[str, typer.Argument(help="The audience whose import it was.")],
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--import", metavar="N", min=1, max=LARGEST_NUMBER, help="That import; without it, the latest."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many rows.")] = 100,
+) -> ExitCode | None:
+    """The rows that an import set aside: line, value as it was found (which may hold an address), reason."""
+    from mail_orchestration.audience.importing import done_import, rejects
+
+    with face.open() as inst, inst.database.begin() as connection:
+        done = done_import(connection, inst.installation_id, audience, number)
+        found = rejects(connection, done.import_id, limit)
+    document = {
+        "audience": audience,
+        "import_id": done.import_id,
+        "source": done.source,
+        "finished_at": done.finished_at,
+        "rows_rejected": done.rows_rejected,
+        "rejects": found,
+    }
+
+    def show(console: Console) -> None:
+        console.print(
+            f"import {done.import_id} of {escaped(audience)} from {escaped(done.source)}, {shown(done.finished_at)}: "
+            f"{shown(done.rows_rejected)} rows were set aside"
+        )
+        if found:
+            cells = [
+                (str(each.line), _harmless(each.value), each.code, _harmless(each.detail)) for each in found
+            ]
+            console.print(table("line", "value", "reason", "detail", rows=cells))
+        if len(found) < done.rows_rejected:
+            console.print(f"{shown(done.rows_rejected - len(found))} more are not shown; see --limit")
+
+    face.answer(document, show)
+    return None
+
+
+def _harmless(value: str) -> str:
+    """What a source held, with whatever would end a line or command a terminal written out."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in value
+    )
 
 
 def _import_suppressions(

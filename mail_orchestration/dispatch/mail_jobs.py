@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -15,6 +15,9 @@ from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import TRANSITIONS, MailJobKind, MailJobState
+
+HANDED_BACK_AT = datetime.fromtimestamp(0, UTC)
+"""The heartbeat of a RUNNING mail job whose holder handed it back in good order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,11 @@ class MailJob:
         if self.first_message is None or self.last_message is None:
             return 0
         return self.last_message - self.first_message + 1
+
+    @property
+    def is_handed_back(self) -> bool:
+        """Nobody works on it: its holder went in good order, and it waits to be taken up."""
+        return self.state is MailJobState.RUNNING and self.heartbeat_at == HANDED_BACK_AT
 
     @property
     def sent(self) -> int:

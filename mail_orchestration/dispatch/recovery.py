@@ -25,6 +25,7 @@ from typing import Any, assert_never
 from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.claim import Claim, claim_of
+from mail_orchestration.dispatch.mail_jobs import HANDED_BACK_AT
 from mail_orchestration.dispatch.search_order import WorkKind
 from mail_orchestration.dispatch.settling import settle_parent
 from mail_orchestration.kernel.clock import steady_seconds
@@ -72,7 +73,7 @@ def claim_recovered(
         if (reason := too_old(candidate, search.now, hours)) is not None:
             _expire(connection, search, candidate, reason)
             continue
-        how = "hung" if work.is_hanging else "was restarted"
+        how = _how(work, candidate)
         row = connection.execute(
             STATEMENTS["recover_mail_job"],
             {
@@ -106,6 +107,13 @@ def _find(connection: Connection, search: Search, work: WorkKind, passed_over: s
     if work.is_hanging:
         binds["hung_before"] = search.hung_before
     return connection.execute(statement, binds).one_or_none()
+
+
+def _how(work: WorkKind, candidate: Row[Any]) -> str:
+    """What befell it: the first words of its reason."""
+    if not work.is_hanging:
+        return "was restarted"
+    return "was handed back" if candidate.heartbeat_at == HANDED_BACK_AT else "hung"
 
 
 def _may_be_taken(connection: Connection, search: Search, candidate: Row[Any]) -> bool:

@@ -125,6 +125,19 @@ RETURNING (SELECT count(*) FROM audience_member AS m WHERE m.audience_id = audie
 -- The planner knows the new sizes at once: a release may follow within the second.
 ANALYZE contact, audience_member;
 
+-- name: find_import
+-- An import of an audience that was done: the one of this number, or the latest.
+SELECT i.import_id, i.source, i.finished_at, i.rows_rejected
+FROM audience_import AS i
+INNER JOIN audience AS a USING (audience_id)
+WHERE
+    a.installation_id = CAST(:installation_id AS integer)
+    AND a.name = :name
+    AND i.finished_at IS NOT NULL
+    AND (CAST(:import_id AS bigint) IS NULL OR i.import_id = CAST(:import_id AS bigint))
+ORDER BY i.import_id DESC
+LIMIT 1;
+
 -- name: list_rejects
 -- The rows of an import that were set aside, in the order of the source.
 SELECT line, value, reason FROM audience_reject

@@ -242,7 +242,8 @@ WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPP
 RETURNING state;
 
 -- name: hand_back_mail_job
--- The holder goes without having finished: its last heartbeat is taken away, so that the mail job hangs at once.
+-- The holder goes without having finished: its last heartbeat is taken away, so that the mail job hangs at once. By this
+-- moment (HANDED_BACK_AT) it is known as handed back.
 UPDATE mail_job SET heartbeat_at = to_timestamp(0)
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
 RETURNING state;

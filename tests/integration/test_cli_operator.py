@@ -100,6 +100,24 @@ def test_the_wait_is_for_mailcasters_to_let_go(world: World, capsys: Said) -> No
     assert world.state(work) == "RECOVERING"
 
 
+@pytest.mark.parametrize("kind", ["small", "parent"])
+def test_what_is_handed_back_is_not_shown_as_worked_on(world: World, capsys: Said, kind: str) -> None:
+    work = world.begun(20, kind=kind)
+    claim = world.claim_of(work)
+    shown = ["mail-jobs", str(claim.parent_id or work)]
+    with HeldClaim(world.database, claim) as held:
+        assert run(shown) == ExitCode.OK
+        assert "by before" in capsys.readouterr().out
+        held.hand_back()
+    assert run(shown) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert "RUNNING messages 1–20 (handed back: it waits to be taken up)" in text
+    assert "by before" not in text
+    assert run(["mail-jobs"]) == ExitCode.OK
+    # The table folds its last column.
+    assert ("handed back" in capsys.readouterr().out) == (kind == "small")
+
+
 def test_what_cannot_go_on_is_told_by_the_exit_code(world: World, capsys: Said) -> None:
     old = world.begun(20, kind="small")
     beating(world, old, queued_ago=timedelta(hours=97))

@@ -83,7 +83,41 @@ def test_import_of_a_file_counts_what_it_set_aside(site: Path, capsys: Said) -> 
     )
     assert sum(done["by_reason"].values()) == 1
     assert run(["import", "newsletter", "--file", str(file)]) == ExitCode.OK
-    assert "rejected because" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "rejected because" in text
+    assert "mail-orchestration import-rejects newsletter" in text
+
+
+@pytest.mark.rule("1.1")
+def test_rejected_rows_of_an_import_can_be_seen(site: Path, capsys: Said) -> None:
+    file = site / "more.csv"
+    file.write_text(
+        "email,first_name\nnew@example.com,New\nnot [an] address\x1b[2J,X\n,Y\n", encoding="utf-8"
+    )
+    first = answer(capsys, "import", "newsletter", "--file", str(file))["audiences"]["newsletter"]
+    told = answer(capsys, "import-rejects", "newsletter")
+    assert (told["audience"], told["import_id"], told["rows_rejected"]) == (
+        "newsletter",
+        first["import_id"],
+        2,
+    )
+    assert [(each["line"], each["value"], each["code"]) for each in told["rejects"]] == [
+        (3, "not [an] address\x1b[2J", "bad_address"),
+        (4, "", "no_address"),
+    ]
+    assert run(["import-rejects", "newsletter", "--limit", "1"]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert "not [an] address\\x1b[2J" in text, "what the file holds commands no terminal"
+    assert "no_address" not in text
+    assert "1 more are not shown" in text
+
+    answer(capsys, "import")
+    assert answer(capsys, "import-rejects", "newsletter")["rejects"] == [], "the latest import set none aside"
+    number = str(first["import_id"])
+    assert len(answer(capsys, "import-rejects", "newsletter", "--import", number)["rejects"]) == 2
+    for wrong in (["nobody"], ["nobody", "--import", number], ["newsletter", "--import", "4711"]):
+        assert run(["import-rejects", *wrong]) == ExitCode.BAD_INPUT
+        assert f"audience named '{wrong[0]}' was done" in capsys.readouterr().err
 
 
 @pytest.mark.rule("1.5")

@@ -203,9 +203,25 @@ def test_what_is_handed_back_is_taken_at_once(world: World) -> None:
     old = world.claim_of(world.begun(3000, kind="parent"))
     with HeldClaim(world.database, old) as held:
         held.hand_back()
+    with world.database.begin() as connection:
+        assert mail_job(connection, old.mail_job_id).is_handed_back
     new = claim(world, after=timedelta(seconds=1))
     assert new is not None
     assert new.recovers_id == old.mail_job_id
+    with world.database.begin() as connection:
+        left, taken_up = mail_job(connection, old.mail_job_id), mail_job(connection, new.mail_job_id)
+    assert left.reason == f"was handed back, recovered by {taken_up.mailcaster}"
+    assert not left.is_handed_back
+    assert not taken_up.is_handed_back
+
+
+def test_what_hangs_without_being_handed_back_says_so(world: World) -> None:
+    hanging = world.begun(50, kind="small")
+    new = claim(world)
+    assert new is not None
+    with world.database.begin() as connection:
+        left, taken_up = mail_job(connection, hanging), mail_job(connection, new.mail_job_id)
+    assert left.reason == f"hung, recovered by {taken_up.mailcaster}"
 
 
 def test_one_hanging_mail_job_is_recovered_once_by_many(world: World) -> None:
