@@ -108,14 +108,25 @@ class Court:
         return self._lines.setdefault(kind, Line(kind))
 
     def _blame(self, helo: str, moment: float) -> Incident | None:
-        """What struck this process first while it held what it held at that moment."""
+        """What struck this process while it held what it held at that moment, nearest to the moment.
+
+        What was claimed after a fault struck cannot be its doing: a process that was suspended claims when it is
+        awake. Only where nothing else is left is the claim taken to have been told late, after its awakening.
+        """
         claims = self._all.claims.get(helo, [])
         at = bisect_right(claims, (moment, 1 << 62)) - 1
         held_from = claims[at][0] - TOLD_WITHIN_S if at >= 0 else moment
-        for incident in self._by_helo.get(helo, ()):
-            if incident.until >= held_from and incident.until + STRAGGLERS_S >= moment:
-                return incident
-        return None
+        struck = [
+            incident
+            for incident in self._by_helo.get(helo, ())
+            if incident.until >= held_from and incident.until + STRAGGLERS_S >= moment
+        ]
+        while_held = [incident for incident in struck if incident.at >= held_from]
+        return min(
+            while_held or struck,
+            key=lambda incident: max(incident.at - moment, moment - incident.until, 0.0),
+            default=None,
+        )
 
     def _open_sessions(self, incident: Incident) -> int:
         """Connections of those who were hit that were open then, no more than they may have."""

@@ -78,6 +78,22 @@ def test_a_kill_before_the_claim_is_not_to_blame() -> None:
     assert any("nothing accounts for it" in fault for fault in found.faults)
 
 
+def test_what_was_claimed_after_an_awakening_is_not_charged_to_the_suspension() -> None:
+    suspended = Incident(kind=Kind.SUSPENDED, at=6.0, until=9.02, hit=[WHO])
+    kill = Incident(kind=Kind.MAILCASTER, at=10.05, until=10.05, hit=[WHO])
+    found = repeated(incidents=[suspended, kill])
+    assert found.holds, found.faults
+    charged = {line.kind: line.repeated for line in found.lines}
+    assert (charged[Kind.SUSPENDED], charged[Kind.MAILCASTER]) == (0, 1)
+
+
+def test_of_two_faults_under_one_claim_the_nearer_is_charged() -> None:
+    suspended = Incident(kind=Kind.SUSPENDED, at=9.1, until=9.3, hit=[WHO])
+    kill = Incident(kind=Kind.MAILCASTER, at=10.05, until=10.05, hit=[WHO])
+    charged = {line.kind: line.repeated for line in repeated(incidents=[suspended, kill]).lines}
+    assert (charged[Kind.SUSPENDED], charged[Kind.MAILCASTER]) == (0, 1)
+
+
 def test_a_repeat_that_nothing_accounts_for_is_a_failure() -> None:
     found = repeated(incidents=[], reason="was restarted, recovered by large-2")
     assert any("nothing accounts for it" in fault for fault in found.faults)
