@@ -129,12 +129,16 @@ class Court:
         )
 
     def _open_sessions(self, incident: Incident) -> int:
-        """Connections of those who were hit that were open then, no more than they may have."""
+        """Connections of those who were hit that were open then, no more than they may have.
+
+        Who outlives the fault, as mailcasters do the database, may open one of those until it has noticed: as long as
+        repeats are charged to the fault.
+        """
         return sum(
             min(
                 self._all.connections,
                 sum(
-                    began <= incident.at + CLOCKS_S and ended >= incident.at - JUST_CLOSED_S
+                    began <= incident.until + STRAGGLERS_S and ended >= incident.at - JUST_CLOSED_S
                     for began, ended in self._all.sessions.get(helo, ())
                 ),
             )
