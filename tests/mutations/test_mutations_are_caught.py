@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations.mutants import ROOT, MutantServer
+from tests.line_server import ROOT
+from tests.mutations.mutants import MutantServer
 
 
 @dataclass(frozen=True, kw_only=True)
