@@ -133,6 +133,7 @@ def write_site(
     campaign: Mapping[str, object] | None = None,
     mailcasters: Sequence[Mapping[str, object]] = ({"name": "m1"},),
     dispatcher: Mapping[str, object] | None = None,
+    relay: Mapping[str, object] | None = None,
     html: str = HTML,
 ) -> Path:
     """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path."""
@@ -149,6 +150,7 @@ def write_site(
         "installation": "main",
         "relays": [
             {"name": "sink", "host": "127.0.0.1", "port": relay_port, "tls": "none", "connections": 100}
+            | dict(relay or {})
         ],
         "mailcasters": [dict(each) for each in mailcasters],
         "dispatcher": dict(dispatcher or {}),

@@ -29,6 +29,8 @@ from tests.scenarios.installations import (
 
 CONTACTS = 3000
 CONNECTIONS = 20
+PACE = 500
+"""Messages per second: most of them are still to be sent when the disk is full, however fast the machine."""
 
 
 @pytest.fixture
@@ -60,7 +62,13 @@ def test_a_full_disk_in_mid_delivery_costs_no_mail(
 ) -> None:
     mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
     with EmbeddedServer.hold(small_disk) as server, storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=[mailcaster])
+        settings = write_site(
+            tmp_path,
+            relay_port=sink.port,
+            contacts=CONTACTS,
+            mailcasters=[mailcaster],
+            relay={"messages_per_second": PACE},
+        )
         with opened(settings, server.url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
             release_id = released(inst)
             shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
