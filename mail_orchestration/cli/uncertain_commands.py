@@ -15,8 +15,9 @@ from mail_orchestration.kernel.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mail_orchestration.feedback.uncertain import MessageRange, UncertainMessage
+    from mail_orchestration.feedback.uncertain import UncertainMessage
     from mail_orchestration.installation import Installation
+    from mail_orchestration.kernel.model import MessageRange
 
 
 @command("uncertain", PANEL)
@@ -75,7 +76,7 @@ def uncertain(
 
 def _messages_of(inst: Installation, number: int) -> MessageRange | None:
     from mail_orchestration.dispatch.releases import read_release
-    from mail_orchestration.feedback.uncertain import MessageRange
+    from mail_orchestration.kernel.model import MessageRange
 
     found, _ = read_tree(inst, number)
     if found.first_message is None or found.last_message is None:

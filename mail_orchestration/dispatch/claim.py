@@ -10,6 +10,7 @@ from sqlalchemy import Row
 
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.errors import ClaimLost
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.states import MailJobKind
 
 
@@ -42,6 +43,16 @@ class Claim:
     def size(self) -> int:
         """How many messages the range has, with and without results."""
         return self.last_message - self.first_message + 1
+
+    @property
+    def messages(self) -> MessageRange:
+        """The range, with and without results."""
+        return MessageRange(
+            release_id=self.release_id,
+            released_on=self.released_on,
+            first_message=self.first_message,
+            last_message=self.last_message,
+        )
 
     def lost(self) -> ClaimLost:
         """The error to raise when the database no longer knows this claim."""

@@ -112,26 +112,13 @@ class HeldClaim:
         """
         with self._database.begin() as connection:
             # Results are only ever added, so what is complete now stays complete: no lock is needed to look.
-            unsent = count_unsent(
-                connection,
-                released_on=self.claim.released_on,
-                release_id=self.claim.release_id,
-                first_message=self.claim.first_message,
-                last_message=self.claim.last_message,
-            )
+            unsent = count_unsent(connection, self.claim.messages)
             if unsent:
                 raise StateConflict(
                     f"mail job {self.claim.mail_job_id} cannot finish: "
                     f"{unsent} of its messages have no result"
                 )
-            uncertain = count_repeatable(
-                connection,
-                released_on=self.claim.released_on,
-                release_id=self.claim.release_id,
-                first_message=self.claim.first_message,
-                last_message=self.claim.last_message,
-                most_attempts=most_attempts,
-            )
+            uncertain = count_repeatable(connection, self.claim.messages, most_attempts)
             if uncertain:
                 raise StateConflict(
                     f"mail job {self.claim.mail_job_id} cannot finish: "

@@ -21,6 +21,7 @@ from mail_orchestration.dispatch.settling import settle_parent
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.settings import DispatcherSettings
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
@@ -149,13 +150,13 @@ def has_unsent(connection: Connection, row: Row[Any]) -> bool:
 
     Whether that one will be sent again is the campaign's choice, which only a mailcaster reads: it ends at once if not.
     """
-    messages = {
-        "released_on": row.released_on,
-        "release_id": row.release_id,
-        "first_message": row.first_message,
-        "last_message": row.last_message,
-    }
-    return bool(count_unsent(connection, **messages) or count_repeatable(connection, **messages))
+    messages = MessageRange(
+        release_id=row.release_id,
+        released_on=row.released_on,
+        first_message=row.first_message,
+        last_message=row.last_message,
+    )
+    return bool(count_unsent(connection, messages) or count_repeatable(connection, messages))
 
 
 def enter(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.unsent import UnsentMessage
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.statements import STATEMENTS
 
 ANY_NUMBER = 1_000_000
@@ -68,29 +68,14 @@ def repeatable_messages(
     )
 
 
-def count_repeatable(
-    connection: Connection,
-    *,
-    released_on: date,
-    release_id: int,
-    first_message: int,
-    last_message: int,
-    most_attempts: int = ANY_NUMBER,
-) -> int:
-    """How many messages of a range, both ends included, `repeatable_messages` would find in all.
+def count_repeatable(connection: Connection, messages: MessageRange, most_attempts: int = ANY_NUMBER) -> int:
+    """How many messages of a range `repeatable_messages` would find in all.
 
     With one attempt at most there are none.
     """
     if most_attempts <= 1:
         return 0
     found = connection.execute(
-        STATEMENTS["count_uncertain"],
-        {
-            "released_on": released_on,
-            "release_id": release_id,
-            "first_message": first_message,
-            "last_message": last_message,
-            "most_attempts": most_attempts,
-        },
+        STATEMENTS["count_uncertain"], {**messages.binds(), "most_attempts": most_attempts}
     )
     return int(found.scalar_one())

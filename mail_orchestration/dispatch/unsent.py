@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.kernel.database import read_binary
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _WIDEST_WINDOW = 65_536
@@ -81,17 +81,6 @@ def unsent_messages(connection: Connection, claim: Claim, after_message_no: int,
     return Unsent(to_send=[], suppressed=[], up_to=claim.last_message)
 
 
-def count_unsent(
-    connection: Connection, *, released_on: date, release_id: int, first_message: int, last_message: int
-) -> int:
-    """How many messages of a range, both ends included, have no result."""
-    found = connection.execute(
-        STATEMENTS["count_unsent"],
-        {
-            "released_on": released_on,
-            "release_id": release_id,
-            "first_message": first_message,
-            "last_message": last_message,
-        },
-    )
-    return int(found.scalar_one())
+def count_unsent(connection: Connection, messages: MessageRange) -> int:
+    """How many messages of a range have no result."""
+    return int(connection.execute(STATEMENTS["count_unsent"], messages.binds()).scalar_one())

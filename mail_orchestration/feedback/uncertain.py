@@ -8,36 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Literal
 
 from sqlalchemy import Connection
 
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.model import MessageRange, Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 
 AT_REST = (MailJobState.FINISHED, MailJobState.FAILED, MailJobState.STOPPED_R)
 """States of a mail job that nobody works on, and that nobody will take unasked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageRange:
-    """Messages of one release."""
-
-    release_id: int
-    released_on: date
-    first_message: int
-    last_message: int
-
-    def binds(self) -> dict[str, int | date]:
-        """As the statements want it."""
-        return {
-            "release_id": self.release_id,
-            "released_on": self.released_on,
-            "first_message": self.first_message,
-            "last_message": self.last_message,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -60,6 +60,26 @@ class Bypass:
     """A short machine-readable word, such as `opted_out` or `template_error`."""
     detail: str = ""
     """For people: which attribute, which line of which template. Holds no address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRange:
+    """Messages of one release, both ends included."""
+
+    release_id: int
+    released_on: date
+    """The partition of the release's messages and results."""
+    first_message: int
+    last_message: int
+
+    def binds(self) -> dict[str, int | date]:
+        """As the statements want it."""
+        return {
+            "release_id": self.release_id,
+            "released_on": self.released_on,
+            "first_message": self.first_message,
+            "last_message": self.last_message,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,14 +71,7 @@ class Repeats:
 
     def _count(self) -> int:
         with self._database.begin() as connection:
-            return count_repeatable(
-                connection,
-                released_on=self._claim.released_on,
-                release_id=self._claim.release_id,
-                first_message=self._claim.first_message,
-                last_message=self._claim.last_message,
-                most_attempts=self._most_attempts,
-            )
+            return count_repeatable(connection, self._claim.messages, self._most_attempts)
 
     def _read(self, after_message_no: int) -> Repeatable:
         with self._database.begin() as connection:

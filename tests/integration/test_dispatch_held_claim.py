@@ -298,14 +298,7 @@ def test_a_mail_job_with_an_uncertain_message_finishes_when_no_attempt_is_left(w
     def found(most_attempts: int) -> list[int]:
         with world.database.begin() as connection:
             numbers = sorted(repeatable_messages(connection, claim, 0, 5, most_attempts).result_nos)
-            counted = count_repeatable(
-                connection,
-                released_on=claim.released_on,
-                release_id=claim.release_id,
-                first_message=1,
-                last_message=10,
-                most_attempts=most_attempts,
-            )
+            counted = count_repeatable(connection, claim.messages, most_attempts)
         assert counted == len(numbers)
         return numbers
 

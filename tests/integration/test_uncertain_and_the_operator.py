@@ -13,13 +13,12 @@ from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.uncertain import (
     AT_REST,
-    MessageRange,
     UncertainMessage,
     settle_uncertain,
     uncertain_messages,
 )
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.model import MessageRange, Outcome
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import DAY, NOW, World
 from tests.integration.operator_rows import LATER, SOON, restart, stop, told
