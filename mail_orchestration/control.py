@@ -42,7 +42,7 @@ def stop(inst: Installation, scope: Scope, *, now: datetime | None = None) -> li
     What waits is stopped at once, what is RUNNING when its mailcaster has let go of it, within two seconds, or at once
     when that is dead; what is being assembled, when it would be queued. Asked twice it is no error. Raises NotFound.
     """
-    _end_stopping_of_dead(inst, now)
+    end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher, now)
     with inst.database.begin() as connection:
         chosen = _chosen(scope) or mail_jobs_to_stop(connection, inst.installation_id, scope.campaign)
     done: list[Operated] = []
@@ -62,7 +62,7 @@ def restart(inst: Installation, scope: Scope, *, now: datetime | None = None) ->
     A campaign's or all failed mail jobs are not restarted with the stopped ones: they failed for a reason each, and
     may be of long ago. What is too old for every mailcaster is FAILED, and expires (spec 5.4). Raises NotFound.
     """
-    _end_stopping_of_dead(inst, now)
+    end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher, now)
     hours = [each.job_recovery_expire_in_hours for each in inst.settings.mailcasters]
     with inst.database.begin() as connection:
         chosen = _chosen(scope) or mail_jobs_to_restart(connection, inst.installation_id, scope.campaign)
@@ -103,13 +103,7 @@ def end_stopping_of_dead_now(inst: Installation) -> list[Operated]:
 
     For whoever looks at the queue now and then, so that nobody must ask for a stop twice.
     """
-    return _end_stopping_of_dead(inst, None)
-
-
-def _end_stopping_of_dead(inst: Installation, now: datetime | None) -> list[Operated]:
-    with inst.database.begin() as connection:
-        signs = signs_now(connection, inst.settings.dispatcher, now)
-    return end_stopping_of_dead(inst.database, inst.installation_id, signs)
+    return end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher)
 
 
 def _as_they_are_now(

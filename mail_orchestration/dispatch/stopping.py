@@ -6,6 +6,7 @@ place that is done here: at once when the stop is asked for, or by `end_stopping
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, assert_never
 
 from sqlalchemy import Connection, Row
@@ -22,10 +23,12 @@ from mail_orchestration.dispatch.operating import (
     lock_chosen,
     operated,
     settled,
+    signs_now,
 )
 from mail_orchestration.dispatch.settling import settle_parent
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.settings import DispatcherSettings
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
@@ -65,13 +68,20 @@ def stop_mail_job(
     return [settled(connection, done, signs), *stopped]
 
 
-def end_stopping_of_dead(database: Database, installation_id: int | None, signs: Signs) -> list[Operated]:
+def end_stopping_of_dead(
+    database: Database,
+    installation_id: int | None,
+    dispatcher: DispatcherSettings,
+    now: datetime | None = None,
+) -> list[Operated]:
     """Let go of STOPPING mail jobs in the place of holders that are dead, of one installation or of all.
 
-    Any number may call it at once, as often as they like: with nothing to do it is one look by an index.
+    They are dead at `now`, or at this moment by the database's clock. Any number may call it at once, as often as they
+    like: with nothing to do it is one look by an index.
     """
-    binds = {"silent_before": signs.silent_before, "installation_id": installation_id}
     with database.begin() as connection:
+        signs = signs_now(connection, dispatcher, now)
+        binds = {"silent_before": signs.silent_before, "installation_id": installation_id}
         silent = connection.execute(STATEMENTS["find_silent_stopping"], binds).all()
     ended = []
     for row in silent:

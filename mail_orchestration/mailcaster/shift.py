@@ -17,7 +17,6 @@ from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_chosen, claim_next
 from mail_orchestration.dispatch.holds import holds, is_held
 from mail_orchestration.dispatch.mail_jobs import mail_job, waiting_work
-from mail_orchestration.dispatch.operating import Signs
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
@@ -182,14 +181,14 @@ class _Shift:
             return is_held(connection, self._inst.installation_id)
 
     def _claim(self) -> Claim | None:
-        signs = Signs.of(self._inst.settings.dispatcher, self._station.clock.now())
-        end_stopping_of_dead(self._inst.database, self._inst.installation_id, signs)
+        database, dispatcher = self._inst.database, self._inst.settings.dispatcher
+        end_stopping_of_dead(database, self._inst.installation_id, dispatcher, self._station.clock.now())
         return claim_next(
-            self._inst.database,
+            database,
             self._inst.installation_id,
             self._parameters,
             now=self._station.clock.now(),
-            hang_after_s=self._inst.settings.dispatcher.hang_after_seconds,
+            hang_after_s=dispatcher.hang_after_seconds,
         )
 
     def _work_on(self, claim: Claim) -> None:

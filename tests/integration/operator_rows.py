@@ -13,6 +13,7 @@ from mail_orchestration.kernel.settings import DispatcherSettings, MailcasterPar
 from tests.integration.dispatch_rows import HANG_AFTER_S, NOW, World, mailcaster
 
 HEARTBEAT_S = 10.0
+DISPATCHER = DispatcherSettings(heartbeat_seconds=HEARTBEAT_S, hang_after_seconds=HANG_AFTER_S)
 SOON = NOW + timedelta(seconds=5)
 LATER = NOW + timedelta(seconds=2 * HEARTBEAT_S + 1)
 """A dead holder's silence is long enough by now; it does not hang yet."""
@@ -29,8 +30,7 @@ def told(done: list[Operated]) -> Told:
 
 
 def signs(now: datetime = SOON) -> Signs:
-    dispatcher = DispatcherSettings(heartbeat_seconds=HEARTBEAT_S, hang_after_seconds=HANG_AFTER_S)
-    return Signs.of(dispatcher, now)
+    return Signs.of(DISPATCHER, now)
 
 
 def stop(world: World, mail_job_id: int, now: datetime = SOON) -> list[Operated]:

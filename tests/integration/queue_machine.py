@@ -563,7 +563,7 @@ class QueueMachine(RuleBasedStateMachine):
     def clean_up(self) -> None:
         """What must stop and whose holder is dead is let go of by whoever looks next."""
         with self._says_what_changed() as done:
-            done += end_stopping_of_dead(self.database, self.installation_id, self._signs())
+            done += end_stopping_of_dead(self.database, self.installation_id, DISPATCHER, self.now)
             for job in self._in(_S.STOPPING):
                 self.model.let_go_if_dead(job)
                 self.model.settle(job.parent)

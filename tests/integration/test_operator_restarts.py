@@ -16,7 +16,17 @@ from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_PRIORITY, NOW, World, mailcaster
-from tests.integration.operator_rows import EAGER, LATER, SOON, claim, claimed, restart, signs, stop, told
+from tests.integration.operator_rows import (
+    DISPATCHER,
+    EAGER,
+    LATER,
+    SOON,
+    claim,
+    claimed,
+    restart,
+    stop,
+    told,
+)
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
 
@@ -100,7 +110,8 @@ def test_a_restart_before_the_mailcaster_let_go_is_not_forgotten(world: World) -
     assert claim(world) is None
     assert let_go(world, both[0]) is MailJobState.RECOVERING
     assert claimed(world).recovers_id == both[0].mail_job_id
-    ended = end_stopping_of_dead(world.database, world.installation_id, signs(LATER + timedelta(seconds=10)))
+    long_after = LATER + timedelta(seconds=10)
+    ended = end_stopping_of_dead(world.database, world.installation_id, DISPATCHER, long_after)
     assert told(ended) == [(both[1].mail_job_id, "STOPPING", "RECOVERING")], "the other one was dead"
 
 

@@ -19,7 +19,17 @@ from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost, NotFound
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World, mailcaster
-from tests.integration.operator_rows import EAGER, LATER, SOON, claim, claimed, restart, signs, stop, told
+from tests.integration.operator_rows import (
+    DISPATCHER,
+    EAGER,
+    LATER,
+    SOON,
+    claim,
+    claimed,
+    restart,
+    stop,
+    told,
+)
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
 
@@ -177,9 +187,9 @@ def test_nobody_must_ask_twice_when_the_holder_dies_while_it_lets_go(world: Worl
         stop(world, each)
 
     def end() -> list[Operated]:
-        return end_stopping_of_dead(world.database, world.installation_id, signs(LATER))
+        return end_stopping_of_dead(world.database, world.installation_id, DISPATCHER, LATER)
 
-    assert end_stopping_of_dead(world.database, world.installation_id, signs(SOON)) == []
+    assert end_stopping_of_dead(world.database, world.installation_id, DISPATCHER, SOON) == []
     with ThreadPoolExecutor(3) as executor:
         ended = [found for each in executor.map(lambda _: end(), range(3)) for found in told(each)]
     assert sorted(ended) == [
@@ -199,7 +209,7 @@ def test_a_holder_that_hands_back_while_it_is_stopping_is_done(world: World) -> 
     with HeldClaim(world.database, world.claim_of(work)) as held:
         stop(world, work)
         held.hand_back()
-    ended = end_stopping_of_dead(world.database, world.installation_id, signs(SOON))
+    ended = end_stopping_of_dead(world.database, world.installation_id, DISPATCHER, SOON)
     assert told(ended) == [(work, "STOPPING", "STOPPED_R")]
 
 

@@ -174,9 +174,7 @@ def see_that_all_is_still(course: Course) -> None:
 
 
 def let_go_for_the_dead(course: Course) -> None:
-    with course.database.begin() as connection:
-        signs = signs_now(connection, DISPATCHER)
-    end_stopping_of_dead(course.database, course.world.installation_id, signs)
+    end_stopping_of_dead(course.database, course.world.installation_id, DISPATCHER)
 
 
 def in_states(course: Course, *states: str) -> int:
