@@ -13,7 +13,8 @@ from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.mailcaster.components import MessageInHand, MessageWithResult
-from tests.scenarios.installations import opened, released, state, storing_sink, tally, write_site
+from tests.scenarios.installations import opened, released, state, tally, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 
 def broken(recipients: Sequence[Recipient]) -> None:

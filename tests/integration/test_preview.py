@@ -12,7 +12,8 @@ from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, 
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.preview import preview_message
 from mail_orchestration.preview import test_send as send_test
-from tests.scenarios.installations import now, opened, storing_sink, write_site
+from tests.scenarios.installations import now, opened, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 
 @pytest.mark.rule("2.1")

@@ -1,21 +1,12 @@
-"""A whole installation in a folder: settings, a campaign, audiences, and a relay that keeps every mail in a file."""
+"""A whole installation in a folder: settings, a campaign, an audience, and the shifts of its mailcasters."""
 
 from __future__ import annotations
 
 import contextlib
-import email
-import email.message
-import email.policy
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,80 +40,6 @@ HTML = """<html><body><p>Dear {{ name }},</p><p>this is number {{ number }}.</p>
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Sink:
-    """An smtp-sink with a folder of what it got: one file for each mail transaction."""
-
-    port: int
-    folder: Path
-
-    def files(self) -> Iterator[Path]:
-        return (Path(entry.path) for entry in os.scandir(self.folder) if entry.name.startswith("m."))
-
-    def plain_messages(self) -> Iterator[email.message.Message]:
-        """Each mail as `messages`, under the standard library's older policy: ten times as fast."""
-        for file in self.files():
-            with file.open("rb") as opened:
-                yield email.message_from_binary_file(opened, policy=email.policy.compat32)
-
-    def messages(self) -> Iterator[email.message.EmailMessage]:
-        """Each mail as the standard library parses it, with smtp-sink's envelope as X- fields on top."""
-        for file in self.files():
-            with file.open("rb") as opened:
-                parsed = email.message_from_binary_file(opened, policy=email.policy.default)
-            assert isinstance(parsed, email.message.EmailMessage)
-            yield parsed
-
-    def tally(self) -> Counter[str]:
-        """How many mails each envelope recipient got."""
-        counted: Counter[str] = Counter()
-        for file in self.files():
-            with file.open("rb") as opened:
-                for line in opened:
-                    if line.startswith(b"X-Rcpt-Args:"):
-                        counted[line.split(b"<", 1)[1].split(b">", 1)[0].decode()] += 1
-                        break
-        return counted
-
-
-@contextlib.contextmanager
-def storing_sink(*options: str, host: str = "127.0.0.1") -> Iterator[Sink]:
-    """Postfix's smtp-sink with `-d`, as an unprivileged user when root runs the tests."""
-    program = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin:/usr/libexec/postfix")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("smtp-sink is missing: install Debian's postfix package")
-        pytest.skip("smtp-sink is missing: install Debian's postfix package")
-    folder = Path(tempfile.mkdtemp(prefix="mo-sink-", dir="/tmp"))
-    port = free_port()
-    command = [program, "-d", f"{folder}/m.", *options]
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody")
-        command += ["-u", "nobody"]
-    process = subprocess.Popen([*command, f"{host}:{port}", "1000"], stderr=subprocess.DEVNULL)
-    try:
-        _wait_for(host, port)
-        yield Sink(port, folder)
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(host: str, port: int) -> None:
-    for _ in range(200):
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
 
 
 def write_site(

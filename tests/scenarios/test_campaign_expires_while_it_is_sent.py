@@ -13,7 +13,8 @@ from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import now, opened, released, storing_sink, write_site
+from tests.scenarios.installations import now, opened, released, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 80
 CONNECTIONS = 4

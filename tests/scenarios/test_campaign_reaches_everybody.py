@@ -22,7 +22,8 @@ from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import MailJobDone, has_work, run_shift
-from tests.scenarios.installations import now, opened, storing_sink, write_site
+from tests.scenarios.installations import now, opened, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 
 @pytest.mark.rule("1.3")

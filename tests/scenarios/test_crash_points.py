@@ -42,7 +42,8 @@ from tests.scenarios.crash_course import (
     write_course,
 )
 from tests.scenarios.crash_victims import Death, Victim, VictimServer
-from tests.scenarios.installations import Sink, storing_sink, tally, use_database
+from tests.scenarios.installations import tally, use_database
+from tests.scenarios.relays.postfix_sink import Sink, storing_sink
 
 MESSAGES = MANY + FEW
 

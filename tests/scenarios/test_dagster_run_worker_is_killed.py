@@ -29,7 +29,8 @@ from schedules.definitions import defs
 from schedules.mailcaster_sensor import mailcaster_sensor
 from tests.integration.dagster_fixtures import World, world
 from tests.scenarios.dagster_daemon import REPOSITORY
-from tests.scenarios.installations import Sink, storing_sink, wait_for_results
+from tests.scenarios.installations import wait_for_results
+from tests.scenarios.relays.postfix_sink import Sink, storing_sink
 
 __all__ = ["world"]
 

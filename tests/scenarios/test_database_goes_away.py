@@ -21,7 +21,8 @@ from mail_orchestration.kernel.embedded_postgres.home import open_home
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, storing_sink, wait_for_results, write_site
+from tests.scenarios.installations import opened, released, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 3000
 CONNECTIONS = 20

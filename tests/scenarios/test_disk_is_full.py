@@ -17,15 +17,8 @@ from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import (
-    opened,
-    released,
-    state,
-    storing_sink,
-    tally,
-    wait_for_results,
-    write_site,
-)
+from tests.scenarios.installations import opened, released, state, tally, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 3000
 CONNECTIONS = 20

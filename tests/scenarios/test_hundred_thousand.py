@@ -14,7 +14,8 @@ from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.states import MailJobState
 from schedules.definitions import defs
-from tests.scenarios.installations import storing_sink, use_database, write_site
+from tests.scenarios.installations import use_database, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 100_000
 

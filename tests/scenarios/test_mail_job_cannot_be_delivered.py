@@ -10,13 +10,15 @@ import pytest
 import yaml
 from sqlalchemy import text
 
+from mail_orchestration.cli.services import free_port
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.dispatch.shifts import shifts
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import MailJobDone, run_shift
-from tests.scenarios.installations import free_port, opened, released, storing_sink, write_site
+from tests.scenarios.installations import opened, released, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 MAILCASTER = {"name": "m1", "min_job_size": 50, "max_job_size": 100, "small_audience_threshold": 50}
 

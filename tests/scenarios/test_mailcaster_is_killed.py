@@ -14,14 +14,8 @@ from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import (
-    opened,
-    released,
-    start_mailcaster,
-    storing_sink,
-    wait_for_results,
-    write_site,
-)
+from tests.scenarios.installations import opened, released, start_mailcaster, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 3000
 CONNECTIONS = 25

@@ -19,11 +19,11 @@ from tests.scenarios.installations import (
     opened,
     released,
     start_mailcaster,
-    storing_sink,
     tally,
     wait_for_results,
     write_site,
 )
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 3000
 CONNECTIONS = 25

@@ -14,7 +14,8 @@ from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, storing_sink, wait_for_results, write_site
+from tests.scenarios.installations import opened, released, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 3000
 CONNECTIONS = 15

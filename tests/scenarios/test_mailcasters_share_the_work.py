@@ -11,7 +11,8 @@ from sqlalchemy import Connection, text
 
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.kernel.states import MailJobState
-from tests.scenarios.installations import opened, released, start_mailcaster, storing_sink, tally, write_site
+from tests.scenarios.installations import opened, released, start_mailcaster, tally, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 240
 PARAMETERS: dict[str, Any] = {

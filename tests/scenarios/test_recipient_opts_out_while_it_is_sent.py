@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from mail_orchestration.feedback.books import books
 from mail_orchestration.mailcaster import message_feed, run_shift
-from tests.scenarios.installations import opened, released, storing_sink, wait_for_results, write_site
+from tests.scenarios.installations import opened, released, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 48
 CONNECTIONS = 8

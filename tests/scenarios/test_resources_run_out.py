@@ -16,15 +16,8 @@ from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import (
-    opened,
-    released,
-    start_mailcaster,
-    state,
-    storing_sink,
-    tally,
-    write_site,
-)
+from tests.scenarios.installations import opened, released, start_mailcaster, state, tally, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 240
 CONNECTIONS = 20

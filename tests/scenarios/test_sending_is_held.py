@@ -13,14 +13,8 @@ from mail_orchestration.control import Scope
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_next
 from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift, shift
-from tests.scenarios.installations import (
-    opened,
-    released,
-    storing_sink,
-    tally,
-    wait_for_results,
-    write_site,
-)
+from tests.scenarios.installations import opened, released, tally, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 600
 

@@ -11,20 +11,14 @@ import psycopg
 import pytest
 import yaml
 
+from mail_orchestration.cli.services import free_port
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.embedded_postgres.home import open_home
 from mail_orchestration.kernel.states import MailJobState
 from tests.scenarios.hosts import hosts
-from tests.scenarios.installations import (
-    free_port,
-    opened,
-    released,
-    storing_sink,
-    tally,
-    wait_for_results,
-    write_site,
-)
+from tests.scenarios.installations import opened, released, tally, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 260
 CONNECTIONS = 20

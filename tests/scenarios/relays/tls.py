@@ -12,6 +12,8 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from mail_orchestration.cli.services import free_port
+
 
 @dataclass(frozen=True, kw_only=True)
 class Authority:
@@ -65,15 +67,7 @@ def aiosmtpd_relay(inbox: Inbox, **settings: object) -> Iterator[int]:
     controller = Controller(inbox, hostname="127.0.0.1", port=0, **settings)
     with contextlib.ExitStack() as stack:
         # aiosmtpd connects to `port` once to see that it listens: it must know the number beforehand.
-        controller.port = _free_port()
+        controller.port = free_port()
         controller.start()
         stack.callback(controller.stop)
         yield controller.port
-
-
-def _free_port() -> int:
-    import socket
-
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
