@@ -7,7 +7,7 @@ more than it must.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,15 @@ from mail_orchestration.kernel.components import Component, load_components, run
 from mail_orchestration.kernel.errors import ComponentFailed
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
 
+SCREENED_OCTETS = 16 * 1024 * 1024
+"""Of messages that components look at together, composed; exceeded by a single larger message only."""
 POSTPROCESS_BATCH = 500
 """Results that go to postprocess at once."""
+
+Compose = Callable[[UnsentMessage], OutgoingMessage]
+"""A stored message as it goes onto the wire."""
+KeepBack = Callable[[str, Sequence[UnsentMessage]], Awaitable[None]]
+"""Records why these messages are not sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,21 +55,22 @@ class SendComponents:
         self.failure: ComponentFailed | None = None
         """Why postprocess failed, once it has."""
 
-    @property
-    def screens(self) -> bool:
-        """Whether messages are shown to components before they are sent."""
-        return bool(self._before)
+    async def let_through(
+        self, rows: Sequence[UnsentMessage], compose: Compose, keep_back: KeepBack
+    ) -> list[UnsentMessage]:
+        """The rows that go to egress: all but those that a component bypasses, of which `keep_back` is told with the
+        reason.
 
-    async def screen(self, messages: Sequence[MessageInHand]) -> dict[int, str]:
-        """Message number → bypass reason of those that shall not be sent. Raises ComponentFailed."""
-        found = await asyncio.to_thread(run_components, self._before, messages)
-        numbers = {each.recipient_no: each.message.message_no for each in messages}
-        return {numbers[bypass.recipient_no]: bypass.reason for _, bypass in found}
-
-    def handed_over(self, messages: Sequence[UnsentMessage]) -> None:
-        """These go to egress: remember whose they are until their results come."""
+        Whose they are is remembered until their results come. Raises ComponentFailed.
+        """
+        passed = list(rows)
+        if self._before:
+            passed = []
+            for some in _slices(rows):
+                passed += await self._screened(some, compose, keep_back)
         if self._after:
-            self._recipients.update((each.message_no, each.recipient_no) for each in messages)
+            self._recipients.update((row.message_no, row.recipient_no) for row in passed)
+        return passed
 
     def watch(self, result: DeliveryResult, durable: asyncio.Future[None]) -> None:
         """Show `result` to postprocess once it is durable.
@@ -81,6 +89,16 @@ class SendComponents:
                 await self._post
         if self.failure is not None:
             raise self.failure
+
+    async def _screened(
+        self, rows: Sequence[UnsentMessage], compose: Compose, keep_back: KeepBack
+    ) -> list[UnsentMessage]:
+        messages = [MessageInHand(recipient_no=row.recipient_no, message=compose(row)) for row in rows]
+        found = await asyncio.to_thread(run_components, self._before, messages)
+        refused = {bypass.recipient_no: bypass.reason for _, bypass in found}
+        for reason in set(refused.values()):
+            await keep_back(reason, [row for row in rows if refused.get(row.recipient_no) == reason])
+        return [row for row in rows if row.recipient_no not in refused]
 
     def _note(self, result: DeliveryResult, done: asyncio.Future[None]) -> None:
         recipient_no = self._recipients.pop(result.message_no, None)
@@ -102,3 +120,17 @@ class SendComponents:
             self.failure = failure
         finally:
             self._post = None
+
+
+def _slices(rows: Sequence[UnsentMessage]) -> Iterator[list[UnsentMessage]]:
+    """The rows in order, SCREENED_OCTETS of messages at a time."""
+    held: list[UnsentMessage] = []
+    octets = 0
+    for row in rows:
+        if held and octets + row.size > SCREENED_OCTETS:
+            yield held
+            held, octets = [], 0
+        held.append(row)
+        octets += row.size
+    if held:
+        yield held

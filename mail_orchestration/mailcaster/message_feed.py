@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.dispatch.claim import Claim
@@ -15,15 +16,13 @@ from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_mes
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
-from mail_orchestration.mailcaster.components import MessageInHand, SendComponents
+from mail_orchestration.mailcaster.components import SendComponents
 
 FIRST_BATCH, BATCH = 100, 500
 """Rows read at once, at first and at most."""
 BATCH_LASTS_S = 10.0
 """A batch is to be sent in about this time, however slow the relay: what waits between reading and sending is
 not checked again for an opt-out."""
-SCREENED_OCTETS = 16 * 1024 * 1024
-"""Of messages that components look at together, composed; exceeded by a single larger message only."""
 
 Record = Callable[[DeliveryResult], Awaitable[None]]
 
@@ -105,21 +104,9 @@ class MessageFeed:
         crash_point("messages_read")
         await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
         crash_point("suppressed_recorded")
-        for rows in _slices(unsent.to_send):
-            kept = await self._screened(rows) if self._components.screens else rows
-            self._components.handed_over(kept)
-            self._ready.extend(kept)
+        keep_back = partial(self._set_aside, Outcome.STOPPED)
+        self._ready.extend(await self._components.let_through(unsent.to_send, self.composed, keep_back))
         self._loaded, self._loaded_at = len(self._ready), time.monotonic()
-
-    async def _screened(self, rows: Sequence[UnsentMessage]) -> list[UnsentMessage]:
-        """The rows without those that the campaign's own components keep back."""
-        refused = await self._components.screen(
-            [MessageInHand(recipient_no=row.recipient_no, message=self.composed(row)) for row in rows]
-        )
-        for reason in set(refused.values()):
-            chosen = [row for row in rows if refused.get(row.message_no) == reason]
-            await self._set_aside(Outcome.STOPPED, reason, chosen)
-        return [row for row in rows if row.message_no not in refused]
 
     def composed(self, row: UnsentMessage) -> OutgoingMessage:
         """The message as it goes onto the wire, the same whenever it is asked for. Raises BadStoredMessage."""
@@ -161,17 +148,3 @@ class MessageFeed:
         ]
         if waiting:
             await asyncio.gather(*waiting)
-
-
-def _slices(rows: Sequence[UnsentMessage]) -> Iterator[list[UnsentMessage]]:
-    """The rows in order, SCREENED_OCTETS of messages at a time."""
-    held: list[UnsentMessage] = []
-    octets = 0
-    for row in rows:
-        if held and octets + row.size > SCREENED_OCTETS:
-            yield held
-            held, octets = [], 0
-        held.append(row)
-        octets += row.size
-    if held:
-        yield held

@@ -19,7 +19,7 @@ from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
-from mail_orchestration.mailcaster.components import MessageInHand, SendComponents
+from mail_orchestration.mailcaster.components import Compose, SendComponents
 from mail_orchestration.mailcaster.message_feed import Record
 
 BATCH = 100
@@ -89,7 +89,7 @@ class RepeatFeed:
         self,
         repeats: Repeats,
         *,
-        compose: Callable[[UnsentMessage], OutgoingMessage],
+        compose: Compose,
         clock: Callable[[], datetime],
         record: Record,
         components: SendComponents,
@@ -125,19 +125,7 @@ class RepeatFeed:
         self._after = found.up_to
         crash_point("repeats_read")
         await self._leave("suppressed since the first attempt", found.suppressed)
-        kept = await self._screened(found.to_send)
-        self._components.handed_over(kept)
-        self._ready.extend(kept)
-
-    async def _screened(self, rows: list[UnsentMessage]) -> list[UnsentMessage]:
-        if not (self._components.screens and rows):
-            return rows
-        refused = await self._components.screen(
-            [MessageInHand(recipient_no=row.recipient_no, message=self._compose(row)) for row in rows]
-        )
-        for reason in set(refused.values()):
-            await self._leave(reason, [row for row in rows if refused.get(row.message_no) == reason])
-        return [row for row in rows if row.message_no not in refused]
+        self._ready.extend(await self._components.let_through(found.to_send, self._compose, self._leave))
 
     async def _leave(self, why: str, rows: Sequence[UnsentMessage]) -> None:
         now, reason = self._clock(), f"not sent again: {why}"
