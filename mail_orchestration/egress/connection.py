@@ -226,12 +226,12 @@ class Connection:
             case Verdict.ACCEPTED:
                 self._recorder.accepted(message, reply, name)
             case Verdict.DEFERRED:
-                self._recorder.refused(message, Outcome.DEFERRED, reply, name)
+                self._recorder.refused(message, Outcome.DEFERRED, reply, session.phase, name)
             case Verdict.REJECTED:
-                self._recorder.refused(message, Outcome.REJECTED, reply, name)
+                self._recorder.refused(message, Outcome.REJECTED, reply, session.phase, name)
             case Verdict.GIVE_BACK:
                 self._lanes.failed(lane, str(reply))
-                await self._unsent(lane, message, reply, "the relay closed the session with 421")
+                await self._unsent(lane, session, message, reply, "the relay closed the session with 421")
                 return False
             case Verdict.SESSION_REFUSED:
                 self._lanes.failed(lane, str(reply))
@@ -255,16 +255,18 @@ class Connection:
             self._feed.give_back(message)
         else:
             self._lanes.failed(lane, why)
-            await self._unsent(lane, message, None, why)
+            await self._unsent(lane, session, message, None, why)
 
-    async def _unsent(self, lane: Lane, message: OutgoingMessage, reply: Reply | None, why: str) -> None:
+    async def _unsent(
+        self, lane: Lane, session: Session, message: OutgoingMessage, reply: Reply | None, why: str
+    ) -> None:
         """The message was not sent: it comes next, unless it has broken too many connections."""
         if self._feed.count_break(message) < MOST_BREAKS:
             self._feed.give_back(message)
             return
         await self._recorder.settle()
         if reply is not None:
-            self._recorder.refused(message, Outcome.DEFERRED, reply, lane.relay.name)
+            self._recorder.refused(message, Outcome.DEFERRED, reply, session.phase, lane.relay.name)
         else:
             reason = f"broke {MOST_BREAKS} connections before its final dot; the last: {why}"
             self._recorder.decided(message, Outcome.DEFERRED, "4.4.2", reason, lane.relay.name)

@@ -9,7 +9,7 @@ from datetime import datetime
 from mail_orchestration.egress.ports import ResultSink
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
+from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage, Phase
 
 MAX_TEXT = 500
 """Characters of a reply's text that a result keeps."""
@@ -37,9 +37,11 @@ class Recorder:
         """The relay took the message. Its text is not kept, to keep the row narrow."""
         self._begin(message, Outcome.ACCEPTED, reply.code, reply.enhanced, None, relay)
 
-    def refused(self, message: OutgoingMessage, outcome: Outcome, reply: Reply, relay: str) -> None:
-        """The relay deferred or rejected the message."""
-        self._begin(message, outcome, reply.code, reply.enhanced, reply.text, relay)
+    def refused(
+        self, message: OutgoingMessage, outcome: Outcome, reply: Reply, phase: Phase, relay: str
+    ) -> None:
+        """The relay deferred or rejected the message, in answer to the command of `phase`."""
+        self._begin(message, outcome, reply.code, reply.enhanced, reply.text, relay, phase)
 
     def decided(
         self, message: OutgoingMessage, outcome: Outcome, enhanced: str | None, reason: str, relay: str
@@ -64,6 +66,7 @@ class Recorder:
         enhanced: str | None,
         text: str | None,
         relay: str,
+        refused_at: Phase | None = None,
     ) -> None:
         assert self._pending is None, "the last result is settled before the next message ends"
         results = self._results
@@ -78,6 +81,7 @@ class Recorder:
                 None if text is None else text[:MAX_TEXT],
                 relay,
                 results.clock(),
+                refused_at=refused_at,
             )
         )
         # A coroutine would not begin before somebody awaits it.

@@ -20,9 +20,9 @@ from mail_orchestration.egress.faults import ConversationBroken
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.setup import Extensions, open_wire
-from mail_orchestration.egress.verdict import Phase, Verdict, verdict_on
+from mail_orchestration.egress.verdict import Verdict, verdict_on
 from mail_orchestration.egress.wire import Wire
-from mail_orchestration.kernel.model import OutgoingMessage
+from mail_orchestration.kernel.model import OutgoingMessage, Phase
 
 FINAL_DOT = b".\r\n"
 
@@ -50,6 +50,8 @@ class Session:
         self.pipelining = relay.pipelining and extensions.pipelining
         self.dot_written = False
         """Whether the final dot of the latest message may have reached the relay."""
+        self.phase = Phase.MAIL
+        """Of the relay's last word on a message: the command that it answered."""
         self._needs_rset = False
         self._rset_on_the_way = False
         self._time = asyncio.get_running_loop().time
@@ -107,18 +109,22 @@ class Session:
         self.dot_written = False
         waits = self.relay.timeouts
         if self._rset_on_the_way or (self._needs_rset and not self.pipelining):
+            self.phase = Phase.RSET
             reset_verdict, reset = await self._said(Phase.RSET, b"RSET\r\n", waits.rset_s)
             self._needs_rset = self._rset_on_the_way = False
             if reset_verdict is not Verdict.GO_ON:
                 return reset_verdict, reset
+        self.phase = Phase.MAIL
         verdict, reply = await self._said(Phase.MAIL, prepared.mail, waits.mail_s)
         transaction_open, recipient_stands = verdict is Verdict.GO_ON, False
         if transaction_open:
+            self.phase = Phase.RCPT
             verdict, reply = await self._said(Phase.RCPT, prepared.rcpt, waits.rcpt_s)
         elif self._more_follows(verdict):
             rcpt_verdict, _ = await self._said(Phase.RCPT, b"", waits.rcpt_s)
             recipient_stands = rcpt_verdict is Verdict.GO_ON
         if verdict is Verdict.GO_ON:
+            self.phase = Phase.DATA
             verdict, reply = await self._said(Phase.DATA, b"DATA\r\n", waits.data_s)
         elif self._more_follows(verdict):
             data_verdict, _ = await self._said(Phase.DATA, b"", waits.data_s)
@@ -163,6 +169,7 @@ class Session:
         reply = await self.wire.reply(self.relay.timeouts.final_dot_s)
         if not self.dot_written and not (reply.is_transient or reply.is_permanent):
             raise ConversationBroken("the relay answered a message that was not sent yet")
+        self.phase = Phase.FINAL_DOT
         verdict = verdict_on(reply, Phase.FINAL_DOT)
         if not self.dot_written:
             self.wire.break_off("the relay refused the message while it was being sent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from mail_orchestration.egress.reply import Reply
+from mail_orchestration.kernel.model import Phase
 
 SPEAKS_OF_THE_ADDRESS = frozenset(
     {
@@ -18,16 +19,6 @@ SPEAKS_OF_THE_ADDRESS = frozenset(
 )
 """Enhanced status codes (RFC 3463) after which the address is suppressed. Not among them: 5.2.2, a full
 mailbox, which may be emptied, and 5.7.x, which is about us."""
-
-
-class Phase(StrEnum):
-    """The command of a mail transaction that a reply answers."""
-
-    RSET = "RSET"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    FINAL_DOT = "final dot"
 
 
 class Verdict(StrEnum):

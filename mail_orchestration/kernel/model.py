@@ -25,6 +25,16 @@ class Outcome(StrEnum):
     """Not sent although assembled: its time had passed."""
 
 
+class Phase(StrEnum):
+    """The command of a mail transaction that a reply answers (RFC 5321 §3.3)."""
+
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    FINAL_DOT = "final dot"
+
+
 class BodyFormat(StrEnum):
     """The three body formats of a recipient (spec 1.4)."""
 
@@ -115,3 +125,5 @@ class DeliveryResult:
     """1, 2, 3 … among the results of this message."""
     supersedes: Outcome | None = None
     """What the message's last result was before this one; None for a first result."""
+    refused_at: Phase | None = None
+    """The command that the relay refused; None where it refused none."""

@@ -6,7 +6,7 @@ import pytest
 import uvloop
 
 from mail_orchestration.egress.verdict import code_speaks_of_the_address
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.model import Outcome, Phase
 from tests.scenarios.relays.messages import delivered, message, messages_to
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 
@@ -32,6 +32,9 @@ def test_a_refusal_is_the_messages_result(where: str, extensions: list[str]) -> 
             assert (rejected.reply_code, rejected.enhanced_code) == (550, "5.1.1")
             assert rejected.reply_text == "as asked for by the address"
             assert code_speaks_of_the_address(rejected.reply_code, rejected.enhanced_code)
+            refused_at = {"rcpt": Phase.RCPT, "data": Phase.DATA, "dot": Phase.FINAL_DOT}[where]
+            assert (deferred.refused_at, rejected.refused_at) == (refused_at, refused_at)
+            assert done.sink.result_of(1).refused_at is None
             assert not server.commands("MAIL FROM:<us@example.org> ")[7:]
 
     uvloop.run(scenario())
@@ -53,6 +56,7 @@ def test_a_refused_sender_is_the_messages_result(extensions: list[str]) -> None:
             assert server.accepted == {"a@x.example": 1, "d@x.example": 1}
             assert server.sessions == 1
             assert server.commands("MAIL FROM:<>")
+            assert done.sink.result_of(2).refused_at is done.sink.result_of(3).refused_at is Phase.MAIL
 
     uvloop.run(scenario())
 
