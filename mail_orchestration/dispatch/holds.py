@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -47,10 +48,7 @@ def is_held(connection: Connection, installation_id: int | None) -> bool:
 def holds(connection: Connection, installation_id: int) -> list[Hold]:
     """The holds that are in force for an installation, the oldest first."""
     rows = connection.execute(STATEMENTS["open_holds"], {"installation_id": installation_id})
-    return [
-        Hold(cause=HoldCause(row.cause), reason=row.reason, held_at=row.held_at, held_by=row.held_by)
-        for row in rows
-    ]
+    return [_hold(row) for row in rows]
 
 
 def place_hold(
@@ -78,10 +76,11 @@ def lift_hold(
         STATEMENTS["lift_hold"],
         {"installation_id": installation_id, "cause": cause.value, "by": by, "now": now},
     )
-    return [
-        Hold(cause=HoldCause(row.cause), reason=row.reason, held_at=row.held_at, held_by=row.held_by)
-        for row in rows
-    ]
+    return [_hold(row) for row in rows]
+
+
+def _hold(row: Row[Any]) -> Hold:
+    return Hold(cause=HoldCause(row.cause), reason=row.reason, held_at=row.held_at, held_by=row.held_by)
 
 
 def in_hand(connection: Connection, installation_id: int, *, alive_since: datetime) -> int:
