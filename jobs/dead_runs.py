@@ -8,7 +8,7 @@ died; who else would, when the machine is gone?)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -30,14 +30,8 @@ def fail_dead_runs(
     `last_signs` is the last heartbeat of each mailcaster by name. A mailcaster that never had a shift
     counts as silent since its run began.
     """
-    started = instance.get_run_records(
-        dg.RunsFilter(
-            job_name=job_name, statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-        ),
-        limit=_AT_MOST,
-    )
     dead = []
-    for record in started:
+    for record in _started(instance, job_name):
         name = record.dagster_run.tags.get(MAILCASTER)
         began = datetime.fromtimestamp(record.start_time or record.create_timestamp.timestamp(), UTC)
         last_sign = max(began, last_signs.get(name, began)) if name else began
@@ -60,11 +54,8 @@ def fail_abandoned_runs(
 
     `is_present` tells by a run's id whether its process is there. Runs of the job `but_of` are left alone.
     """
-    started = instance.get_run_records(
-        dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]), limit=_AT_MOST
-    )
     dead = []
-    for record in started:
+    for record in _started(instance):
         run = record.dagster_run
         if run.job_name == but_of or PROCESS not in run.tags:
             continue
@@ -77,3 +68,9 @@ def fail_abandoned_runs(
         )
         dead.append(run.run_id)
     return dead
+
+
+def _started(instance: dg.DagsterInstance, job_name: str | None = None) -> Sequence[dg.RunRecord]:
+    """The latest runs of this job, or of all, that Dagster believes to be there."""
+    statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    return instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=statuses), limit=_AT_MOST)
