@@ -171,6 +171,13 @@ class DispatcherSettings(_Section):
         return self
 
 
+class RetentionSettings(_Section):
+    """How long what was done is kept (spec 6.5, 6.6)."""
+
+    history_days: int = Field(default=7, ge=1)
+    """The same content is not queued twice for an address within so many days."""
+
+
 class AudienceSettings(_Section):
     """Where an audience is filled from (spec 1.2). Exactly one source is named."""
 
@@ -214,6 +221,7 @@ class Settings(_Section):
     fetch_allowed_networks: tuple[IPv4Network | IPv6Network, ...] = ()
     """Private networks that pages may be fetched from (spec 2.3), as CIDR."""
     dispatcher: DispatcherSettings = DispatcherSettings()
+    retention: RetentionSettings = RetentionSettings()
     relays: tuple[RelaySettings, ...] = ()
     mailcasters: tuple[MailcasterParameters, ...] = ()
     audiences: tuple[AudienceSettings, ...] = ()

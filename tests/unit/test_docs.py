@@ -25,6 +25,7 @@ from mail_orchestration.kernel.settings import (
     DispatcherSettings,
     MailcasterParameters,
     RelaySettings,
+    RetentionSettings,
     Settings,
 )
 from tests import rules
@@ -109,6 +110,7 @@ def expect_keys(text: str, model: type[BaseModel]) -> None:
     [
         ("Top level", Settings),
         ("dispatcher", DispatcherSettings),
+        ("retention", RetentionSettings),
         ("relays", RelaySettings),
         ("mailcasters", MailcasterParameters),
         ("audiences", AudienceSettings),

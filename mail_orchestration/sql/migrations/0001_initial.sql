@@ -1,8 +1,9 @@
 -- The tables of mail_orchestration, in the order that mail flows. A person who knows this page knows the system.
 --
 -- Everything lives in the schema mail_orchestration; the search path is set by the connection.
--- Big tables (recipient, bypass, assembled_message, result, daily_mail_count) are insert-only and partitioned by
--- day, so that retention drops partitions and never deletes rows. Partitions are made by ensure_day_partitions().
+-- Big tables (recipient, bypass, assembled_message, result, queue_history, daily_mail_count) are insert-only and
+-- partitioned by day, so that retention drops partitions and never deletes rows. Partitions are made by
+-- ensure_day_partitions().
 -- Small tables (mail_job, mailcaster_shift) are updated; they are kept narrow and vacuumed eagerly.
 
 
@@ -306,6 +307,16 @@ WHERE result.outcome = 'uncertain'
     );
 
 
+-- What was queued lately: the same mail is not queued again within the history (spec 6.6). One row for each mail of its own
+-- (single mails, bursts); a release needs none, its recipients tell. mail_key is the hash of what must not come twice.
+CREATE TABLE queue_history (
+    queued_on date NOT NULL,
+    mail_key bytea NOT NULL,
+    queued_at timestamptz NOT NULL,
+    PRIMARY KEY (mail_key, queued_on)
+) PARTITION BY RANGE (queued_on);
+
+
 -- How often somebody was written to ------------------------------------------------------------------------------
 
 -- The daily log (spec 8.2): mails accepted for a contact on a day of the installation's time zone. Written once for each
@@ -449,7 +460,9 @@ DECLARE
     parent text;
     partition text;
 BEGIN
-    FOREACH parent IN ARRAY ARRAY['recipient', 'bypass', 'assembled_message', 'result', 'daily_mail_count'] LOOP
+    FOREACH parent IN ARRAY
+        ARRAY['recipient', 'bypass', 'assembled_message', 'result', 'queue_history', 'daily_mail_count']
+    LOOP
         partition := parent || '_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         PERFORM pg_advisory_xact_lock(hashtextextended('mail_orchestration.ensure_day_partitions', 0));

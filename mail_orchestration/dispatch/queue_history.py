@@ -1,0 +1,81 @@
+"""What was queued lately: the same mail is not queued again within the history, whoever asks (spec 6.6).
+
+For mails of their own. What releases queued is known from their recipients (see `audience.resolving`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import orjson
+from sqlalchemy import Connection
+
+from mail_orchestration.kernel.statements import STATEMENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedMail:
+    """What makes two mails the same."""
+
+    campaign_id: int
+    occurrence: str
+    """Of the trigger: what happened, such as the number of an order; ''."""
+    address_key: str
+    """See `kernel.addresses.address_key`."""
+    content_digest: bytes
+    """Of all that the mail says: templates and attributes."""
+
+
+def remember(
+    connection: Connection,
+    installation_id: int,
+    mails: Sequence[QueuedMail],
+    *,
+    history: timedelta,
+    now: datetime,
+) -> list[bool]:
+    """Which of the mails were not queued within `history` before `now`; those are remembered from now on.
+
+    One answer for each mail, in their order; of mails that come twice here the first is new. Part of the caller's
+    transaction, which queues them: rolled back, nothing is remembered. Call it once in a transaction; another caller
+    with the same mail waits for its end. `now` is the database's clock.
+    """
+    keys = [_key(installation_id, mail) for mail in mails]
+    if not keys:
+        return []
+    day = now.astimezone(UTC).date()
+    connection.execute(STATEMENTS["ensure_history_day"], {"day": day})
+    # A statement of its own: what the other caller remembered is seen only by one that begins after its end.
+    connection.execute(STATEMENTS["lock_history"], {"mail_keys": keys})
+    since = now - history
+    remembered = connection.scalars(
+        STATEMENTS["remember_mails"],
+        {
+            "mail_keys": keys,
+            "day": day,
+            "first_day": since.astimezone(UTC).date(),
+            "since": since,
+            "now": now,
+        },
+    )
+    new = {bytes(key) for key in remembered}
+    answers = []
+    for key in keys:
+        answers.append(key in new)
+        new.discard(key)
+    return answers
+
+
+def _key(installation_id: int, mail: QueuedMail) -> bytes:
+    """Of fixed length, and nobody's address."""
+    parts = [
+        installation_id,
+        mail.campaign_id,
+        mail.occurrence,
+        mail.address_key,
+        mail.content_digest.hex(),
+    ]
+    return hashlib.sha256(orjson.dumps(parts)).digest()
