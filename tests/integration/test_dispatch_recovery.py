@@ -74,6 +74,21 @@ def test_a_hanging_child_becomes_a_new_one_of_what_was_not_sent(world: World) ->
     assert world.state(old.parent_id) == "P_FINISHED"
 
 
+@pytest.mark.rule("1.8")
+def test_a_dead_holders_figures_are_those_of_its_last_results(world: World) -> None:
+    """It wrote down its progress before them: recovery counts what it recorded in all."""
+    old = world.claim_of(world.begun(50, kind="small"))
+    with HeldClaim(world.database, old) as held:
+        world.deliver(old, 1, 20)
+        held.progress({Outcome.ACCEPTED: 20})
+        world.deliver(old, 21, 30)
+    new = claim(world)
+    assert new is not None
+    with world.database.begin() as connection:
+        left, taken_up = mail_job(connection, old.mail_job_id), mail_job(connection, new.mail_job_id)
+    assert (left.accepted, taken_up.accepted) == (30, 0)
+
+
 @pytest.mark.rule("5.5")
 @pytest.mark.parametrize("kind", ["small", "parent"])
 def test_a_stale_claim_can_do_nothing_more(world: World, kind: str) -> None:

@@ -152,8 +152,7 @@ def test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fen
             with database.begin() as recovery:
                 recovery.execute(text(_BUMP), {"id": mail_job_id})
                 waiting = log.record(a_result(1))
-                assert await asyncio.to_thread(_somebody_waits_for_a_lock, database)
-                assert not waiting.done()
+                assert await asyncio.to_thread(_waits_for_a_lock, database, waiting)
             with pytest.raises(ClaimLost):
                 await waiting
 
@@ -187,12 +186,11 @@ def test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_result
             with database.begin() as brake:
                 brake.execute(text("SELECT pg_advisory_xact_lock(42)"))
                 waiting = log.record(a_result(1))
-                assert await asyncio.to_thread(_somebody_waits_for_a_lock, database)
+                assert await asyncio.to_thread(_waits_for_a_lock, database, waiting)
                 recovery = threading.Thread(target=recover)
                 recovery.start()
-                assert await asyncio.to_thread(_somebody_waits_for_a_lock, database, 2)
+                assert await asyncio.to_thread(_waits_for_a_lock, database, waiting, 2)
                 assert read_by_recovery == []
-                assert not waiting.done()
             await waiting
             await asyncio.to_thread(recovery.join)
 
@@ -200,15 +198,16 @@ def test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_result
     assert read_by_recovery == [1]
 
 
-def _somebody_waits_for_a_lock(database: Database, how_many: int = 1) -> bool:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
+def _waits_for_a_lock(database: Database, result: asyncio.Future[None], how_many: int = 1) -> bool:
+    """Whether so many come to wait for a lock while the result does; false as soon as it has got through."""
+    deadline = time.monotonic() + 60
+    while not result.done() and time.monotonic() < deadline:
         [[waiting]] = execute(
             database,
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
         )
         if waiting >= how_many:
-            return True
+            return not result.done()
         time.sleep(0.01)
     return False
 
@@ -244,7 +243,7 @@ def test_a_database_that_goes_away_is_said_so_and_nothing_is_reported_durable(
                 with database.begin() as recovery:
                     recovery.execute(text(_BUMP), {"id": mail_job_id})
                     waiting = [log.record(a_result(number)) for number in (2, 3)]
-                    assert await asyncio.to_thread(_somebody_waits_for_a_lock, database)
+                    assert await asyncio.to_thread(_waits_for_a_lock, database, waiting[0])
                     waiting.append(log.record(a_result(4)))
                     await asyncio.to_thread(terminate)
                     outcomes = await asyncio.gather(*waiting, return_exceptions=True)

@@ -57,9 +57,7 @@ def while_locked(world: World, statement: str, act: Callable[[], list[Operated]]
     with ThreadPoolExecutor(1) as executor, world.database.begin() as other:
         other.execute(text(statement))
         acting = executor.submit(act)
-        for _ in range(1000):
-            if is_anybody_waiting(world):
-                break
+        while not (acting.done() or is_anybody_waiting(world)):
             time.sleep(0.005)
         assert not acting.done()
         other.commit()

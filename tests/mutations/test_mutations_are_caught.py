@@ -33,13 +33,17 @@ class Mutation:
     """Tests of which at least one fails."""
 
 
+HOW_TO_RUN = ("-q", "-x", "-p", "no:cacheprovider", "-o", "timeout=60")
+"""A test that hangs on its mutant gives up long before the test here does, and says where it was."""
+
 MUTATIONS: dict[str, Mutation] = {
     "a result is called durable when it is handed over": Mutation(
         promise="5.1",
         file="feedback/results_log.py",
         old="        self._gathering.append((result, future))\n",
         new="        self._gathering.append((result, future))\n        future.set_result(None)\n",
-        caught_by="tests/integration/test_feedback_results_log.py::test_what_resolved_is_seen_by_others_at_once",
+        caught_by="tests/integration/test_feedback_results_log.py::"
+        "test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_results",
     ),
     "the next body leaves before the last result is durable": Mutation(
         promise="5.1",
@@ -107,7 +111,8 @@ MUTATIONS: dict[str, Mutation] = {
         file="mailcaster/repeats.py",
         old="self._may_be_any = claim.recovers_id is not None",
         new="self._may_be_any = False",
-        caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
+        caught_by="tests/integration/test_mailcaster_repeats.py::"
+        "test_whoever_recovers_a_mail_job_looks_for_what_was_left_uncertain",
     ),
     "a message that is sent again counts twice": Mutation(
         promise="1.8",
@@ -188,7 +193,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="broadcast/releasing.py",
         old="            if found is not None:\n                return releases.read_release",
         new="            if found == 0:\n                return releases.read_release",
-        caught_by="tests/scenarios/test_crash_points.py -k release_committed",
+        caught_by="tests/scenarios/test_campaign_reaches_everybody.py",
     ),
     "assembly begins anew after a crash": Mutation(
         promise="2.7",
@@ -202,14 +207,15 @@ MUTATIONS: dict[str, Mutation] = {
         file="mailcaster/repeats.py",
         old="        return replace(result, result_no=last + 1, supersedes=Outcome.UNCERTAIN)\n",
         new="        return result\n",
-        caught_by="tests/scenarios/test_crash_points.py -k repeats_read",
+        caught_by="tests/integration/test_mailcaster_repeats.py::"
+        "test_an_attempt_has_the_next_number_and_supersedes_the_one_before",
     ),
     "what is uncertain is forgotten at the end of a mail job": Mutation(
         promise="5.7",
         file="mailcaster/delivery.py",
         old="                relay_errors |= await self._send_again(feed, held)\n",
         new="",
-        caught_by="tests/scenarios/test_crash_points.py -k repeats_read",
+        caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
     ),
     "a connection lost after the final dot counts as unsent": Mutation(
         promise="5.7",
@@ -224,7 +230,8 @@ MUTATIONS: dict[str, Mutation] = {
         file="dispatch/recovery.py",
         old="        bring_figures_up_to_date(connection, candidate.mail_job_id)\n        crash_point",
         new="        crash_point",
-        caught_by="tests/scenarios/test_crash_points.py -k flush_durable",
+        caught_by="tests/integration/test_dispatch_recovery.py::"
+        "test_a_dead_holders_figures_are_those_of_its_last_results",
     ),
 }
 
@@ -264,11 +271,12 @@ def test_it_is_caught(name: str, copy: Path, mutants: MutantServer) -> None:
     assert text.count(mutation.old) == 1, f"{mutation.file} has changed: bring the mutation up to date"
     file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
-        verdict = mutants.run(copy, ["-q", "-x", "-p", "no:cacheprovider", *mutation.caught_by.split()])
+        verdict = mutants.run(copy, [*HOW_TO_RUN, *mutation.caught_by.split()])
     finally:
         file.write_text(text, encoding="utf-8")
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    # A failed assertion, not a mutant that cannot be imported or set up.
+    # A failed assertion, not a mutant that cannot be imported or set up, nor one that never comes to an end.
     assert verdict.exit_code == pytest.ExitCode.TESTS_FAILED, verdict.said
     assert re.search(r"^FAILED ", verdict.said, re.MULTILINE), verdict.said
     assert not re.search(r"^ERROR ", verdict.said, re.MULTILINE), verdict.said
+    assert "from pytest-timeout" not in verdict.said, verdict.said
