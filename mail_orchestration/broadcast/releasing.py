@@ -123,6 +123,10 @@ def release_campaign(
             topic=definition.topic or "",
             starts_at=definition.starts_at,
             expires_at=definition.expires_at,
+            canary_messages=None if definition.canary is None else definition.canary.messages,
+            canary_most_rejected=None
+            if definition.canary is None
+            else definition.canary.max_rejected_percentage,
             audience_ids=_known_audiences(connection, inst, "audiences", audiences),
             excluded_audience_ids=_known_audiences(connection, inst, "exclude", excluded),
         )

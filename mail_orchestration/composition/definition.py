@@ -22,6 +22,7 @@ from mail_orchestration.composition.definition_parts import (
     AttachmentSpec,
     AttributeName,
     AudienceName,
+    Canary,
     ComponentName,
     ContentId,
     FieldName,
@@ -91,6 +92,7 @@ class CampaignDefinition(Strict):
     starts_at: AwareDatetime | None = None
     expires_at: AwareDatetime | None = None
     schedule: Schedule | None = None
+    canary: Canary | None = None
     components: dict[Stage, list[ComponentName]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -183,3 +183,10 @@ class Schedule(Strict):
 
     cron: Annotated[str, AfterValidator(_cron)]
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+
+
+class Canary(Strict):
+    """The first messages go alone; the rest follows when the relays did not refuse too many of them."""
+
+    messages: int = Field(ge=1, le=10_000)
+    max_rejected_percentage: float = Field(default=2.0, ge=0, lt=100)

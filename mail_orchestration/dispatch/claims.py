@@ -150,7 +150,8 @@ def _claim_child(connection: Connection, search: Search, *, untouched: bool) -> 
     parent = connection.execute(statement, search.binds).one_or_none()
     if parent is None:
         return None
-    size = child_size(
+    # A canary is what the campaign says, however large or small this mailcaster likes its children.
+    size = parent.canary_messages or child_size(
         remaining=parent.last_message - parent.next_message + 1,
         total=parent.last_message - parent.first_message + 1,
         untouched=untouched,

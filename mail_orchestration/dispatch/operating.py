@@ -185,4 +185,6 @@ def settled(connection: Connection, parent: Operated, signs: Signs) -> Operated:
     ended = settle_parent(connection, parent.mail_job_id, signs.now)
     if ended is None:
         return parent
+    if ended is _S.STOPPED_R:
+        return replace(parent, entered=ended, note="its canary fared badly: restart it once more to go on")
     return replace(parent, entered=ended, note="all of its children have ended")

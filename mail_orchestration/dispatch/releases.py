@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 
 import orjson
 from sqlalchemy import Connection
@@ -130,6 +131,8 @@ def insert_release(
     topic: str,
     starts_at: datetime | None,
     expires_at: datetime | None,
+    canary_messages: int | None = None,
+    canary_most_rejected: float | None = None,
     audience_ids: Sequence[int],
     excluded_audience_ids: Sequence[int],
 ) -> None:
@@ -148,6 +151,10 @@ def insert_release(
             "topic": topic,
             "starts_at": starts_at,
             "expires_at": expires_at,
+            "canary_messages": canary_messages,
+            "canary_most_rejected": None
+            if canary_most_rejected is None
+            else Decimal(str(canary_most_rejected)),
             "audience_ids": list(audience_ids),
             "excluded_audience_ids": list(excluded_audience_ids),
         },

@@ -6,14 +6,19 @@ free, recovery locks a child only when it is free, so neither can be part of a d
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.failure_policy import canary_verdict
+from mail_orchestration.dispatch.mail_jobs import transition
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
+
+_log = logging.getLogger(__name__)
 
 
 def end_claim(
@@ -47,12 +52,27 @@ def end_claim(
 
 
 def settle_parent(connection: Connection, parent_id: int, now: datetime) -> MailJobState | None:
-    """End a parent whose messages are all in children that have ended (spec 3.2, 3.3). The caller has it
-    locked.
+    """End a parent whose messages are all in children that have ended (spec 3.2, 3.3), or judge its canary.
 
-    Returns P_FINISHED, P_FAILED or P_PARTIAL_FINISHED, or None when it goes on.
+    The caller has it locked. Returns P_FINISHED, P_FAILED or P_PARTIAL_FINISHED, STOPPED_R when the canary
+    fared badly, or None when it goes on.
     """
+    if (judged := _judge_canary(connection, parent_id, now)) is not None:
+        return judged
     state = connection.execute(
         STATEMENTS["settle_parent"], {"parent_id": parent_id, "now": now}
     ).scalar_one_or_none()
     return None if state is None else MailJobState(state)
+
+
+def _judge_canary(connection: Connection, parent_id: int, now: datetime) -> MailJobState | None:
+    """Once its first messages have ended, a parent goes on, or is stopped until the operator restarts it."""
+    canary = connection.execute(STATEMENTS["find_canary"], {"parent_id": parent_id}).one_or_none()
+    if canary is None:
+        return None
+    connection.execute(STATEMENTS["end_canary"], {"parent_id": parent_id})
+    why = canary_verdict(canary.messages, canary.rejected, float(canary.most_rejected), canary.failure)
+    if not why:
+        return None
+    _log.warning("mail job %d is stopped: %s", parent_id, why)
+    return transition(connection, parent_id, MailJobState.P_ASSIGNING, MailJobState.STOPPED_R, why, now)

@@ -36,10 +36,11 @@ RETURNING mail_job.mail_job_id, mail_job.installation_id, mail_job.release_id, r
     mail_job.kind, mail_job.first_message, mail_job.last_message, mail_job.fence, mail_job.mailcaster, mail_job.recovers_id;
 
 -- name: find_assigning_parent
--- Lock the first parent with children that has messages left and that nobody else is dividing.
-SELECT mail_job.mail_job_id, mail_job.first_message, mail_job.last_message, mail_job.next_message
+-- Lock the first parent with children that has messages left, waits for no canary, and that nobody else is dividing.
+SELECT mail_job.mail_job_id, mail_job.first_message, mail_job.last_message, mail_job.next_message,
+    mail_job.canary_messages
 FROM mail_job
-WHERE mail_job.state = 'P_ASSIGNING'
+WHERE mail_job.state = 'P_ASSIGNING' AND mail_job.canary_messages IS NULL
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
     AND (
         SELECT campaign.state <> 'paused'
@@ -52,7 +53,8 @@ FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: find_queued_parent
 -- Lock the first parent without children that nobody else is dividing.
-SELECT mail_job.mail_job_id, mail_job.first_message, mail_job.last_message, mail_job.next_message
+SELECT mail_job.mail_job_id, mail_job.first_message, mail_job.last_message, mail_job.next_message,
+    mail_job.canary_messages
 FROM mail_job
 WHERE mail_job.state = 'P_QUEUED'
     AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
@@ -288,6 +290,32 @@ SET state = CASE WHEN asked_state = 'RECOVERING' THEN CAST('RECOVERING' AS mail_
     asked_state = NULL, heartbeat_at = CAST(:now AS timestamptz)
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state = 'STOPPING' AND fence = CAST(:fence AS bigint)
 RETURNING state;
+
+-- name: find_canary
+-- How the first messages of a parent fared, once all of them are in children that have ended: nothing for a parent that
+-- has no canary, or whose canary was judged before.
+SELECT parent.next_message - parent.first_message AS messages, release.canary_most_rejected AS most_rejected,
+    children.failure,
+    (
+        SELECT count(*) FILTER (WHERE result.outcome = 'rejected') - count(*) FILTER (WHERE result.supersedes = 'rejected')
+        FROM result
+        WHERE result.released_on = release.released_on AND result.release_id = release.release_id
+            AND result.message_no BETWEEN parent.first_message AND parent.next_message - 1
+    ) AS rejected
+FROM mail_job AS parent
+INNER JOIN release ON parent.release_id = release.release_id
+CROSS JOIN LATERAL (
+    SELECT bool_and(child.state IN ('FINISHED', 'FAILED')) AS all_ended,
+        max(child.reason) FILTER (WHERE child.state = 'FAILED') AS failure
+    FROM mail_job AS child
+    WHERE child.parent_id = parent.mail_job_id AND child.state <> 'RECOVERED'
+) AS children
+WHERE parent.mail_job_id = CAST(:parent_id AS bigint) AND parent.state = 'P_ASSIGNING'
+    AND parent.canary_messages IS NOT NULL AND children.all_ended;
+
+-- name: end_canary
+-- The canary of a parent is judged: the rest may follow, unless the parent is stopped.
+UPDATE mail_job SET canary_messages = NULL WHERE mail_job_id = CAST(:parent_id AS bigint);
 
 -- name: settle_parent
 -- A parent whose messages are all in children ends with the last effective child (replaced ones count for nothing), a

@@ -31,7 +31,12 @@ SET state = CASE
     queued_at = CAST(:now AS timestamptz),
     first_message = 1,
     last_message = CAST(:message_count AS integer),
-    next_message = CASE kind WHEN 'parent' THEN 1 END
+    next_message = CASE kind WHEN 'parent' THEN 1 END,
+    canary_messages = (
+        SELECT release.canary_messages FROM release
+        WHERE release.release_id = mail_job.mail_job_id AND mail_job.kind = 'parent'
+            AND release.canary_messages < CAST(:message_count AS integer)
+    )
 WHERE mail_job_id = CAST(:release_id AS bigint) AND state = 'QUEUING'
 RETURNING state;
 
@@ -120,7 +125,7 @@ ORDER BY mail_job.mail_job_id;
 -- name: find_waiting_work
 -- Which classes of work wait, for one installation or for all; locks nothing.
 WITH workable AS NOT MATERIALIZED (
-    SELECT mail_job.state, mail_job.kind, mail_job.heartbeat_at
+    SELECT mail_job.state, mail_job.kind, mail_job.heartbeat_at, mail_job.canary_messages
     FROM mail_job
     WHERE (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
         AND (
@@ -140,7 +145,7 @@ SELECT
     EXISTS(
         SELECT FROM workable WHERE state = 'RUNNING' AND kind = 'child' AND heartbeat_at < CAST(:hung_before AS timestamptz)
     ) AS child_hanging,
-    EXISTS(SELECT FROM workable WHERE state = 'P_ASSIGNING') AS p_assigning,
+    EXISTS(SELECT FROM workable WHERE state = 'P_ASSIGNING' AND canary_messages IS NULL) AS p_assigning,
     EXISTS(SELECT FROM workable WHERE state = 'P_QUEUED') AS p_queued;
 
 

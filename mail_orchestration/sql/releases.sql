@@ -44,11 +44,12 @@ SELECT ensure_day_partitions(CAST(:day AS date));
 -- Freeze what was released.
 INSERT INTO release (
     release_id, campaign_id, released_at, released_on, request_key, files, digest, topic, starts_at, expires_at,
-    audience_ids, excluded_audience_ids
+    canary_messages, canary_most_rejected, audience_ids, excluded_audience_ids
 ) VALUES (
     CAST(:release_id AS bigint), CAST(:campaign_id AS integer), CAST(:released_at AS timestamptz),
     CAST(:released_on AS date), CAST(:request_key AS text), CAST(:files AS jsonb), CAST(:digest AS bytea), :topic,
     CAST(:starts_at AS timestamptz), CAST(:expires_at AS timestamptz),
+    CAST(:canary_messages AS integer), CAST(:canary_most_rejected AS numeric),
     CAST(:audience_ids AS integer[]), CAST(:excluded_audience_ids AS integer[])
 );
 

@@ -153,6 +153,7 @@ CREATE TABLE mail_job (
     first_message integer,
     last_message integer,
     next_message integer,
+    canary_messages integer,
     mailcaster text,
     fence bigint NOT NULL DEFAULT 0,
     heartbeat_at timestamptz,
@@ -176,6 +177,7 @@ CREATE TABLE mail_job (
     CONSTRAINT p_assigned_has_handed_out_all
         CHECK (state NOT IN ('P_ASSIGNED', 'P_FINISHED', 'P_FAILED', 'P_PARTIAL_FINISHED') OR next_message = last_message + 1),
     CONSTRAINT p_assigning_has_messages_left CHECK (state NOT IN ('P_QUEUED', 'P_ASSIGNING') OR next_message <= last_message),
+    CONSTRAINT only_a_parent_has_a_canary CHECK (canary_messages IS NULL OR (kind = 'parent' AND canary_messages > 0)),
     CONSTRAINT ended_is_terminal CHECK (
         (ended_at IS NOT NULL)
         = (state IN ('STOPPED', 'RECOVERED', 'FINISHED', 'FAILED', 'P_FINISHED', 'P_FAILED', 'P_PARTIAL_FINISHED'))
@@ -203,6 +205,8 @@ CREATE TABLE release (
     topic text NOT NULL DEFAULT '',
     starts_at timestamptz,
     expires_at timestamptz,
+    canary_messages integer,
+    canary_most_rejected numeric,
     audience_ids integer[] NOT NULL,
     excluded_audience_ids integer[] NOT NULL DEFAULT '{}',
     resolving_since timestamptz,
@@ -217,6 +221,7 @@ CREATE TABLE release (
     bypassed_count integer NOT NULL DEFAULT 0,
     dictionary bytea REFERENCES content,
     reported_at timestamptz,
+    CONSTRAINT canary_has_a_size_and_a_limit CHECK ((canary_messages IS NULL) = (canary_most_rejected IS NULL)),
     CONSTRAINT resolved_is_counted
         CHECK (resolved_at IS NULL OR audience_rows = duplicates + recipient_count),
     CONSTRAINT assembled_is_resolved CHECK (assembled_at IS NULL OR resolved_at IS NOT NULL),

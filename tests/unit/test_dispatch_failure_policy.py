@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mail_orchestration.dispatch.failure_policy import gives_up
+from mail_orchestration.dispatch.failure_policy import canary_verdict, gives_up
 
 
 @pytest.mark.rule("3.7")
@@ -24,3 +24,20 @@ from mail_orchestration.dispatch.failure_policy import gives_up
 )
 def test_gives_up(sent: int, refused: int, percentage: float, is_up: bool) -> None:
     assert gives_up(sent, refused, percentage) is is_up
+
+
+@pytest.mark.parametrize(
+    ("messages", "rejected", "percentage", "failure", "verdict"),
+    [
+        pytest.param(50, 1, 2, None, "", id="exactly the limit is allowed"),
+        pytest.param(
+            50, 2, 2, None, "canary: 2 of the first 50 messages were rejected, more than 2 %", id="above"
+        ),
+        pytest.param(50, 0, 0, None, "", id="0 % allows none, and there was none"),
+        pytest.param(50, 0, 2, "no relay", "canary: its mail job failed: no relay", id="failed"),
+    ],
+)
+def test_canary_verdict(
+    messages: int, rejected: int, percentage: float, failure: str | None, verdict: str
+) -> None:
+    assert canary_verdict(messages, rejected, percentage, failure) == verdict
