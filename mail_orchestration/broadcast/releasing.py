@@ -87,6 +87,8 @@ def release_campaign(
     if definition.expired(now):
         raise BadCampaign(f"campaign {definition.name}: expires_at has passed, so nothing of it is sent")
     audiences, excluded = definition.audiences, definition.exclude
+    if not audiences and definition.state != "test":
+        raise BadCampaign("campaign.yaml: audiences: a release needs at least one")
     if definition.state == "test":
         audiences, excluded = [_fill_test_audience(inst, campaign, now)], []
     scoped_key = None if request_key is None else f"{inst.settings.installation}/{request_key}"

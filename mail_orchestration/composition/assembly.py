@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import TracebackType
@@ -149,11 +150,13 @@ class AssemblyPool:
         self._workers.clear()
         self._waiting.clear()
 
-    def assemble(self, batches: Iterable[Sequence[Recipient]]) -> Iterator[AssembledBatch]:
+    def assemble(
+        self, batches: Iterable[Sequence[Recipient]], *, dated: datetime | None = None
+    ) -> Iterator[AssembledBatch]:
         """The batches' results, in order; `batches` is drawn from as results are taken.
 
-        Raises `AssemblyFailed` when so many messages were beyond the limits that the template must be at
-        fault.
+        `dated` is the moment of messages that belong to no mail job. Raises `AssemblyFailed` when so many messages
+        were beyond the limits that the template must be at fault.
         """
         source = iter(batches)
         under_way: deque[_Batch] = deque()
@@ -165,7 +168,7 @@ class AssemblyPool:
                     if recipients is None:
                         exhausted = True
                     else:
-                        under_way.append(self._begin(recipients))
+                        under_way.append(self._begin(recipients, dated))
                 self._hand_out()
                 if under_way and not under_way[0].pieces_left:
                     yield under_way.popleft().result()
@@ -177,10 +180,11 @@ class AssemblyPool:
             if under_way:  # given up half-way: nobody waits for what the workers still do
                 self.close()
 
-    def _begin(self, recipients: Sequence[Recipient]) -> _Batch:
+    def _begin(self, recipients: Sequence[Recipient], dated: datetime | None) -> _Batch:
         batch = _Batch()
         if recipients:
-            self._waiting.append(_Piece(batch, 0, recipients, Order(recipients, ask_for_pages=self._asks)))
+            order = Order(recipients, ask_for_pages=self._asks, dated=dated)
+            self._waiting.append(_Piece(batch, 0, recipients, order))
         else:
             batch.pieces_left = 0
         return batch
@@ -246,7 +250,8 @@ class AssemblyPool:
                 pages.append(next(answers))
         piece.batch.pieces_left += 1
         self._settle(piece, AssembledBatch([], bypasses))
-        self._waiting.appendleft(_Piece(piece.batch, piece.start, kept, Order(kept, pages)))
+        order = Order(kept, pages, dated=piece.order.dated)
+        self._waiting.appendleft(_Piece(piece.batch, piece.start, kept, order))
 
     def _bury(self, worker: _Worker) -> None:
         """A worker died: cut its piece around the recipient it died on."""
@@ -293,5 +298,5 @@ def _cut(piece: _Piece, start: int, end: int) -> _Piece:
     pages = piece.order.pages[start:end] if piece.order.pages is not None else None
     recipients = piece.recipients[start:end]
     return _Piece(
-        piece.batch, piece.start + start, recipients, Order(recipients, pages, piece.order.ask_for_pages)
+        piece.batch, piece.start + start, recipients, replace(piece.order, recipients=recipients, pages=pages)
     )

@@ -6,6 +6,7 @@ import gc
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -76,6 +77,8 @@ class Order:
     recipients: Sequence[Recipient]
     pages: Sequence[Page | PageUnavailable | None] | None = None
     ask_for_pages: bool = False
+    dated: datetime | None = None
+    """The moment of messages that are composed by themselves: see `Composer.compose`."""
 
 
 Asked = list[PageRequest | Bypass]
@@ -129,7 +132,11 @@ def _ask(composer: Composer, order: Order, progress: Progress, limits: Limits) -
     breaches = 0
     for index, recipient in enumerate(order.recipients):
         progress.value = index
-        found = _within_limits(lambda each=recipient: composer.page_request(each), recipient, limits)  # type: ignore[misc]
+        found = _within_limits(
+            lambda each=recipient: composer.page_request(each, dated=order.dated),  # type: ignore[misc]
+            recipient,
+            limits,
+        )
         if found is None:
             continue
         asked.append(found)
@@ -148,7 +155,9 @@ def _compose(
         progress.value = index
         page = order.pages[index] if order.pages is not None else None
         found = _within_limits(
-            lambda each=recipient, body=page: _assemble(composer, compressor, each, body),  # type: ignore[misc]
+            lambda each=recipient, body=page: _assemble(  # type: ignore[misc]
+                composer, compressor, each, body, order.dated
+            ),
             recipient,
             limits,
         )
@@ -163,11 +172,15 @@ def _compose(
 
 
 def _assemble(
-    composer: Composer, compressor: Compressor, recipient: Recipient, page: Page | PageUnavailable | None
+    composer: Composer,
+    compressor: Compressor,
+    recipient: Recipient,
+    page: Page | PageUnavailable | None,
+    dated: datetime | None,
 ) -> AssembledMessage:
     if isinstance(page, PageUnavailable):
         raise CompositionError(FaultReason.PAGE_UNAVAILABLE, page.reason)
-    data = composer.compose(recipient, page).data
+    data = composer.compose(recipient, page, dated=dated).data
     return AssembledMessage(
         recipient.recipient_no, recipient.contact_id, recipient.address, compressor.compress(data), len(data)
     )

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 
@@ -103,17 +104,21 @@ class Composer:
         inline, attached = self.static_parts
         self._bodies = BodyWriter(Boundaries.of(seed[:24]), inline=inline, attachments=attached)
         self._head, self._tail = self._shared_fields()
+        self._date = _date_field(facts.released_at)
         self._maximum_octets = definition.maximum_message_kilobytes * 1000
 
-    def compose(self, recipient: Recipient, page: Page | None = None) -> ComposedMessage:
+    def compose(
+        self, recipient: Recipient, page: Page | None = None, *, dated: datetime | None = None
+    ) -> ComposedMessage:
         """The message for one recipient; `page` is the fetched body of a page campaign.
 
-        Raises `CompositionError` with the bypass reason, and a detail naming attribute, field, or file and
-        line.
+        `dated` is the moment of a message that is composed by itself: its `Date` and `released_at`, and part of its
+        `Message-ID`. Without it they are the mail job's. Raises `CompositionError` with the bypass reason, and a
+        detail naming attribute, field, or file and line.
         """
         self._verify_attributes(recipient)
         links = recipient_links(self.facts, self._definition, recipient, self._keys)
-        values = template_values(self.facts, self._definition, recipient, links)
+        values = template_values(self.facts, self._definition, recipient, links, dated)
         html, text = self._render_bodies(recipient, values, page)
         self._verify_body(html, text)
         values["view"] = "text"
@@ -125,24 +130,30 @@ class Composer:
             extra=[(name, _rendered_line(each, values)) for name, each in self._extra],
             html=html,
             text=text,
+            dated=dated,
         )
 
-    def page_request(self, recipient: Recipient) -> PageRequest | None:
+    def page_request(self, recipient: Recipient, *, dated: datetime | None = None) -> PageRequest | None:
         """The page that is this recipient's body, and the cookie to ask with; None without `content_url`."""
         if self._definition.content_url is None:
             return None
         url = recipient.url
         if not url:
             links = recipient_links(self.facts, self._definition, recipient, self._keys)
-            values = template_values(self.facts, self._definition, recipient, links)
+            values = template_values(self.facts, self._definition, recipient, links, dated)
             url = _rendered_line(self._content_url, values)
         claims = self.facts.claims(self._definition.name, recipient)
         cookie = personalisation_cookie(claims, self._keys)
         return PageRequest(url=url, cookie_name=COOKIE_NAME, cookie_value=cookie)
 
-    def message_id(self, recipient: Recipient) -> str:
-        """Without angle brackets. Depends on mail job and recipient only, and tells neither (spec 2.4)."""
+    def message_id(self, recipient: Recipient, *, dated: datetime | None = None) -> str:
+        """Without angle brackets. Depends on mail job and recipient only, and tells neither (spec 2.4).
+
+        A message that belongs to no mail job is told apart by its moment too.
+        """
         about = f"{self.facts.installation}\0{self.facts.mail_job_id}\0{recipient.recipient_no}"
+        if dated is not None:
+            about += f"\0{dated.isoformat()}"
         digest = self._keys.digest(Purpose.MESSAGE_ID, about.encode("utf-8"))
         return f"{digest[:16].hex()}@{self._definition.from_.domain}"
 
@@ -174,8 +185,7 @@ class Composer:
             head = mailbox_field("From", definition.from_)
             if definition.reply_to is not None:
                 head += mailbox_field("Reply-To", definition.reply_to)
-            tail = f"Date: {format_datetime(facts.released_at)}\r\n".encode("ascii")
-            tail += list_id_field("", definition.list_id or f"{definition.name}.{definition.from_.domain}")
+            tail = list_id_field("", definition.list_id or f"{definition.name}.{definition.from_.domain}")
             tail += b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
             tail += unstructured("Feedback-ID", feedback_id)
         except CompositionError as fault:
@@ -227,8 +237,9 @@ class Composer:
         extra: list[tuple[str, str]],
         html: str | None,
         text: str | None,
+        dated: datetime | None = None,
     ) -> ComposedMessage:
-        message_id = self.message_id(recipient)
+        message_id = self.message_id(recipient, dated=dated)
         related = (recipient.body_format or self._definition.body_format) is BodyFormat.MHTML
         data = b"".join(
             (
@@ -238,6 +249,7 @@ class Composer:
                 f"Message-ID: <{message_id}>\r\n".encode("ascii"),
                 url_list_field("List-Unsubscribe", (links.unsubscribe_url, links.unsubscribe_mailto)),
                 *(unstructured(name, value) for name, value in extra),
+                self._date if dated is None else _date_field(dated),
                 self._tail,
                 self._bodies.write(text=text, html=html, related=related),
             )
@@ -290,6 +302,10 @@ class Composer:
             html=html or None,
             text=text,
         ).data
+
+
+def _date_field(moment: datetime) -> bytes:
+    return f"Date: {format_datetime(moment)}\r\n".encode("ascii")
 
 
 def _rendered_line(template: Template | str, values: dict[str, Any]) -> str:

@@ -79,9 +79,16 @@ def recipient_links(
 
 
 def template_values(
-    facts: MailJobFacts, definition: CampaignDefinition, recipient: Recipient, links: RecipientLinks
+    facts: MailJobFacts,
+    definition: CampaignDefinition,
+    recipient: Recipient,
+    links: RecipientLinks,
+    dated: datetime | None = None,
 ) -> dict[str, Any]:
-    """Plain values by name, `view` being `html`. Ours win over attributes, attributes over variables."""
+    """Plain values by name, `view` being `html`. Ours win over attributes, attributes over variables.
+
+    `dated` takes the place of the mail job's moment in a message that is composed by itself.
+    """
     about: Mapping[str, Any] = {
         "address": recipient.address,
         "locale": recipient.locale,
@@ -97,7 +104,7 @@ def template_values(
         "unsubscribe_mailto": links.unsubscribe_mailto,
         "campaign": definition.name,
         "mail_job_id": facts.mail_job_id,
-        "released_at": facts.released_at,
+        "released_at": dated or facts.released_at,
         "site": facts.site,
         "view": "html",
     }

@@ -61,12 +61,15 @@ class CampaignDefinition(Strict):
     headers: dict[FieldName, Line] = Field(default_factory=dict)
     """(template) Further header fields."""
 
-    audiences: list[AudienceName] = Field(min_length=1)
+    audiences: list[AudienceName] = Field(default_factory=list)
+    """None for a campaign of single mails only: a release needs one."""
     exclude: list[AudienceName] = Field(default_factory=list)
     topic: Slug | None = None
     """What a recipient opts out of; None is everything."""
     list_id: ListId | None = None
     """RFC 2919; `<name>.<domain of from>` by default."""
+    transactional: bool = False
+    """Single mails of it go to those too who opted out; hard bounces, complaints and manual suppressions hold."""
     required_attributes: list[AttributeName] = Field(default_factory=list)
     """A recipient without one of them, or with an empty one, is bypassed (spec 1.4)."""
 

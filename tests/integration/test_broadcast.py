@@ -89,6 +89,12 @@ def test_an_unknown_audience_is_named(inst: Installation, site: Path, key: str) 
         release_campaign(inst, folder, now=NOW)
 
 
+@pytest.mark.rule("1.3")
+def test_a_release_needs_an_audience(inst: Installation, site: Path) -> None:
+    with pytest.raises(BadCampaign, match="audiences: a release needs at least one"):
+        release_campaign(inst, campaign(site, audiences=[]), now=NOW)
+
+
 @pytest.mark.rule("2.1")
 def test_a_template_that_does_not_compile_is_told_before_the_release(inst: Installation, site: Path) -> None:
     folder = campaign(site)

@@ -63,6 +63,23 @@ def test_messages_come_in_order_and_as_one_process_composes_them() -> None:
     assert [len(batch.messages) for batch in again] == [2, 1]
 
 
+@pytest.mark.rule("7.1")
+def test_single_mails_are_dated_also_after_a_page_was_fetched() -> None:
+    made = campaign(yaml="content_url: 'https://pages.example/{{ released_at.year }}'\n")
+    asked: list[str] = []
+
+    def fetch(requests: Sequence[PageRequest]) -> list[Page | PageUnavailable]:
+        asked.extend(each.url for each in requests)
+        return [Page(url=each.url, html="<p>Hello</p>") for each in requests]
+
+    moment = FACTS.released_at.replace(year=2030)
+    with AssemblyPool(made, FACTS, KEYS, workers=1, fetch_pages=fetch) as pool:
+        [batch] = pool.assemble([[recipient(1)]], dated=moment)
+        data = Compressor(pool.dictionary).decompress(batch.messages[0].stored)
+    assert asked == ["https://pages.example/2030"]
+    assert b"\r\nDate: Fri, 01 Nov 2030 09:30:00 +0000\r\n" in data
+
+
 @pytest.mark.rule("2.7")
 @pytest.mark.parametrize(("text", "switch"), [(TEXT, "endless"), (HUNGRY, "hungry")])
 def test_who_breaks_the_limits_is_bypassed_alone(text: str, switch: str) -> None:

@@ -108,6 +108,20 @@ def test_message_id_depends_on_mail_job_and_recipient_only() -> None:
     assert first.endswith("@shop.example")
 
 
+@pytest.mark.rule("7.1")
+def test_a_message_that_belongs_to_no_mail_job_has_its_own_moment_and_id() -> None:
+    made = composer(text="{{ released_at.year }}")
+    now = FACTS.released_at.replace(year=2027)
+    once = made.compose(recipient(1), dated=now)
+    assert made.compose(recipient(1), dated=now) == once
+    read = parsed(once.data)
+    assert read["Date"].datetime == now
+    assert len(read.get_all("Date")) == 1
+    assert read.get_content().strip() == "2027"
+    later = made.compose(recipient(1), dated=now.replace(second=1))
+    assert len({once.message_id, later.message_id, made.compose(recipient(1)).message_id}) == 3
+
+
 @pytest.mark.rule("2.4")
 def test_the_same_recipient_gets_the_same_octets_from_every_host() -> None:
     example = load_campaign(EXAMPLE)
