@@ -16,7 +16,8 @@ from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
 from tests.integration.dispatch_rows import DAY, HANG_AFTER_S, NOW, World
 from tests.integration.operator_rows import EAGER, SOON, claim, claimed, restart, stop
-from tests.scenarios.installations import opened, released, state, storing_sink, tally, write_site
+from tests.scenarios.installations import opened, released, state, tally, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
 
 MESSAGES, CANARY = 100, 20
 
