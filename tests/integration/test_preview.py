@@ -12,8 +12,7 @@ from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, 
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.preview import preview_message
 from mail_orchestration.preview import test_send as send_test
-from tests.scenarios.installations import now, opened, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import now, opened, site_with_sink, write_site
 
 
 @pytest.mark.rule("2.1")
@@ -54,14 +53,12 @@ def test_a_test_send_reaches_the_named_addresses_and_leaves_no_mail_job(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sample = {"sample_contact": {"name": "Zoë", "number": 0}}
-    with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=20, campaign=sample)
-        folder = tmp_path / "campaigns" / "letter"
-        with opened(settings, database_url, monkeypatch) as inst:
-            fill_audience(inst, "everybody", now=now())
-            results = send_test(inst, folder, ["r7@example.net", "boss@example.org"], now=now())
-            with pytest.raises(BadAddress):
-                send_test(inst, folder, ["no address"], now=now())
+    folder = tmp_path / "campaigns" / "letter"
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=20, campaign=sample) as (inst, sink):
+        fill_audience(inst, "everybody", now=now())
+        results = send_test(inst, folder, ["r7@example.net", "boss@example.org"], now=now())
+        with pytest.raises(BadAddress):
+            send_test(inst, folder, ["no address"], now=now())
         assert [result.outcome for result in results] == [Outcome.ACCEPTED, Outcome.ACCEPTED]
         subjects = {message["X-Rcpt-Args"]: message["Subject"] for message in sink.messages()}
     assert subjects == {"<r7@example.net>": "A letter to Reader 7", "<boss@example.org>": "A letter to Zoë"}

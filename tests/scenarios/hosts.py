@@ -12,8 +12,8 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from mail_orchestration.installation import Installation
 from tests.scenarios.installations import start_mailcaster
 
 OWN_ADDRESS = "10.213.87.1"
@@ -28,10 +28,10 @@ class Host:
     namespace: str | None
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, settings: Path, mailcaster: str) -> subprocess.Popen[bytes]:
+    def start(self, inst: Installation, mailcaster: str) -> subprocess.Popen[bytes]:
         """One shift of a mailcaster on this host."""
         launcher = ("ip", "netns", "exec", self.namespace) if self.namespace else ()
-        process = start_mailcaster(settings, mailcaster, launcher=launcher)
+        process = start_mailcaster(inst, mailcaster, launcher=launcher)
         self.started.append(process)
         return process
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,7 +26,9 @@ from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.states import MailJobState
+from tests.scenarios.relays.postfix_sink import Sink, storing_sink
 
+SETTINGS = "mail_orchestration.yaml"
 CAMPAIGN = {
     "name": "letter",
     "from": "Post Office <post@example.org>",
@@ -40,6 +43,11 @@ HTML = """<html><body><p>Dear {{ name }},</p><p>this is number {{ number }}.</p>
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+def addresses(contacts: int) -> set[str]:
+    """Those of the audience `everybody` of so many contacts."""
+    return {f"r{n}@example.net" for n in range(1, contacts + 1)}
 
 
 def write_site(
@@ -73,7 +81,7 @@ def write_site(
         "dispatcher": dict(dispatcher or {}),
         "audiences": [{"name": "everybody", "csv": "everybody.csv"}],
     }
-    path = folder / "mail_orchestration.yaml"
+    path = folder / SETTINGS
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return path
 
@@ -94,6 +102,22 @@ def opened(settings: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -
         yield inst
 
 
+@contextlib.contextmanager
+def site_with_sink(
+    folder: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    sink_options: Sequence[str] = (),
+    **site: Any,
+) -> Iterator[tuple[Installation, Sink]]:
+    """An installation, as `write_site` makes it, whose relay is a sink with these options."""
+    with storing_sink(*sink_options) as sink:
+        settings = write_site(folder, relay_port=sink.port, **site)
+        with opened(settings, database_url, monkeypatch) as inst:
+            yield inst, sink
+
+
 def released(inst: Installation) -> int:
     """The campaign `letter`, released to `everybody` and queued; its mail job."""
     fill_audience(inst, "everybody", now=now())
@@ -104,18 +128,23 @@ def released(inst: Installation) -> int:
     return release_id
 
 
+def durable_results(inst: Installation) -> int:
+    """How many results were written, whatever they are."""
+    with inst.database.begin() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM result")).scalar_one())
+
+
 def wait_for_results(inst: Installation, count: int) -> None:
     """Until so many results are durable: some mailcaster is in the midst of its work."""
     for _ in range(20_000):
-        with inst.database.begin() as connection:
-            if int(connection.execute(text("SELECT count(*) FROM result")).scalar_one()) >= count:
-                return
+        if durable_results(inst) >= count:
+            return
         time.sleep(0.002)
     raise TimeoutError(f"there are not {count} results")
 
 
 def start_mailcaster(
-    settings: Path,
+    inst: Installation,
     name: str = "m1",
     *,
     clock_is_off_by_s: float = 0.0,
@@ -131,7 +160,7 @@ def start_mailcaster(
     code = _CLOCK.format(off_by=clock_is_off_by_s) if clock_is_off_by_s else ""
     code += _SHIFT.format(waits_for=str(waits_for) if waits_for else None, files=files)
     return subprocess.Popen(
-        [*launcher, sys.executable, "-c", code, str(settings), name],
+        [*launcher, sys.executable, "-c", code, str(inst.settings.folder / SETTINGS), name],
         stderr=subprocess.PIPE if files is not None else None,
         start_new_session=True,
     )

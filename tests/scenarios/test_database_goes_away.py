@@ -21,8 +21,13 @@ from mail_orchestration.kernel.embedded_postgres.home import open_home
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, wait_for_results, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import (
+    addresses,
+    released,
+    site_with_sink,
+    wait_for_results,
+)
+from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
 
 CONTACTS = 3000
 CONNECTIONS = 20
@@ -37,37 +42,45 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
     folder = short_folder / f"restarted{how}"
     folder.mkdir()
     mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
-    with EmbeddedServer.hold(folder) as server, storing_sink() as sink:
-        # The hang time stays at its two hours: the mail job is not waited for, but handed back.
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=[mailcaster])
-        with opened(settings, server.url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
-            release_id = released(inst)
-            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-            wait_for_results(inst, CONTACTS // 10)
-            postmaster = find_postmaster(open_home(folder))
-            assert postmaster is not None
-            os.kill(postmaster.pid, how)
-            time.sleep(1)
-            server.ensure_running()
-            with pytest.raises(DatabaseUnavailable, match=r"the database .* cannot be used"):
-                shift.result(timeout=60)
+    # The hang time stays at its two hours: the mail job is not waited for, but handed back.
+    with (
+        EmbeddedServer.hold(folder) as server,
+        site_with_sink(
+            tmp_path,
+            server.url,
+            monkeypatch,
+            contacts=CONTACTS,
+            mailcasters=[mailcaster],
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        release_id = released(inst)
+        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+        wait_for_results(inst, CONTACTS // 10)
+        postmaster = find_postmaster(open_home(folder))
+        assert postmaster is not None
+        os.kill(postmaster.pid, how)
+        time.sleep(1)
+        server.ensure_running()
+        with pytest.raises(DatabaseUnavailable, match=r"the database .* cannot be used"):
+            shift.result(timeout=60)
 
-            with inst.database.begin() as connection:
-                (handed_back,) = children(connection, release_id)
-                assert handed_back.state is MailJobState.RUNNING
-                assert books(connection, release_id).balances
-                assert connection.execute(text("SELECT count(*) FROM result")).scalar_one() < CONTACTS
-                assert [each.ended_at is None for each in shifts(connection, inst.installation_id)] == [False]
+        with inst.database.begin() as connection:
+            (handed_back,) = children(connection, release_id)
+            assert handed_back.state is MailJobState.RUNNING
+            assert books(connection, release_id).balances
+            assert connection.execute(text("SELECT count(*) FROM result")).scalar_one() < CONTACTS
+            assert [each.ended_at is None for each in shifts(connection, inst.installation_id)] == [False]
 
-            assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
+        assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
 
-            with inst.database.begin() as connection:
-                assert mail_job(connection, release_id).state is MailJobState.P_FINISHED
-                assert mail_job(connection, release_id).accepted == CONTACTS
-                tally = books(connection, release_id)
+        with inst.database.begin() as connection:
+            assert mail_job(connection, release_id).state is MailJobState.P_FINISHED
+            assert mail_job(connection, release_id).accepted == CONTACTS
+            tally = books(connection, release_id)
         assert (tally.balances, tally.accepted) == (True, CONTACTS)
         got = sink.tally()
-        assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+        assert set(got) == addresses(CONTACTS)
         assert sum(got.values()) - CONTACTS <= CONNECTIONS
 
 
@@ -75,29 +88,32 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
 def test_a_heartbeat_that_loses_its_connection_takes_another(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with storing_sink("-p", "-W", ".:1") as sink:
-        settings = write_site(
+    with (
+        site_with_sink(
             tmp_path,
-            relay_port=sink.port,
+            database_url,
+            monkeypatch,
+            sink_options=A_SECOND_EACH,
             contacts=80,
             mailcasters=[{"name": "m1", "connections": 20}],
             dispatcher={"heartbeat_seconds": 0.3},
-        )
-        with opened(settings, database_url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
-            release_id = released(inst)
-            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-            wait_for_results(inst, 1)
-            with inst.database.begin() as connection:
-                # The holder of the mail job's lock is the heartbeat's session.
-                ended = connection.execute(
-                    text(
-                        "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
-                        " WHERE locktype = 'advisory' AND database ="
-                        " (SELECT oid FROM pg_database WHERE datname = current_database())"
-                    )
-                ).scalar_one()
-            assert ended == 1
-            assert shift.result(timeout=60).messages == 80
-            with inst.database.begin() as connection:
-                assert mail_job(connection, release_id).state is MailJobState.FINISHED
-        assert sink.tally() == {f"r{n}@example.net": 1 for n in range(1, 81)}
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        release_id = released(inst)
+        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+        wait_for_results(inst, 1)
+        with inst.database.begin() as connection:
+            # The holder of the mail job's lock is the heartbeat's session.
+            ended = connection.execute(
+                text(
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_locks"
+                    " WHERE locktype = 'advisory' AND database ="
+                    " (SELECT oid FROM pg_database WHERE datname = current_database())"
+                )
+            ).scalar_one()
+        assert ended == 1
+        assert shift.result(timeout=60).messages == 80
+        with inst.database.begin() as connection:
+            assert mail_job(connection, release_id).state is MailJobState.FINISHED
+        assert sink.tally() == dict.fromkeys(addresses(80), 1)

@@ -17,8 +17,14 @@ from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, state, tally, wait_for_results, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import (
+    addresses,
+    released,
+    site_with_sink,
+    state,
+    tally,
+    wait_for_results,
+)
 
 CONTACTS = 3000
 CONNECTIONS = 20
@@ -54,28 +60,31 @@ def test_a_full_disk_in_mid_delivery_costs_no_mail(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
-    with EmbeddedServer.hold(small_disk) as server, storing_sink() as sink:
-        settings = write_site(
+    with (
+        EmbeddedServer.hold(small_disk) as server,
+        site_with_sink(
             tmp_path,
-            relay_port=sink.port,
+            server.url,
+            monkeypatch,
             contacts=CONTACTS,
             mailcasters=[mailcaster],
             relay={"messages_per_second": PACE},
-        )
-        with opened(settings, server.url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
-            release_id = released(inst)
-            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-            wait_for_results(inst, CONTACTS // 10)
-            ballast = small_disk / "ballast"
-            _fill(ballast)
-            with pytest.raises(DatabaseUnavailable) as raised:
-                shift.result(timeout=120)
-            ballast.unlink()
-            server.ensure_running()
-            assert state(inst, release_id)[0] is MailJobState.P_ASSIGNED
-            assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
-            assert tally(inst, release_id).accepted == CONTACTS
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        release_id = released(inst)
+        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+        wait_for_results(inst, CONTACTS // 10)
+        ballast = small_disk / "ballast"
+        _fill(ballast)
+        with pytest.raises(DatabaseUnavailable) as raised:
+            shift.result(timeout=120)
+        ballast.unlink()
+        server.ensure_running()
+        assert state(inst, release_id)[0] is MailJobState.P_ASSIGNED
+        assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
+        assert tally(inst, release_id).accepted == CONTACTS
         got = sink.tally()
     assert "@example.net" not in str(raised.value)
-    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert set(got) == addresses(CONTACTS)
     assert sum(got.values()) - CONTACTS <= CONNECTIONS

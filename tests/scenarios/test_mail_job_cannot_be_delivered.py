@@ -17,8 +17,7 @@ from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import MailJobDone, run_shift
-from tests.scenarios.installations import opened, released, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import opened, released, site_with_sink, write_site
 
 MAILCASTER = {"name": "m1", "min_job_size": 50, "max_job_size": 100, "small_audience_threshold": 50}
 
@@ -88,21 +87,23 @@ def test_a_relay_whose_certificates_are_missing_is_said_before_a_mail_job_is_tak
 def test_what_cannot_be_read_fails_its_mail_job_and_no_other(
     damage: str, reason: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=150, mailcasters=[MAILCASTER])
-        with opened(settings, database_url, monkeypatch) as inst:
-            release_id = released(inst)
-            with inst.database.begin() as connection:
-                connection.execute(text(damage))
-            second = released(inst)
-            summary = run_shift(inst, "m1", stop=threading.Event())
-            with inst.database.begin() as connection:
-                failed = [
-                    each for each in children(connection, release_id) if each.state is MailJobState.FAILED
-                ]
-                assert mail_job(connection, second).state is MailJobState.P_FINISHED
-                tally = books(connection, release_id)
-                assert all(each.ended_at is not None for each in shifts(connection, inst.installation_id))
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        contacts=150,
+        mailcasters=[MAILCASTER],
+    ) as (inst, _sink):
+        release_id = released(inst)
+        with inst.database.begin() as connection:
+            connection.execute(text(damage))
+        second = released(inst)
+        summary = run_shift(inst, "m1", stop=threading.Event())
+        with inst.database.begin() as connection:
+            failed = [each for each in children(connection, release_id) if each.state is MailJobState.FAILED]
+            assert mail_job(connection, second).state is MailJobState.P_FINISHED
+            tally = books(connection, release_id)
+            assert all(each.ended_at is not None for each in shifts(connection, inst.installation_id))
     assert summary.ended_because == "no work"
     assert failed
     assert all(reason in each.reason for each in failed)

@@ -9,21 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
-from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
 from tests.scenarios.installations import (
-    opened,
+    addresses,
+    durable_results,
     released,
+    site_with_sink,
     start_mailcaster,
     tally,
     wait_for_results,
-    write_site,
 )
-from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 3000
 CONNECTIONS = 25
@@ -40,45 +38,39 @@ def test_what_wakes_after_its_lease_sends_and_writes_nothing_more(
         {"name": name, "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
         for name in ("sleeper", "other")
     ]
-    with storing_sink() as sink:
-        settings = write_site(
-            tmp_path,
-            relay_port=sink.port,
-            contacts=CONTACTS,
-            mailcasters=mailcasters,
-            dispatcher={"heartbeat_seconds": 0.3, "hang_after_seconds": HANG_AFTER_S},
-        )
-        with opened(settings, database_url, monkeypatch) as inst:
-            release_id = released(inst)
-            sleeper = start_mailcaster(settings, "sleeper")
-            wait_for_results(inst, CONTACTS // 10)
-            os.kill(sleeper.pid, signal.SIGSTOP)
-            try:
-                assert run_shift(inst, "other", stop=threading.Event()).mail_jobs == 0, "it has its lease yet"
-                time.sleep(HANG_AFTER_S + 0.5)
-                other = run_shift(inst, "other", stop=threading.Event())
-                written, sent = _results(inst), sink.tally()
-            finally:
-                os.kill(sleeper.pid, signal.SIGCONT)
-            assert sleeper.wait(timeout=60) == 0, "it says that it lost its claim, and looks for other work"
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        contacts=CONTACTS,
+        mailcasters=mailcasters,
+        dispatcher={"heartbeat_seconds": 0.3, "hang_after_seconds": HANG_AFTER_S},
+    ) as (inst, sink):
+        release_id = released(inst)
+        sleeper = start_mailcaster(inst, "sleeper")
+        wait_for_results(inst, CONTACTS // 10)
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        try:
+            assert run_shift(inst, "other", stop=threading.Event()).mail_jobs == 0, "it has its lease yet"
+            time.sleep(HANG_AFTER_S + 0.5)
+            other = run_shift(inst, "other", stop=threading.Event())
+            written, sent = durable_results(inst), sink.tally()
+        finally:
+            os.kill(sleeper.pid, signal.SIGCONT)
+        assert sleeper.wait(timeout=60) == 0, "it says that it lost its claim, and looks for other work"
 
-            with inst.database.begin() as connection:
-                old, new = children(connection, release_id)
-                parent = mail_job(connection, release_id)
-            assert (old.state, new.state) == (MailJobState.RECOVERED, MailJobState.FINISHED)
-            assert parent.state is MailJobState.P_FINISHED
-            assert tally(inst, release_id).accepted == CONTACTS
-            assert _results(inst) == written == CONTACTS, "no result is written under the old fence"
+        with inst.database.begin() as connection:
+            old, new = children(connection, release_id)
+            parent = mail_job(connection, release_id)
+        assert (old.state, new.state) == (MailJobState.RECOVERED, MailJobState.FINISHED)
+        assert parent.state is MailJobState.P_FINISHED
+        assert tally(inst, release_id).accepted == CONTACTS
+        assert durable_results(inst) == written == CONTACTS, "no result is written under the old fence"
         in_flight = sum(sent.values()) - CONTACTS
         got = sink.tally()
     assert 0 < other.messages < CONTACTS
-    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert set(got) == addresses(CONTACTS)
     assert 0 <= in_flight <= CONNECTIONS
     # What the loop had in hand at that instant was not written to the sockets yet; no other body follows.
     assert sum(got.values()) - CONTACTS <= CONNECTIONS
     assert max(got.values()) <= 2
-
-
-def _results(inst: Installation) -> int:
-    with inst.database.begin() as connection:
-        return int(connection.execute(text("SELECT count(*) FROM result")).scalar_one())

@@ -14,8 +14,12 @@ from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, wait_for_results, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import (
+    addresses,
+    released,
+    site_with_sink,
+    wait_for_results,
+)
 
 CONTACTS = 3000
 CONNECTIONS = 15
@@ -32,28 +36,33 @@ def test_the_old_holder_stops_and_the_new_one_finishes(
         {"name": name, "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
         for name in ("old", "new")
     ]
-    with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=mailcasters)
-        with opened(settings, database_url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
-            release_id = released(inst)
-            old = executor.submit(run_shift, inst, "old", stop=threading.Event())
-            wait_for_results(inst, CONTACTS // 10)
-            with inst.database.begin() as connection:
-                # As if it had been suspended for hours: the next mailcaster that looks takes it away.
-                connection.execute(
-                    text("UPDATE mail_job SET heartbeat_at = to_timestamp(0) WHERE kind = 'child'")
-                )
-            new = run_shift(inst, "new", stop=threading.Event())
-            lost = old.result(timeout=60)
+    with (
+        site_with_sink(
+            tmp_path,
+            database_url,
+            monkeypatch,
+            contacts=CONTACTS,
+            mailcasters=mailcasters,
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        release_id = released(inst)
+        old = executor.submit(run_shift, inst, "old", stop=threading.Event())
+        wait_for_results(inst, CONTACTS // 10)
+        with inst.database.begin() as connection:
+            # As if it had been suspended for hours: the next mailcaster that looks takes it away.
+            connection.execute(
+                text("UPDATE mail_job SET heartbeat_at = to_timestamp(0) WHERE kind = 'child'")
+            )
+        new = run_shift(inst, "new", stop=threading.Event())
+        lost = old.result(timeout=60)
 
-            with inst.database.begin() as connection:
-                replaced, finished = children(connection, release_id)
-                parent, tally = mail_job(connection, release_id), books(connection, release_id)
-                results = dict(
-                    connection.execute(text("SELECT mail_job_id, count(*) FROM result GROUP BY 1"))
-                    .tuples()
-                    .all()
-                )
+        with inst.database.begin() as connection:
+            replaced, finished = children(connection, release_id)
+            parent, tally = mail_job(connection, release_id), books(connection, release_id)
+            results = dict(
+                connection.execute(text("SELECT mail_job_id, count(*) FROM result GROUP BY 1")).tuples().all()
+            )
         assert (replaced.state, replaced.mailcaster) == (MailJobState.RECOVERED, "old")
         assert (finished.state, finished.mailcaster) == (MailJobState.FINISHED, "new")
         assert parent.state is MailJobState.P_FINISHED
@@ -66,6 +75,6 @@ def test_the_old_holder_stops_and_the_new_one_finishes(
         assert "no longer held" in caplog.text
         assert "@example.net" not in caplog.text
         got = sink.tally()
-        assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+        assert set(got) == addresses(CONTACTS)
         assert sum(got.values()) - CONTACTS <= CONNECTIONS
         assert max(got.values()) <= 2

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 from sqlalchemy import text
 
 from mail_orchestration.control import Scope, restart, stop, wait_until_stopped
@@ -19,14 +18,15 @@ from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift, work_on
 from tests.scenarios.installations import (
+    addresses,
     opened,
     released,
+    site_with_sink,
     start_mailcaster,
     tally,
     wait_for_results,
     write_site,
 )
-from tests.scenarios.relays.postfix_sink import storing_sink
 
 CONTACTS = 2000
 NAMES = ("m1", "m2")
@@ -35,13 +35,6 @@ MAILCASTERS = [
     for name in NAMES
 ]
 EVERYTHING = Scope(everything=True)
-
-
-def pace(settings: Path) -> None:
-    """A child takes each mailcaster a second and more, so that a stop comes in the midst of it."""
-    read = yaml.safe_load(settings.read_text(encoding="utf-8"))
-    read["relays"][0]["messages_per_second"] = 400
-    settings.write_text(yaml.safe_dump(read), encoding="utf-8")
 
 
 def drain(inst: Installation) -> int:
@@ -54,42 +47,43 @@ def drain(inst: Installation) -> int:
 def test_a_stop_takes_effect_within_two_seconds_and_a_restart_repeats_nothing(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=MAILCASTERS)
-        pace(settings)
-        with opened(settings, database_url, monkeypatch) as inst:
-            parent = released(inst)
-            processes = [start_mailcaster(settings, name) for name in NAMES]
-            wait_for_results(inst, CONTACTS // 10)
+    # A child takes each mailcaster a second and more, so that a stop comes in the midst of it.
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        contacts=CONTACTS,
+        mailcasters=MAILCASTERS,
+        relay={"messages_per_second": 400},
+    ) as (inst, sink):
+        parent = released(inst)
+        processes = [start_mailcaster(inst, name) for name in NAMES]
+        wait_for_results(inst, CONTACTS // 10)
 
-            with inst.database.begin() as connection:
-                asked_at = database_now(connection)
-            done = wait_until_stopped(inst, stop(inst, EVERYTHING), timeout_s=10)
-            assert {each.entered for each in done} <= {MailJobState.STOPPED_R, MailJobState.FINISHED}
-            with inst.database.begin() as connection:
-                last = connection.execute(text("SELECT max(occurred_at) FROM result")).scalar_one()
-            assert (last - asked_at).total_seconds() < 2
-            sent = tally(inst, parent).accepted
-            assert sent < CONTACTS, "it was stopped too late to show anything"
-            assert sum(sink.tally().values()) == sent, (
-                "all that is in flight at a stop is finished and recorded"
-            )
+        with inst.database.begin() as connection:
+            asked_at = database_now(connection)
+        done = wait_until_stopped(inst, stop(inst, EVERYTHING), timeout_s=10)
+        assert {each.entered for each in done} <= {MailJobState.STOPPED_R, MailJobState.FINISHED}
+        with inst.database.begin() as connection:
+            last = connection.execute(text("SELECT max(occurred_at) FROM result")).scalar_one()
+        assert (last - asked_at).total_seconds() < 2
+        sent = tally(inst, parent).accepted
+        assert sent < CONTACTS, "it was stopped too late to show anything"
+        assert sum(sink.tally().values()) == sent, "all that is in flight at a stop is finished and recorded"
 
-            assert [process.wait(30) for process in processes] == [0, 0], (
-                "with nothing to take their shifts end"
-            )
-            assert drain(inst) == 0
-            assert tally(inst, parent).accepted == sent
+        assert [process.wait(30) for process in processes] == [0, 0], "with nothing to take their shifts end"
+        assert drain(inst) == 0
+        assert tally(inst, parent).accepted == sent
 
-            restart(inst, EVERYTHING)
-            assert drain(inst) == CONTACTS - sent
-            assert tally(inst, parent).accepted == CONTACTS
-            with inst.database.begin() as connection:
-                assert mail_job(connection, parent).state is MailJobState.P_FINISHED
-                chains = [each for each in children(connection, parent) if each.recovers_id is not None]
-            assert chains, "what was cut off went on as new mail jobs"
+        restart(inst, EVERYTHING)
+        assert drain(inst) == CONTACTS - sent
+        assert tally(inst, parent).accepted == CONTACTS
+        with inst.database.begin() as connection:
+            assert mail_job(connection, parent).state is MailJobState.P_FINISHED
+            chains = [each for each in children(connection, parent) if each.recovers_id is not None]
+        assert chains, "what was cut off went on as new mail jobs"
         got = sink.tally()
-    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert set(got) == addresses(CONTACTS)
     assert set(got.values()) == {1}
 
 
@@ -100,30 +94,29 @@ def test_a_mailcaster_that_is_killed_does_not_block_a_stop(
 ) -> None:
     connections = 5
     mailcaster = {"name": "m1", "min_job_size": 1999, "max_job_size": 2000, "connections": connections}
-    with storing_sink() as sink:
-        settings = write_site(
-            tmp_path,
-            relay_port=sink.port,
-            contacts=CONTACTS,
-            mailcasters=[mailcaster],
-            dispatcher={"heartbeat_seconds": 0.5},
-        )
-        with opened(settings, database_url, monkeypatch) as inst:
-            parent = released(inst)
-            process = start_mailcaster(settings)
-            wait_for_results(inst, CONTACTS // 10)
-            process.kill()
-            process.wait()
-            began = time.monotonic()
-            done = wait_until_stopped(inst, stop(inst, Scope(campaign="letter")), timeout_s=10)
-            assert {each.entered for each in done} == {MailJobState.STOPPED_R}
-            assert time.monotonic() - began < 10, "two heartbeats, and not the hang time of two hours"
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        contacts=CONTACTS,
+        mailcasters=[mailcaster],
+        dispatcher={"heartbeat_seconds": 0.5},
+    ) as (inst, sink):
+        parent = released(inst)
+        process = start_mailcaster(inst)
+        wait_for_results(inst, CONTACTS // 10)
+        process.kill()
+        process.wait()
+        began = time.monotonic()
+        done = wait_until_stopped(inst, stop(inst, Scope(campaign="letter")), timeout_s=10)
+        assert {each.entered for each in done} == {MailJobState.STOPPED_R}
+        assert time.monotonic() - began < 10, "two heartbeats, and not the hang time of two hours"
 
-            restart(inst, Scope(mail_job=parent))
-            drain(inst)
-            assert tally(inst, parent).accepted == CONTACTS
+        restart(inst, Scope(mail_job=parent))
+        drain(inst)
+        assert tally(inst, parent).accepted == CONTACTS
         got = sink.tally()
-    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert set(got) == addresses(CONTACTS)
     assert sum(got.values()) - CONTACTS <= connections
 
 

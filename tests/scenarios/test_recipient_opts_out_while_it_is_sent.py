@@ -11,8 +11,8 @@ from sqlalchemy import text
 
 from mail_orchestration.feedback.books import books
 from mail_orchestration.mailcaster import message_feed, run_shift
-from tests.scenarios.installations import opened, released, wait_for_results, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import released, site_with_sink, wait_for_results
+from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
 
 CONTACTS = 48
 CONNECTIONS = 8
@@ -25,26 +25,29 @@ def test_a_slow_relay_is_fed_in_small_batches(
     monkeypatch.setattr(message_feed, "FIRST_BATCH", 24)
     monkeypatch.setattr(message_feed, "BATCH_LASTS_S", 0.5)
     # Eight connections, each sends a message in a second.
-    with storing_sink("-p", "-W", ".:1") as sink:
-        settings = write_site(
+    with (
+        site_with_sink(
             tmp_path,
-            relay_port=sink.port,
+            database_url,
+            monkeypatch,
+            sink_options=A_SECOND_EACH,
             contacts=CONTACTS,
             mailcasters=[{"name": "m1", "connections": CONNECTIONS}],
-        )
-        with opened(settings, database_url, monkeypatch) as inst, ThreadPoolExecutor(1) as executor:
-            release_id = released(inst)
-            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-            wait_for_results(inst, 1)
-            with inst.database.begin() as connection:
-                late = connection.execute(
-                    text(
-                        "INSERT INTO suppression (contact_id, reason)"
-                        " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > 40"
-                        " RETURNING contact_id"
-                    )
-                ).all()
-            assert shift.result(timeout=60).messages == CONTACTS
-            with inst.database.begin() as connection:
-                tally = books(connection, release_id)
+        ) as (inst, _sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        release_id = released(inst)
+        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+        wait_for_results(inst, 1)
+        with inst.database.begin() as connection:
+            late = connection.execute(
+                text(
+                    "INSERT INTO suppression (contact_id, reason)"
+                    " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > 40"
+                    " RETURNING contact_id"
+                )
+            ).all()
+        assert shift.result(timeout=60).messages == CONTACTS
+        with inst.database.begin() as connection:
+            tally = books(connection, release_id)
     assert (tally.balances, tally.accepted, tally.stopped) == (True, CONTACTS - len(late), len(late))

@@ -16,8 +16,14 @@ from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import opened, released, start_mailcaster, state, tally, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import (
+    addresses,
+    released,
+    site_with_sink,
+    start_mailcaster,
+    state,
+    tally,
+)
 
 CONTACTS = 240
 CONNECTIONS = 20
@@ -44,37 +50,38 @@ def test_the_server_gives_fewer_connections_than_a_shift_wants(
 ) -> None:
     name = urlsplit(database_url).path.strip("/") + "_few"
     role = sql.Identifier(name)
-    with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=CONTACTS, mailcasters=[MAILCASTER])
-        with (
-            psycopg.connect(database_url, autocommit=True) as admin,
-            opened(settings, database_url, monkeypatch) as inst,
-        ):
-            release_id = released(inst)
-            admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
-            admin.execute(sql.SQL("GRANT pg_read_all_data, pg_write_all_data TO {}").format(role))
-            parts = urlsplit(database_url)
-            few = urlunsplit(parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}"))
-            said = []
-            for limit in (1, 2, 3):
-                admin.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(role, sql.Literal(limit)))
-                with Database.open(few, tmp_path, application_name="few") as database:
-                    wanting = Installation(
-                        settings=inst.settings,
-                        database=database,
-                        installation_id=inst.installation_id,
-                        keys=inst.keys,
-                    )
-                    try:
-                        run_shift(wanting, "m1", stop=threading.Event())
-                    except DatabaseUnavailable as error:
-                        said.append((limit, str(error)))
-            assert [limit for limit, _ in said][:2] == [1, 2]
-            assert all("too many connections" in error for _, error in said)
-            _finish(inst, release_id)
-            admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
+    with (
+        site_with_sink(tmp_path, database_url, monkeypatch, contacts=CONTACTS, mailcasters=[MAILCASTER]) as (
+            inst,
+            sink,
+        ),
+        psycopg.connect(database_url, autocommit=True) as admin,
+    ):
+        release_id = released(inst)
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+        admin.execute(sql.SQL("GRANT pg_read_all_data, pg_write_all_data TO {}").format(role))
+        parts = urlsplit(database_url)
+        few = urlunsplit(parts._replace(netloc=f"{name}@{parts.netloc.rpartition('@')[2]}"))
+        said = []
+        for limit in (1, 2, 3):
+            admin.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}").format(role, sql.Literal(limit)))
+            with Database.open(few, tmp_path, application_name="few") as database:
+                wanting = Installation(
+                    settings=inst.settings,
+                    database=database,
+                    installation_id=inst.installation_id,
+                    keys=inst.keys,
+                )
+                try:
+                    run_shift(wanting, "m1", stop=threading.Event())
+                except DatabaseUnavailable as error:
+                    said.append((limit, str(error)))
+        assert [limit for limit, _ in said][:2] == [1, 2]
+        assert all("too many connections" in error for _, error in said)
+        _finish(inst, release_id)
+        admin.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(role))
         got = sink.tally()
-    assert got == {f"r{n}@example.net": 1 for n in range(1, CONTACTS + 1)}
+    assert got == dict.fromkeys(addresses(CONTACTS), 1)
 
 
 def test_a_pool_that_is_used_up_is_database_unavailable(database_url: str, tmp_path: Path) -> None:
@@ -94,31 +101,30 @@ def test_a_pool_that_is_used_up_is_database_unavailable(database_url: str, tmp_p
 def test_a_process_may_not_open_enough_files(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with storing_sink() as sink:
-        settings = write_site(
-            tmp_path,
-            relay_port=sink.port,
-            contacts=CONTACTS,
-            mailcasters=[MAILCASTER],
-            dispatcher={"relay_unreachable_after_seconds": 2},
-        )
-        with opened(settings, database_url, monkeypatch) as inst:
-            # Room for some of its twenty connections: it sends over those.
-            release_id = released(inst)
-            few = start_mailcaster(settings, files=26)
-            _, said = few.communicate(timeout=90)
-            assert few.returncode == 0, said.decode()
-            assert "Too many open files" in said.decode()
-            assert state(inst, release_id)[0] is MailJobState.P_FINISHED
-            assert tally(inst, release_id).accepted == CONTACTS
-            # Room for none of them: its mail jobs fail with the reason, and keep what is unsent.
-            release_id = released(inst)
-            none = start_mailcaster(settings, files=16)
-            _, said = none.communicate(timeout=90)
-            with inst.database.begin() as connection:
-                reasons = {part.reason for part in children(connection, release_id)}
-            assert state(inst, release_id)[0] is MailJobState.P_FAILED, said.decode()
-            assert all("cannot connect: Too many open files" in reason for reason in reasons)
-            assert tally(inst, release_id).waiting == CONTACTS
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        contacts=CONTACTS,
+        mailcasters=[MAILCASTER],
+        dispatcher={"relay_unreachable_after_seconds": 2},
+    ) as (inst, sink):
+        # Room for some of its twenty connections: it sends over those.
+        release_id = released(inst)
+        few = start_mailcaster(inst, files=26)
+        _, said = few.communicate(timeout=90)
+        assert few.returncode == 0, said.decode()
+        assert "Too many open files" in said.decode()
+        assert state(inst, release_id)[0] is MailJobState.P_FINISHED
+        assert tally(inst, release_id).accepted == CONTACTS
+        # Room for none of them: its mail jobs fail with the reason, and keep what is unsent.
+        release_id = released(inst)
+        none = start_mailcaster(inst, files=16)
+        _, said = none.communicate(timeout=90)
+        with inst.database.begin() as connection:
+            reasons = {part.reason for part in children(connection, release_id)}
+        assert state(inst, release_id)[0] is MailJobState.P_FAILED, said.decode()
+        assert all("cannot connect: Too many open files" in reason for reason in reasons)
+        assert tally(inst, release_id).waiting == CONTACTS
         got = sink.tally()
-    assert got == {f"r{n}@example.net": 1 for n in range(1, CONTACTS + 1)}
+    assert got == dict.fromkeys(addresses(CONTACTS), 1)

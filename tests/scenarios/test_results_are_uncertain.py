@@ -132,7 +132,7 @@ def test_what_a_killed_mailcaster_left_uncertain_is_sent_again_by_the_next(
         with monkeypatch.context() as patch:
             # With the second of those that are sent again.
             patch.setenv("CRASH_AT", f"{crash_at}:48")
-            process = start_mailcaster(tmp_path / "mail_orchestration.yaml")
+            process = start_mailcaster(inst)
         assert process.wait() == -signal.SIGKILL
         before = tally(inst, release_id)
         assert before.accepted + before.uncertain == 46

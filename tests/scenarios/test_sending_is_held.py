@@ -13,8 +13,12 @@ from mail_orchestration.control import Scope
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_next
 from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift, shift
-from tests.scenarios.installations import opened, released, tally, wait_for_results, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import (
+    released,
+    site_with_sink,
+    tally,
+    wait_for_results,
+)
 
 CONTACTS = 600
 
@@ -23,41 +27,39 @@ CONTACTS = 600
 def test_a_hold_stops_a_shift_and_nothing_is_repeated(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with storing_sink("-w", "1") as sink:
-        settings = write_site(
-            tmp_path,
-            relay_port=sink.port,
-            contacts=CONTACTS,
-            mailcasters=[{"name": "m1", "connections": 100}],
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        sink_options=("-w", "1"),
+        contacts=CONTACTS,
+        mailcasters=[{"name": "m1", "connections": 100}],
+    ) as (inst, sink):
+        release_id = released(inst)
+        shifts: list[ShiftSummary] = []
+        at_work = threading.Thread(
+            target=lambda: shifts.append(run_shift(inst, "m1", stop=threading.Event()))
         )
-        with opened(settings, database_url, monkeypatch) as inst:
-            release_id = released(inst)
-            shifts: list[ShiftSummary] = []
-            at_work = threading.Thread(
-                target=lambda: shifts.append(run_shift(inst, "m1", stop=threading.Event()))
-            )
-            at_work.start()
-            wait_for_results(inst, 100)
-            held = holding.hold(inst, "the relay is being moved", wait_s=30)
-            at_work.join(timeout=30)
-            assert not at_work.is_alive()
-            assert [each.reason for each in held.holds] == ["the relay is being moved"]
-            [summary] = shifts
-            assert summary.ended_because == "held"
-            assert summary.messages < CONTACTS
-            sent = sum(sink.tally().values())
-            assert sent == summary.messages
-            assert not has_work(inst, "m1")
-            assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
+        at_work.start()
+        wait_for_results(inst, 100)
+        held = holding.hold(inst, "the relay is being moved", wait_s=30)
+        at_work.join(timeout=30)
+        assert not at_work.is_alive()
+        assert [each.reason for each in held.holds] == ["the relay is being moved"]
+        [summary] = shifts
+        assert summary.ended_because == "held"
+        assert summary.messages < CONTACTS
+        sent = sum(sink.tally().values())
+        assert sent == summary.messages
+        assert not has_work(inst, "m1")
+        assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
 
-    with storing_sink() as quick:
-        write_site(tmp_path, relay_port=quick.port, contacts=CONTACTS)
-        with opened(settings, database_url, monkeypatch) as inst:
-            assert [each.reason for each in holding.resume(inst).lifted] == ["the relay is being moved"]
-            run_shift(inst, "m1", stop=threading.Event())
-            assert tally(inst, release_id).accepted == CONTACTS
-            assert sum(quick.tally().values()) == CONTACTS - sent
-            assert max(quick.tally().values()) == 1
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=CONTACTS) as (inst, quick):
+        assert [each.reason for each in holding.resume(inst).lifted] == ["the relay is being moved"]
+        run_shift(inst, "m1", stop=threading.Event())
+        assert tally(inst, release_id).accepted == CONTACTS
+        assert sum(quick.tally().values()) == CONTACTS - sent
+        assert max(quick.tally().values()) == 1
 
 
 @pytest.mark.rule("5.6")
@@ -67,28 +69,29 @@ def test_what_is_asked_for_while_a_claim_is_made_is_seen_before_the_first_messag
     wish: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim that is not committed yet is in nobody's sight: who waits for a hold sees nothing in hand, and goes."""
-    with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=50, mailcasters=[{"name": "m1"}])
-        with opened(settings, database_url, monkeypatch) as inst:
-            release_id = released(inst)
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=50, mailcasters=[{"name": "m1"}]) as (
+        inst,
+        sink,
+    ):
+        release_id = released(inst)
 
-            def claimed(*arguments: Any, **named: Any) -> Claim | None:
-                claim = claim_next(*arguments, **named)
-                if claim is not None and wish == "hold":
-                    holding.hold(inst, "in this very moment")
-                elif claim is not None:
-                    control.stop(inst, Scope(everything=True))
-                return claim
+        def claimed(*arguments: Any, **named: Any) -> Claim | None:
+            claim = claim_next(*arguments, **named)
+            if claim is not None and wish == "hold":
+                holding.hold(inst, "in this very moment")
+            elif claim is not None:
+                control.stop(inst, Scope(everything=True))
+            return claim
 
-            with monkeypatch.context() as meanwhile:
-                meanwhile.setattr(shift, "claim_next", claimed)
-                assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
-            assert not sink.tally()
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(shift, "claim_next", claimed)
+            assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
+        assert not sink.tally()
 
-            if wish == "hold":
-                holding.resume(inst)
-            else:
-                control.restart(inst, Scope(everything=True))
-            run_shift(inst, "m1", stop=threading.Event())
-            assert tally(inst, release_id).accepted == 50
-            assert set(sink.tally().values()) == {1}
+        if wish == "hold":
+            holding.resume(inst)
+        else:
+            control.restart(inst, Scope(everything=True))
+        run_shift(inst, "m1", stop=threading.Event())
+        assert tally(inst, release_id).accepted == 50
+        assert set(sink.tally().values()) == {1}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import yaml
 
 from mail_orchestration.cli.services import free_port
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
@@ -17,8 +16,8 @@ from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.embedded_postgres.home import open_home
 from mail_orchestration.kernel.states import MailJobState
 from tests.scenarios.hosts import hosts
-from tests.scenarios.installations import opened, released, tally, wait_for_results, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import addresses, opened, released, tally, wait_for_results, write_site
+from tests.scenarios.relays.postfix_sink import A_SECOND_EACH, storing_sink
 
 CONTACTS = 260
 CONNECTIONS = 20
@@ -56,7 +55,7 @@ def test_what_a_host_that_is_cut_off_had_in_hand_is_recovered_by_the_other(
     with (
         hosts(["near", "far"]) as two,
         server_on_tcp(folder, two.address) as url,
-        storing_sink("-p", "-W", ".:1", host=two.address) as sink,
+        storing_sink(*A_SECOND_EACH, host=two.address) as sink,
     ):
         settings = write_site(
             tmp_path,
@@ -64,15 +63,13 @@ def test_what_a_host_that_is_cut_off_had_in_hand_is_recovered_by_the_other(
             contacts=CONTACTS,
             mailcasters=mailcasters,
             dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": HANG_AFTER_S},
+            relay={"host": two.address},
         )
-        document = yaml.safe_load(settings.read_text(encoding="utf-8"))
-        document["relays"][0]["host"] = two.address
-        settings.write_text(yaml.safe_dump(document), encoding="utf-8")
         with opened(settings, url, monkeypatch) as inst:
             release_id = released(inst)
             near, far = two.each
-            far_process = far.start(settings, "far")
-            near_process = near.start(settings, "near")
+            far_process = far.start(inst, "far")
+            near_process = near.start(inst, "near")
             wait_for_results(inst, 4 * CONNECTIONS)
             with inst.database.begin() as connection:
                 at_work = {child.mailcaster for child in children(connection, release_id)}
@@ -80,7 +77,7 @@ def test_what_a_host_that_is_cut_off_had_in_hand_is_recovered_by_the_other(
             assert near_process.wait(timeout=120) == 0
             time.sleep(HANG_AFTER_S)
             # Who found no more work is woken by its sensor when there is some again.
-            assert near.start(settings, "near").wait(timeout=120) == 0
+            assert near.start(inst, "near").wait(timeout=120) == 0
             with inst.database.begin() as connection:
                 parts = children(connection, release_id)
                 parent = mail_job(connection, release_id)
@@ -94,5 +91,5 @@ def test_what_a_host_that_is_cut_off_had_in_hand_is_recovered_by_the_other(
     recovered = [part for part in parts if part.state is MailJobState.RECOVERED]
     assert [part.mailcaster for part in recovered] == ["far"]
     assert {part.mailcaster for part in parts if part.recovers_id} == {"near"}
-    assert set(got) == {f"r{n}@example.net" for n in range(1, CONTACTS + 1)}
+    assert set(got) == addresses(CONTACTS)
     assert sum(got.values()) - CONTACTS <= CONNECTIONS

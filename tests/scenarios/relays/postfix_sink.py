@@ -22,6 +22,9 @@ import pytest
 from mail_orchestration.cli.services import free_port
 from mail_orchestration.egress.relay import Backoff, Relay, Timeouts, TlsMode
 
+A_SECOND_EACH = ("-p", "-W", ".:1")
+"""Options of a sink to which each connection sends a message in a second."""
+
 
 @contextlib.contextmanager
 def smtp_sink(*options: str) -> Iterator[Relay]:
