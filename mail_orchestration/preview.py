@@ -12,13 +12,12 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from mail_orchestration.audience.members import find_member
-from mail_orchestration.composition.assembly import AssemblyPool
+from mail_orchestration.composing import composing, facts_of_no_mail_job
 from mail_orchestration.composition.checking import Finding, check
 from mail_orchestration.composition.compression import Compressor
-from mail_orchestration.composition.context import MailJobFacts, envelope_sender
+from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.egress.delivery import deliver
-from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
 from mail_orchestration.kernel.clock import utc_now
@@ -86,7 +85,7 @@ def test_send(
         replace(_member_or_sample(inst, campaign, address), recipient_no=number)
         for number, address in enumerate(addresses, 1)
     ]
-    reverse_path = envelope_sender(_facts(inst, now), campaign.definition)
+    reverse_path = envelope_sender(facts_of_no_mail_job(inst, now), campaign.definition)
     messages = deque(
         OutgoingMessage(each.recipient_no, each.contact_id, reverse_path, each.address, data)
         for each, data in zip(recipients, _compose(inst, campaign, recipients, now), strict=True)
@@ -130,27 +129,14 @@ def _compose(
     inst: Installation, campaign: Campaign, recipients: Sequence[Recipient], now: datetime
 ) -> list[bytes]:
     """The messages, made in a process that a template without end cannot hold up. Raises BadCampaign."""
-    with (
-        fetching(inst.settings.fetch_allowed_networks) as fetch_pages,
-        AssemblyPool(campaign, _facts(inst, now), inst.keys, workers=1, fetch_pages=fetch_pages) as pool,
-    ):
+    with composing(inst, campaign, facts_of_no_mail_job(inst, now)) as pool:
         messages: list[bytes] = []
         decompress = Compressor(pool.dictionary).decompress
-        for batch in pool.assemble([recipient] for recipient in recipients):
+        for batch in pool.assemble(([recipient] for recipient in recipients), dated=now):
             for bypass in batch.bypasses:
                 raise BadCampaign(f"{bypass.detail} ({bypass.reason})")
             messages += (decompress(message.stored) for message in batch.messages)
         return messages
-
-
-def _facts(inst: Installation, now: datetime) -> MailJobFacts:
-    """Those of mail job 0, which there never is."""
-    return MailJobFacts(
-        installation=inst.settings.installation,
-        mail_job_id=0,
-        released_at=now,
-        public_base_url=inst.settings.public_base_url,
-    )
 
 
 def _member(inst: Installation, campaign: Campaign, address: str) -> Recipient:

@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from mail_orchestration.audience.handover import recipients_to_assemble
 from mail_orchestration.campaigns import stop_if_edited
-from mail_orchestration.composition.assembly import AssembledBatch, AssemblyPool
+from mail_orchestration.composing import composing
+from mail_orchestration.composition.assembly import AssembledBatch
 from mail_orchestration.dispatch import message_store, releases
 from mail_orchestration.dispatch.mail_jobs import transition
-from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.components import load_components, run_components
@@ -121,13 +121,12 @@ class _Assembly:
         began, first_message = time.monotonic(), self._next_message
         with ExitStack() as stack:
             pool = stack.enter_context(
-                AssemblyPool(
+                composing(
+                    self._inst,
                     self._frozen.campaign,
                     self._frozen.facts,
-                    self._inst.keys,
                     workers=self._inst.settings.dispatcher.assembly_processes,
                     dictionary=self._frozen.dictionary,
-                    fetch_pages=stack.enter_context(fetching(self._inst.settings.fetch_allowed_networks)),
                 )
             )
             with self._inst.database.begin() as connection:

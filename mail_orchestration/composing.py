@@ -1,0 +1,46 @@
+"""The processes that compose a campaign's messages, with the pages that they may need."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import datetime
+
+from mail_orchestration.composition.assembly import AssemblyPool
+from mail_orchestration.composition.context import MailJobFacts
+from mail_orchestration.composition.definition import Campaign
+from mail_orchestration.egress.page_fetcher import fetching
+from mail_orchestration.installation import Installation
+
+
+@contextlib.contextmanager
+def composing(
+    inst: Installation,
+    campaign: Campaign,
+    facts: MailJobFacts,
+    *,
+    workers: int = 1,
+    dictionary: bytes | None = None,
+) -> Iterator[AssemblyPool]:
+    """A pool of processes for the block, which a template without end ends but does not hold up.
+
+    `dictionary` is what the campaign's stored messages are compressed against, once there is one. Raises BadCampaign
+    naming file and line.
+    """
+    with (
+        fetching(inst.settings.fetch_allowed_networks) as fetch_pages,
+        AssemblyPool(
+            campaign, facts, inst.keys, workers=workers, dictionary=dictionary, fetch_pages=fetch_pages
+        ) as pool,
+    ):
+        yield pool
+
+
+def facts_of_no_mail_job(inst: Installation, now: datetime) -> MailJobFacts:
+    """What messages share that belong to no mail job (previews, single mails): those of mail job 0, which never is."""
+    return MailJobFacts(
+        installation=inst.settings.installation,
+        mail_job_id=0,
+        released_at=now,
+        public_base_url=inst.settings.public_base_url,
+    )
