@@ -40,7 +40,7 @@ class LineServer:
     ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=60)
 
     def ask(self, order: dict[str, Any]) -> dict[str, Any]:
         """The answer to one order."""

@@ -340,11 +340,12 @@ def test_sql_on_postgresql_is_read_only_timed_and_streamed(database: Database) -
             "SELECT name AS email FROM x",
             "failed",
         ),
-        ("SELECT pg_sleep(30) AS email", "statement timeout"),
         ("SELECT nextval('mail_orchestration.contact_contact_id_seq') AS email", "read-only transaction"),
     ]:
         with pytest.raises(BadAudience, match=words):
-            _read(SqlSource(url=url, query=query, timeout_seconds=0.3))
+            _read(SqlSource(url=url, query=query))
+    with pytest.raises(BadAudience, match="statement timeout"):
+        _read(SqlSource(url=url, query="SELECT pg_sleep(300) AS email", timeout_seconds=0.3))
 
 
 @pytest.mark.rule("1.2")

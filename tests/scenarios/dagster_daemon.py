@@ -100,7 +100,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         started = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         for child in started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.terminate()

@@ -42,7 +42,7 @@ from tests.scenarios.crash_course import (
     write_course,
 )
 from tests.scenarios.crash_victims import Death, Victim, VictimServer
-from tests.scenarios.installations import tally, use_database
+from tests.scenarios.installations import hours_pass, tally, use_database
 from tests.scenarios.relays.postfix_sink import Sink, storing_sink
 
 MESSAGES = MANY + FEW
@@ -250,18 +250,6 @@ def test_nobody_is_lost_and_little_is_repeated_after_a_crash_at(
         was_delivered_before = crash.first in ("report", "close")
         judge(inst, None if was_delivered_before else site.sink, deaths, was_too_old=crash.is_too_old)
     site.drop(url)
-
-
-def hours_pass(inst: Installation, hours: int) -> None:
-    """Nobody waits for the hang time: what the dead wrote is older instead."""
-    with inst.database.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE mail_job SET heartbeat_at = heartbeat_at - make_interval(hours => :hours), "
-                "queued_at = queued_at - make_interval(hours => :hours) WHERE state IN ('RUNNING', 'STOPPING')"
-            ),
-            {"hours": hours},
-        )
 
 
 def judge(inst: Installation, sink: Sink | None, deaths: int, *, was_too_old: bool) -> None:

@@ -1,6 +1,6 @@
 """A run's process is killed with its mailcaster in it: the clean-up frees its place, the sensor has the work recovered.
 
-10,000 recipients in one child. What recovers it starts with the first look of the sensor after the hang time, and sends
+2,000 recipients in one child. What recovers it starts with the first look of the sensor after the hang time, and sends
 only what has no result.
 """
 
@@ -36,8 +36,10 @@ __all__ = ["world"]
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 
-CONTACTS = 10_000
+CONTACTS = 2000
 CONNECTIONS = 20
+PACE = 500
+"""Messages per second: the run has more than three seconds of work left when it is killed, however fast the machine."""
 HANG_AFTER_S = 6.0
 
 _RUN_WORKER = """
@@ -113,11 +115,17 @@ def test_its_place_is_freed_and_its_child_recovered(
                 "port": sink.port,
                 "tls": "none",
                 "connections": CONNECTIONS,
+                "messages_per_second": PACE,
             }
         ],
         dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": HANG_AFTER_S},
         mailcasters=[
-            {"name": "large", "min_job_size": 9999, "max_job_size": CONTACTS, "connections": CONNECTIONS}
+            {
+                "name": "large",
+                "min_job_size": CONTACTS - 1,
+                "max_job_size": CONTACTS,
+                "connections": CONNECTIONS,
+            }
         ],
     )
     world.write_audience("members", range(1, CONTACTS + 1))
@@ -137,8 +145,9 @@ def test_its_place_is_freed_and_its_child_recovered(
     time.sleep(1.5)
     world.run("clean_delivery_queue")
     assert status_of(world, run) is dg.DagsterRunStatus.FAILURE
-    if seconds_until_it_hangs(installation) > 1:
-        assert wanted(world) == [], "it may live: nobody takes it yet"
+    asked_for = wanted(world)
+    if seconds_until_it_hangs(installation) > 0:
+        assert asked_for == [], "it may live: nobody takes it yet"
     time.sleep(max(0.0, seconds_until_it_hangs(installation)))
     [request] = wanted(world)
     assert request.tags[MAILCASTER] == "large"

@@ -48,13 +48,11 @@ def test_a_relay_that_comes_back_gets_its_share_again() -> None:
         async with ScriptedRelay(script) as first, ScriptedRelay(slow) as second:
             relays = [relay_to(first, "first"), relay_to(second, "second")]
 
-            async def come_back() -> None:
-                await asyncio.sleep(0.3)
+            def come_back() -> None:
                 script.greeting = "220 open again"
 
-            coming_back = asyncio.create_task(come_back())
+            second.when_accepted(100, come_back)
             done = await delivered(plain_messages(600), relays, connections=4)
-            await coming_back
             assert done.tally == {"accepted": 600}
             assert first.accepted.total() > 100
             assert first.accepted.total() + second.accepted.total() == 600

@@ -7,10 +7,9 @@ import json
 import re
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,14 @@ from mail_orchestration.egress.relay import Backoff
 from mail_orchestration.feedback.daily_counts import close_day
 from mail_orchestration.feedback.reports import mail_job_report
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.database_clock import DatabaseClock
 from mail_orchestration.kernel.model import Bypass
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift, shift
 from mail_orchestration.mailcaster.components import MessageInHand
 from mail_orchestration.mailcaster.repeats import Repeats
 from tests.scenarios.installations import (
+    hours_pass,
     now,
     opened,
     released,
@@ -56,7 +57,7 @@ def _site(
     locals_: Sequence[str],
     *,
     campaign: dict[str, object] | None = None,
-    **dispatcher: object,
+    max_attempts: int = 5,
 ) -> Iterator[Installation]:
     """An installation whose shifts here make short pauses; those in processes of their own make the usual ones."""
     settings = write_site(
@@ -64,7 +65,7 @@ def _site(
         relay_port=server.port,
         campaign=campaign,
         mailcasters=[{"name": "m1", "min_job_size": 40, "max_job_size": 1000, "connections": CONNECTIONS}],
-        dispatcher={"heartbeat_seconds": 0.5, **dispatcher},
+        dispatcher={"max_attempts": max_attempts},
     )
     lines = [f"{local}@example.net,Reader,{n}\n" for n, local in enumerate(locals_)]
     (folder / "everybody.csv").write_text("email,name,number\n" + "".join(lines), encoding="utf-8")
@@ -126,7 +127,7 @@ def test_what_a_killed_mailcaster_left_uncertain_is_sent_again_by_the_next(
     who = [*_ordinary(40), *ONCE]
     with (
         relay_beside() as server,
-        _site(tmp_path, server, database_url, monkeypatch, who, hang_after_seconds=1.5) as inst,
+        _site(tmp_path, server, database_url, monkeypatch, who) as inst,
     ):
         release_id = released(inst)
         with monkeypatch.context() as patch:
@@ -137,7 +138,7 @@ def test_what_a_killed_mailcaster_left_uncertain_is_sent_again_by_the_next(
         before = tally(inst, release_id)
         assert before.accepted + before.uncertain == 46
         assert 0 < before.uncertain <= 6
-        time.sleep(2)
+        hours_pass(inst, 3)
         run_shift(inst, "m1", stop=threading.Event())
 
         found = tally(inst, release_id)
@@ -233,16 +234,25 @@ def test_after_the_expiry_they_stay_uncertain(
         _site(tmp_path, server, database_url, monkeypatch, [*_ordinary(10), *ONCE]) as inst,
     ):
         release_id = released(inst)
-        expires_at = now() + timedelta(seconds=3)
+        expires_at, ahead, asked = now() + timedelta(hours=1), timedelta(), 0
         with inst.database.begin() as connection:
             connection.execute(text("UPDATE release SET expires_at = :at"), {"at": expires_at})
 
-        async def when_it_has_expired(*_: object) -> bool:
-            while now() < expires_at + timedelta(seconds=0.5):
-                await asyncio.sleep(0.1)
+        def told(clock: DatabaseClock) -> datetime:
+            nonlocal asked
+            asked += 1
+            return true_time(clock) + ahead
+
+        async def an_hour_later(*_: object) -> bool:
+            nonlocal ahead
+            ahead, before = timedelta(hours=1), asked
+            while asked < before + 2:  # a heartbeat asks too, but not twice before the expiry is looked for
+                await asyncio.sleep(0.01)
             return True
 
-        monkeypatch.setattr(Repeats, "are_left", when_it_has_expired)
+        true_time = DatabaseClock.now
+        monkeypatch.setattr(DatabaseClock, "now", told)
+        monkeypatch.setattr(Repeats, "are_left", an_hour_later)
         run_shift(inst, "m1", stop=threading.Event())
         assert state(inst, release_id)[0] is MailJobState.FINISHED
         found = tally(inst, release_id)

@@ -29,7 +29,7 @@ def relay_beside(
 
     with ThreadPoolExecutor(1, thread_name_prefix="relay") as executor:
         serving = executor.submit(asyncio.run, serve())
-        started.wait(10)
+        started.wait(60)
         try:
             yield server
         finally:
