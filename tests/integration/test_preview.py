@@ -59,6 +59,7 @@ def test_a_test_send_reaches_the_named_addresses_and_leaves_no_mail_job(
         results = send_test(inst, folder, ["r7@example.net", "boss@example.org"], now=now())
         with pytest.raises(BadAddress):
             send_test(inst, folder, ["no address"], now=now())
+        send_test(inst, folder, ["r7@example.net"], now=now())
         assert [result.outcome for result in results] == [Outcome.ACCEPTED, Outcome.ACCEPTED]
         messages = list(sink.messages())
     # A mailbox that knows a Message-ID already shows the second trial of the day to nobody.
