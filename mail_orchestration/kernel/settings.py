@@ -138,13 +138,15 @@ class MailcasterParameters(_Section):
 
 
 class DispatcherSettings(_Section):
-    """What decides at dedup and watches over the queue (spec 3.1, 5.2, 5.7)."""
+    """What decides at dedup, watches over the queue, and repeats attempts (spec 3.1, 5.2, 5.7, 6.3, 6.4)."""
 
     small_audience_threshold: int = Field(default=100, ge=1)
     heartbeat_seconds: float = Field(default=10, gt=0)
     hang_after_seconds: float = Field(default=7200, gt=0)
     relay_unreachable_after_seconds: float = Field(default=900, gt=0)
     max_attempts: int = Field(default=5, ge=1, le=100)
+    retry_after_minutes: float = Field(default=30, gt=0)
+    reservation_minutes: float = Field(default=30, gt=0)
     assembly_processes: int = Field(default=2, ge=1, le=64)
     accept_promoted_standby: bool = False
     """Whether a promoted standby goes on without the operator: for synchronous replication, which loses nothing."""

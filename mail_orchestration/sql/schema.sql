@@ -1,10 +1,10 @@
 -- The tables of mail_orchestration, in the order that mail flows. A person who knows this page knows the system.
 --
 -- Everything lives in the schema mail_orchestration; the search path is set by the connection.
--- Big tables (recipient, bypass, assembled_message, result, queue_history, daily_mail_count) are insert-only and
--- partitioned by day, so that retention drops partitions and never deletes rows. Partitions are made by
--- ensure_day_partitions().
--- Small tables (mail_job, mailcaster_shift) are updated; they are kept narrow and vacuumed eagerly.
+-- Big tables (recipient, bypass, assembled_message, result, delivery_log, queue_history, daily_mail_count) are
+-- insert-only and partitioned by day, so that retention drops partitions and never deletes rows. Partitions are made by
+-- ensure_day_partitions(). Small tables (mail_job, loose_mail, mailcaster_shift) are updated; they are kept narrow and
+-- vacuumed eagerly.
 
 
 -- Who may be written to ------------------------------------------------------------------------------------------
@@ -297,20 +297,103 @@ CREATE INDEX result_uncertain ON result (release_id, message_no) WHERE outcome =
 CREATE INDEX result_by_time ON result USING brin (occurred_at) WITH (pages_per_range = 32);
 
 
--- The messages that are uncertain at this moment: their last result is. A relay was asked and nobody knows what became of
--- it, so another attempt may be made where may_be_repeated; where it is false we have decided that there will be none.
-CREATE VIEW uncertain_message AS
-SELECT
-    result.released_on, result.release_id, result.message_no, result.mail_job_id, result.contact_id, result.occurred_at,
-    result.reply_text, result.relay, result.result_no, result.relay <> '' AS may_be_repeated
-FROM result
-WHERE result.outcome = 'uncertain'
-    AND NOT EXISTS (
-        SELECT FROM result AS later
-        WHERE later.released_on = result.released_on AND later.release_id = result.release_id
-            AND later.message_no = result.message_no AND later.result_no > result.result_no
-    );
+-- Loose mails ----------------------------------------------------------------------------------------------------
 
+-- In the order in which they go: whoever waits for one mail comes before who gets one of a million.
+CREATE TYPE loose_mail_kind AS ENUM ('single', 'burst', 'retry');
+
+CREATE TYPE loose_mail_state AS ENUM ('SCHEDULED', 'QUEUED', 'SENDING', 'FAILED', 'PAUSED', 'STOPPED');
+
+-- What is sent one by one and not in a mail job (spec 6.2): retries of messages that a relay deferred, single mails and
+-- bursts. A row is here until its mail has come to an end; then it moves to delivery_log.
+-- due_at is the moment before which it is not attempted. A worker reserves a row until reserved_until, under a fence that
+-- each reservation raises. asked_state is what the operator asked for while it is SENDING: it enters that instead of
+-- waiting for its next attempt.
+-- A retry sends what is stored for message_no of its release; result_no and last_outcome are of the message's last result
+-- in the results log, under mail_job_id. A mail of its own has its message here once it is composed, and from then on it
+-- is the same octets at every attempt.
+-- reply_code to relay are of the last attempt, code and description of why it is FAILED or STOPPED.
+CREATE TABLE loose_mail (
+    loose_mail_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    installation_id integer NOT NULL REFERENCES installation,
+    kind loose_mail_kind NOT NULL,
+    state loose_mail_state NOT NULL,
+    asked_state loose_mail_state,
+    priority integer NOT NULL DEFAULT 0,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    due_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    attempts smallint NOT NULL DEFAULT 0,
+    worker text,
+    reserved_until timestamptz,
+    fence bigint NOT NULL DEFAULT 0,
+    campaign_id integer NOT NULL REFERENCES campaign,
+    contact_id bigint NOT NULL,
+    address text NOT NULL,
+    topic text NOT NULL DEFAULT '',
+    released_on date,
+    release_id bigint,
+    message_no integer,
+    mail_job_id bigint,
+    result_no smallint,
+    last_outcome outcome,
+    message bytea,
+    size integer,
+    reply_code smallint,
+    enhanced_code text,
+    reply_text text,
+    relay text,
+    code text,
+    description text,
+    CONSTRAINT sending_is_reserved_by_a_worker
+        CHECK ((state = 'SENDING') = (worker IS NOT NULL) AND (state = 'SENDING') = (reserved_until IS NOT NULL)),
+    CONSTRAINT only_while_sending_it_is_asked_to_rest
+        CHECK (asked_state IS NULL OR (state = 'SENDING' AND asked_state IN ('PAUSED', 'STOPPED'))),
+    CONSTRAINT retry_is_of_a_message CHECK (
+        CASE WHEN kind = 'retry'
+            THEN num_nulls(released_on, release_id, message_no, mail_job_id, result_no, last_outcome) = 0
+            ELSE num_nonnulls(released_on, release_id, message_no, mail_job_id, result_no, last_outcome) = 0
+        END
+    ),
+    CONSTRAINT retry_keeps_no_message_of_its_own CHECK (kind <> 'retry' OR message IS NULL),
+    CONSTRAINT only_what_rests_or_failed_says_why CHECK (code IS NULL OR state IN ('FAILED', 'STOPPED'))
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200);
+
+-- What is due, what is sent next and which reservations have run out: each is found without reading the others.
+CREATE INDEX loose_mail_scheduled ON loose_mail (installation_id, kind, due_at) WHERE state = 'SCHEDULED';
+CREATE INDEX loose_mail_to_send ON loose_mail (installation_id, kind, priority DESC, due_at, loose_mail_id)
+    WHERE state = 'QUEUED';
+CREATE INDEX loose_mail_reserved ON loose_mail (reserved_until) WHERE state = 'SENDING';
+CREATE INDEX loose_mail_of_campaign ON loose_mail (campaign_id);
+CREATE UNIQUE INDEX message_is_retried_by_one_loose_mail ON loose_mail (release_id, message_no) WHERE kind = 'retry';
+
+-- What became of each loose mail, insert-only: one row when it has come to its end. day is the day of ended_at in UTC.
+-- outcome is that of its last attempt, or why there was none (stopped, expired); a dead letter that the operator deleted
+-- keeps the outcome that it died with.
+CREATE TABLE delivery_log (
+    day date NOT NULL,
+    loose_mail_id bigint NOT NULL,
+    installation_id integer NOT NULL,
+    kind loose_mail_kind NOT NULL,
+    campaign_id integer NOT NULL,
+    contact_id bigint NOT NULL,
+    address text NOT NULL,
+    release_id bigint,
+    message_no integer,
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz NOT NULL,
+    attempts smallint NOT NULL,
+    outcome outcome NOT NULL,
+    reply_code smallint,
+    enhanced_code text,
+    reply_text text,
+    relay text NOT NULL,
+    code text,
+    description text,
+    deleted_by text
+) PARTITION BY RANGE (day);
+CREATE INDEX delivery_log_by_time ON delivery_log (installation_id, ended_at DESC);
+CREATE INDEX delivery_log_of_message ON delivery_log (release_id, message_no) WHERE release_id IS NOT NULL;
 
 -- What was queued lately: the same mail is not queued again within the history (spec 6.6). One row for each mail of its own
 -- (single mails, bursts); a release needs none, its recipients tell. mail_key is the hash of what must not come twice.
@@ -320,6 +403,25 @@ CREATE TABLE queue_history (
     queued_at timestamptz NOT NULL,
     PRIMARY KEY (mail_key, queued_on)
 ) PARTITION BY RANGE (queued_on);
+
+-- The messages that are uncertain at this moment: their last result is. A relay was asked and nobody knows what became of
+-- it, so another attempt may be made where may_be_repeated; where it is false we have decided that there will be none, or
+-- a loose mail makes it.
+CREATE VIEW uncertain_message AS
+SELECT
+    result.released_on, result.release_id, result.message_no, result.mail_job_id, result.contact_id, result.occurred_at,
+    result.reply_text, result.relay, result.result_no,
+    loose.state AS loose_mail_state,
+    result.relay <> '' AND loose.state IS NULL AS may_be_repeated
+FROM result
+LEFT JOIN loose_mail AS loose
+    ON loose.kind = 'retry' AND loose.release_id = result.release_id AND loose.message_no = result.message_no
+WHERE result.outcome = 'uncertain'
+    AND NOT EXISTS (
+        SELECT FROM result AS later
+        WHERE later.released_on = result.released_on AND later.release_id = result.release_id
+            AND later.message_no = result.message_no AND later.result_no > result.result_no
+    );
 
 
 -- How often somebody was written to ------------------------------------------------------------------------------
@@ -466,7 +568,9 @@ DECLARE
     partition text;
 BEGIN
     FOREACH parent IN ARRAY
-        ARRAY['recipient', 'bypass', 'assembled_message', 'result', 'queue_history', 'daily_mail_count']
+        ARRAY[
+            'recipient', 'bypass', 'assembled_message', 'result', 'delivery_log', 'queue_history', 'daily_mail_count'
+        ]
     LOOP
         partition := parent || '_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import ENDED, TRANSITIONS, MailJobKind, MailJobState
 from tests.integration.dispatch_rows import NOW, World
@@ -22,7 +23,13 @@ _ONLY_WORK = {_S.RUNNING, _S.STOPPING, _S.RECOVERING, _S.RECOVERED, _S.FINISHED}
 @pytest.mark.rule("3.2")
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("mail_job_state", MailJobState), ("mail_job_kind", MailJobKind), ("outcome", Outcome)],
+    [
+        ("mail_job_state", MailJobState),
+        ("mail_job_kind", MailJobKind),
+        ("loose_mail_state", LooseMailState),
+        ("loose_mail_kind", LooseMailKind),
+        ("outcome", Outcome),
+    ],
 )
 def test_the_enum_in_sql_is_the_one_in_python(database: Database, name: str, values: Any) -> None:
     with database.begin() as connection:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mail_orchestration.kernel.loose_mail_states import LOOSE_MAIL_TRANSITIONS, LooseMailState
 from mail_orchestration.kernel.states import ENDED, TRANSITIONS, MailJobState
 
-_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "mail-job-states.md"
+_REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+_PAGE = _REFERENCE / "mail-job-states.md"
+_LOOSE_PAGE = _REFERENCE / "loose-mail-states.md"
 _ARROW = re.compile(r"^\s+(\w+) --> (\w+):", re.MULTILINE)
 _FINAL = re.compile(r"^\s+(\w+) --> \[\*\]$", re.MULTILINE)
 _ROW = re.compile(r"^\| (\w+) \| ([\w, ]+) \| ", re.MULTILINE)
@@ -57,3 +60,19 @@ def test_what_has_ended_leads_on_only_by_a_restart() -> None:
 def test_parents_states_are_known_by_name(state: MailJobState) -> None:
     assert state.is_parents_own == state.value.startswith("P_")
     assert state.is_ended == (state in ENDED)
+
+
+@pytest.mark.rule("6.3")
+@pytest.mark.rule("7.1")
+def test_the_page_of_loose_mails_shows_every_state_and_way_and_no_other() -> None:
+    page = _LOOSE_PAGE.read_text(encoding="utf-8")
+    known = {
+        (leaves.value, enters.value)
+        for leaves, all_enters in LOOSE_MAIL_TRANSITIONS.items()
+        for enters in all_enters
+    }
+    drawn = [(leaves, enters) for leaves, enters in _ARROW.findall(page)]
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == known
+    named = re.findall(r"^\| (\w+) \| ", page, re.MULTILINE)
+    assert named == ["state", *(state.value for state in LooseMailState)]
