@@ -1,12 +1,15 @@
 """The mailcaster's story: a shift is claim, deliver, settle, finish, until there is no more work (spec 4.3).
 
 shift           the loop over mail jobs
-delivery        one mail job: its results durable before a connection goes on, its heartbeat beside it
+delivery        one mail job: its results durable before a connection goes on
+keeper          its heartbeat beside that, and what ends it early
 components      the campaign's own, before and after a send
 message_feed    from the stored messages to egress
+repeats         uncertain ones once more
+station         what is kept from one mail job to the next
 """
 
-from mail_orchestration.mailcaster.delivery import MailJobDone
+from mail_orchestration.mailcaster.mail_job_done import MailJobDone
 from mail_orchestration.mailcaster.shift import ShiftSummary, has_work, run_shift, work_on
 
 __all__ = ["MailJobDone", "ShiftSummary", "has_work", "run_shift", "work_on"]

@@ -26,7 +26,8 @@ from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import BadInput, ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.kernel.states import MailJobKind
-from mail_orchestration.mailcaster.delivery import MailJobDelivery, MailJobDone
+from mail_orchestration.mailcaster.delivery import MailJobDelivery
+from mail_orchestration.mailcaster.mail_job_done import MailJobDone
 from mail_orchestration.mailcaster.station import Station
 from mail_orchestration.relays import relays_of
 

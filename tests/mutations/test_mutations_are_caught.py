@@ -213,7 +213,7 @@ MUTATIONS: dict[str, Mutation] = {
     "what is uncertain is forgotten at the end of a mail job": Mutation(
         promise="5.7",
         file="mailcaster/delivery.py",
-        old="                relay_errors |= await self._send_again(feed, held)\n",
+        old="                relay_errors |= await self._send_again(feed)\n",
         new="",
         caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
     ),
