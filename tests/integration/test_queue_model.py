@@ -17,8 +17,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.states import TRANSITIONS, MailJobState
 
-pytest.register_assert_rewrite("tests.integration.queue_machine", "tests.integration.queue_model")
-from tests.integration.queue_machine import QueueMachine  # noqa: E402 - only now are its asserts rewritten
+pytest.register_assert_rewrite("tests.integration.queue_model")
+from tests.integration.queue_model.every_way import EveryWay  # noqa: E402 - only now are its asserts rewritten
+from tests.integration.queue_model.machine import QueueMachine  # noqa: E402
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
@@ -48,8 +49,8 @@ def test_the_queue_does_what_the_model_does(database: Database, monkeypatch: pyt
 
 @pytest.mark.rule("3.2")
 def test_every_way_of_the_table_is_gone_by_some_code(database: Database) -> None:
-    run = QueueMachine(database)
-    run.go_every_way()
+    run = EveryWay(database)
+    run.go()
     run.teardown()
     gone = {way for job in run.model.jobs.values() for way in pairwise(job.history)}
     table = {(leaves, enters) for leaves, all_enters in TRANSITIONS.items() for enters in all_enters}
