@@ -25,7 +25,8 @@ import uvloop
 from sqlalchemy import text
 
 from mail_orchestration.feedback.results_log import ResultsLog
-from mail_orchestration.kernel.database import Database, copy_rows
+from mail_orchestration.kernel.bulk import copy_rows
+from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 

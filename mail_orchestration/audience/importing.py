@@ -24,8 +24,9 @@ from mail_orchestration.audience.checking_ahead import checked_ahead
 from mail_orchestration.audience.chunks import Chunk, Destination
 from mail_orchestration.audience.merging import begin_merging, copy_lines, fill_staging
 from mail_orchestration.audience.rows import Reject, Source
+from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.database import Database, copy_rows
+from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadAudience, NotFound
 from mail_orchestration.kernel.statements import STATEMENTS
 

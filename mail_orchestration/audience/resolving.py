@@ -26,9 +26,10 @@ from sqlalchemy import Connection, Row
 
 from mail_orchestration.audience.handover import read_recipients
 from mail_orchestration.audience.rows import clean_name
+from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.components import Component, run_components
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.database import Database, copy_rows
+from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from mail_orchestration.kernel.database import copy_rows
+from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.model import Bypass
 from mail_orchestration.kernel.statements import STATEMENTS

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
-from mail_orchestration.kernel.database import read_binary
+from mail_orchestration.kernel.bulk import read_binary
 from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.statements import STATEMENTS
 

@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: one `Database` for each process, its pool, its transactions, COPY and streams.
+"""The way to PostgreSQL: one `Database` for each process, its pool and its transactions.
 
 Statements are SQLAlchemy Core over psycopg 3. Every connection has the search path `mail_orchestration`, the
 time zone UTC and an application name, and gives up on a dead network within a minute.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Connection, Engine, Row, TextClause, create_engine, event, exc, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Connection, create_engine, event, exc, text
 from sqlalchemy.pool import NullPool
 
+from mail_orchestration.kernel.bulk import driver_of
 from mail_orchestration.kernel.database_address import DatabaseAddress
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import BadSettings, DatabaseUnavailable
@@ -197,7 +196,7 @@ class Database:
 
     def _check_server_version(self) -> None:
         with self.connect_autocommit() as connection:
-            version = _driver(connection).info.server_version
+            version = driver_of(connection).info.server_version
         if version < OLDEST_SERVER_VERSION:
             raise BadSettings(
                 f"DATABASE_URL: {self._address} is PostgreSQL {version // 10000}, "
@@ -237,76 +236,7 @@ def create_missing_schemas(connection: Connection) -> None:
         text("SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.schemas', 0))")
     )
     for name in sorted(missing):
-        _driver(connection).execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
-
-
-def copy_rows(
-    connection: Connection,
-    statement: TextClause | str,
-    rows: Iterable[Sequence[Any]],
-    *,
-    types: Sequence[str] | None = None,
-) -> int:
-    """Run `COPY … FROM STDIN` inside the connection's transaction and return the number of rows written.
-
-    One of `rows` is held at a time. With `WITH (FORMAT binary)` in the statement `types` must name the
-    columns' types, such as `("int8", "text")`, since binary COPY casts nothing.
-    """
-    _require_transaction(connection)
-    command = statement if isinstance(statement, str) else statement.text
-    with _driver(connection).cursor() as cursor:
-        with cursor.copy(command.encode()) as copy:
-            if types is not None:
-                copy.set_types(types)
-            for row in rows:
-                copy.write_row(row)
-        return cursor.rowcount
-
-
-def stream(
-    connection: Connection, statement: TextClause, parameters: Mapping[str, Any], batch: int
-) -> Iterator[list[Row[Any]]]:
-    """Read a result of any size through a server-side cursor, in lists of at most `batch` rows.
-
-    Needs a transaction; the cursor ends with the iteration.
-    """
-    _require_transaction(connection)
-    with connection.execute(statement, parameters, execution_options={"yield_per": batch}) as result:
-        for partition in result.partitions(batch):
-            yield list(partition)
-
-
-def read_binary(
-    connection: Connection, statement: TextClause, parameters: Mapping[str, Any]
-) -> list[tuple[Any, ...]]:
-    """All rows of a query, sent in binary form and as plain tuples: for many stored messages at once.
-
-    Half the CPU time of SQLAlchemy's rows over hexadecimal text.
-    """
-    with _driver(connection).cursor(binary=True) as cursor:
-        return cursor.execute(_for_driver(statement), parameters).fetchall()
-
-
-@lru_cache(maxsize=32)
-def _for_driver(statement: TextClause) -> bytes:
-    """A named statement in the driver's own style of binds."""
-    return str(statement.compile(dialect=postgresql.psycopg.dialect())).encode()  # type: ignore[no-untyped-call]
-
-
-def engine_of(database: Database) -> Engine:
-    """The pooled engine, for libraries that ask for one (pandas)."""
-    return database._pooled
-
-
-def _require_transaction(connection: Connection) -> None:
-    if not connection.in_transaction():
-        raise ValueError("this needs a transaction: use Database.begin()")
-
-
-def _driver(connection: Connection) -> psycopg.Connection[Any]:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    return driver
+        driver_of(connection).execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(name)))
 
 
 def _why_unavailable(error: exc.DBAPIError | exc.TimeoutError | psycopg.Error) -> str | None:

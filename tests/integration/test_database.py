@@ -14,7 +14,8 @@ import pytest
 from psycopg.errors import error_from_result
 from sqlalchemy import TextClause, exc, text
 
-from mail_orchestration.kernel.database import Database, copy_rows, stream
+from mail_orchestration.kernel.bulk import copy_rows
+from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_address import DatabaseAddress
 from mail_orchestration.kernel.errors import BadSettings, DatabaseUnavailable
 
@@ -79,23 +80,12 @@ def test_copy_writes_inside_the_transaction(database: Database, form: str) -> No
         assert set(connection.scalars(_NAMES)) == {name for (name,) in rows}
 
 
-def test_copy_and_stream_refuse_to_work_without_a_transaction(database: Database) -> None:
-    with database.dedicated(autocommit=False) as connection:
-        with pytest.raises(ValueError, match="transaction"):
-            copy_rows(connection, "COPY installation (name) FROM STDIN", [("lost",)])
-        with pytest.raises(ValueError, match="transaction"):
-            list(stream(connection, _NAMES, {}, 2))
-
-
-def test_stream_holds_one_batch_at_a_time(database: Database) -> None:
-    with database.begin() as connection:
-        numbers = text("SELECT n FROM generate_series(1, CAST(:last AS integer)) AS n")
-        batches = stream(connection, numbers, {"last": 10}, 4)
-        assert [tuple(row) for row in next(batches)] == [(1,), (2,), (3,), (4,)]
-        # The rest is still the server's: a portal is open.
-        assert connection.scalar(text("SELECT count(*) FROM pg_cursors WHERE name <> ''")) == 1
-        assert [len(batch) for batch in batches] == [4, 2]
-        assert connection.scalar(text("SELECT count(*) FROM pg_cursors WHERE name <> ''")) == 0
+def test_copy_refuses_to_work_without_a_transaction(database: Database) -> None:
+    with (
+        database.dedicated(autocommit=False) as connection,
+        pytest.raises(ValueError, match="transaction"),
+    ):
+        copy_rows(connection, "COPY installation (name) FROM STDIN", [("lost",)])
 
 
 def test_dedicated_keeps_a_session_lock_and_no_transaction(database: Database) -> None:

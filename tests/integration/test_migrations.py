@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 
 from mail_orchestration.kernel import migrations
-from mail_orchestration.kernel.database import Database, engine_of
+from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.migrations import (
     alembic_configuration,
@@ -124,9 +124,9 @@ def test_many_processes_migrate_at_once(empty: Database) -> None:
 
 def test_nothing_to_do_is_one_query(database: Database) -> None:
     queries: list[str] = []
-    event.listen(
-        engine_of(database), "before_cursor_execute", lambda *arguments: queries.append(str(arguments[2]))
-    )
+    with database.begin() as connection:
+        pooled = connection.engine
+    event.listen(pooled, "before_cursor_execute", lambda *arguments: queries.append(str(arguments[2])))
     assert migrate(database) == known_versions()[-1]
     assert len(queries) == 1
 

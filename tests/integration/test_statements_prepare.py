@@ -18,7 +18,8 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
-from mail_orchestration.kernel.database import Database, copy_rows
+from mail_orchestration.kernel.bulk import copy_rows
+from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _ROOT = Path(__file__).parents[2]
