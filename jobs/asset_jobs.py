@@ -71,6 +71,6 @@ frequency = dg.define_asset_job(
         "Run twice, late or after missing nights it gives the same figures."
     ),
     executor_def=dg.in_process_executor,
-    tags={PROCESS: "frequency"},
+    tags={PROCESS: "close_of_the_day"},
     owners=shown.OWNERS,
 )

@@ -18,7 +18,7 @@ from jobs.clean_delivery_queue import clean_delivery_queue
 from jobs.mailcaster import mailcaster
 from jobs.operate import restart_mail_jobs, stop_mail_jobs
 from jobs.release_campaign import release_campaign
-from schedules.mailcaster_sensor import mailcaster_sensor
+from schedules.global_queue_sensor import global_queue_sensor
 from schedules.partition_key_sensor import partition_key_sensor
 from schedules.release_sensors import assemble_sensor, queue_for_delivery_sensor, report_sensor
 from schedules.times import clean_delivery_queue_schedule, close_of_the_day_schedule
@@ -51,7 +51,7 @@ defs = dg.Definitions(
     sensors=[
         assemble_sensor,
         queue_for_delivery_sensor,
-        mailcaster_sensor,
+        global_queue_sensor,
         report_sensor,
         partition_key_sensor,
     ],

@@ -6,20 +6,20 @@ from assets.mail_system import MailSystem
 from assets.partitions import CHILD_JOBS, MAIL_JOBS, add_keys
 from mail_orchestration.dispatch.mail_jobs import children, mail_jobs
 from mail_orchestration.kernel.states import MailJobKind
+from mail_orchestration.processes import process
+
+PARTITION_KEYS = process("partition_keys")
 
 NEWEST = 200
 """Releases that one tick looks at."""
 
 
 @dg.sensor(
-    name="partition_keys",
+    name=PARTITION_KEYS.name,
     target=None,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Makes mail jobs and their children known as partitions where they came about without Dagster, "
-        "such as from the command line."
-    ),
+    description=PARTITION_KEYS.description,
 )
 def partition_key_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]

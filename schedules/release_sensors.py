@@ -8,7 +8,10 @@ from assets.mail_system import MailSystem
 from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
 from jobs.asset_jobs import assemble, queue_for_delivery, report
 from mail_orchestration.broadcast import releases_to_assemble, releases_to_queue, releases_to_report
+from mail_orchestration.processes import process
 from schedules.runs import why_not_now
+
+ASSEMBLE, QUEUE_FOR_DELIVERY, REPORT = map(process, ("assemble", "queue_for_delivery", "report"))
 
 LOOK_EVERY_S = 2
 """Dagster's daemon looks every 5 s; an interval just below that is due each time, one of 5 s only every
@@ -19,43 +22,43 @@ RUNS_AT_ONCE = 10
 
 
 @dg.sensor(
-    name="assemble",
+    name=ASSEMBLE.name,
     job=assemble,
     minimum_interval_seconds=LOOK_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts Assemble for each release that is not assembled yet.",
+    description=ASSEMBLE.description,
 )
 def assemble_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
 ) -> dg.SensorResult:
     """Released and not assembled: one run each."""
-    return _runs_for(context, "assemble", releases_to_assemble(mail.shared()))
+    return _runs_for(context, assemble.name, releases_to_assemble(mail.shared()))
 
 
 @dg.sensor(
-    name="queue_for_delivery",
+    name=QUEUE_FOR_DELIVERY.name,
     job=queue_for_delivery,
     minimum_interval_seconds=LOOK_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts Queue for delivery for each release that is assembled and whose start time has come.",
+    description=QUEUE_FOR_DELIVERY.description,
 )
 def queue_for_delivery_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
 ) -> dg.SensorResult:
     """Assembled and not queued: one run each."""
-    return _runs_for(context, "queue_for_delivery", releases_to_queue(mail.shared()))
+    return _runs_for(context, queue_for_delivery.name, releases_to_queue(mail.shared()))
 
 
 @dg.sensor(
-    name="report",
+    name=REPORT.name,
     job=report,
     minimum_interval_seconds=LOOK_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Writes the report of each mail job that has ended.",
+    description=REPORT.description,
 )
 def report_sensor(context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]) -> dg.SensorResult:
     """Ended and not reported: one run each."""
-    return _runs_for(context, "report", releases_to_report(mail.shared()))
+    return _runs_for(context, report.name, releases_to_report(mail.shared()))
 
 
 def _runs_for(

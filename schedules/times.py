@@ -8,6 +8,9 @@ from jobs.asset_jobs import frequency
 from jobs.clean_delivery_queue import clean_delivery_queue
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.settings import load_settings
+from mail_orchestration.processes import process
+
+CLOSE_OF_THE_DAY, CLEAN_DELIVERY_QUEUE = map(process, ("close_of_the_day", "clean_delivery_queue"))
 
 
 def installation_time_zone() -> str:
@@ -24,23 +27,20 @@ def installation_time_zone() -> str:
 
 
 close_of_the_day_schedule = dg.ScheduleDefinition(
-    name="close_of_the_day",
+    name=CLOSE_OF_THE_DAY.name,
     job=frequency,
     # A quarter past midnight: what was sent just before it has its result by then. Were it late, the next
     # night has it.
     cron_schedule="15 0 * * *",
     execution_timezone=installation_time_zone(),
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description=(
-        "Every night: closes the days that are over and tells the frequency counters. A night that was "
-        "missed is made up for by the next one."
-    ),
+    description=CLOSE_OF_THE_DAY.description,
 )
 
 clean_delivery_queue_schedule = dg.ScheduleDefinition(
-    name="clean_delivery_queue",
+    name=CLEAN_DELIVERY_QUEUE.name,
     job=clean_delivery_queue,
     cron_schedule="*/10 * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every ten minutes: marks interrupted mail jobs, fails dead runs, drops old partition keys.",
+    description=CLEAN_DELIVERY_QUEUE.description,
 )

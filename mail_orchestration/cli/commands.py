@@ -17,6 +17,7 @@ for _module in (
     "uncertain",
     "operator",
     "mailcaster",
+    "process",
     "care",
     "hold",
     "demo",

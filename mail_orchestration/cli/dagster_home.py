@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.settings import SETTINGS_VARIABLE
+from mail_orchestration.processes.dagster_server import LOCATION_NAME
 
 DAGSTER_URL_VARIABLE = "MAIL_ORCHESTRATION_DAGSTER_URL"
-LOCATION_NAME = "mail_orchestration"
 WORKSPACE_FILE = "workspace.yaml"
 DEFINITIONS_MODULE = "schedules.definitions"
 

@@ -48,12 +48,12 @@ def demo(
         tell.headline(
             f"mail_orchestration demo: {contacts:,} contacts, one newsletter, a relay on this machine"
         )
-        with open_site(folder, command="demo", contacts=contacts) as site:
+        with open_site(folder, command="demo", contacts=contacts, webserver_port=free_port()) as site:
             tell.line(f"PostgreSQL (embedded) and an SMTP relay on 127.0.0.1:{site.relay_port} are up", began)
             code_server = start_code_server(site)
             filled = demo_course.fill(site)
             tell.imports(site, filled)
-            dagster = start_dagster(site, code_server, port=free_port())
+            dagster = start_dagster(site, code_server)
             tell.line(f"Dagster's daemon works, its UI answers on {dagster.url} until the demo ends", began)
             released = time.monotonic()
             mail_job = demo_course.release(site)
@@ -118,13 +118,19 @@ def dev(
 
     with (
         stop_on_signals() as stop,
-        open_site(folder, command="dev", contacts=contacts, on_database_url=on_database_url) as site,
+        open_site(
+            folder,
+            command="dev",
+            contacts=contacts,
+            webserver_port=free_port(port),
+            on_database_url=on_database_url,
+        ) as site,
     ):
         tell.line(f"PostgreSQL and an SMTP relay on 127.0.0.1:{site.relay_port} are up", began)
         code_server = start_code_server(site)
         filled = demo_course.fill(site)
         tell.imports(site, filled)
-        dagster = start_dagster(site, code_server, port=free_port(port))
+        dagster = start_dagster(site, code_server)
         mail_job = demo_course.release(site)
         tell.line(
             f"mail job {mail_job} of {site.campaign_folder.name} is released: watch it in the UI", began

@@ -19,7 +19,6 @@ from urllib.parse import urlencode
 
 from mail_orchestration.cli.dagster_home import (
     DEFINITIONS_MODULE,
-    LOCATION_NAME,
     WORKSPACE_FILE,
     checkout,
     environment_for_dagster,
@@ -32,6 +31,7 @@ from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.settings import SETTINGS_FILE
+from mail_orchestration.processes.dagster_server import LOCATION_NAME
 
 CAMPAIGN = "spring-newsletter"
 RELAY_IS_UP_WITHIN_SECONDS = 30.0
@@ -55,6 +55,8 @@ time_zone: Europe/Berlin
 public_base_url: https://news.loewenzahn.example
 data_dir: .
 campaigns_dir: {campaigns}
+dagster:
+  url: http://127.0.0.1:{webserver_port}
 
 relays:
   - name: local
@@ -103,6 +105,8 @@ class Site:
     inst: Installation
     services: Services
     rate: int
+    webserver_port: int
+    """Where Dagster's webserver is to be."""
 
     @property
     def campaign_folder(self) -> Path:
@@ -127,7 +131,14 @@ class Dagster:
 
 
 @contextlib.contextmanager
-def open_site(folder: Path, *, command: str, contacts: int, on_database_url: bool = False) -> Iterator[Site]:
+def open_site(
+    folder: Path,
+    *,
+    command: str,
+    contacts: int,
+    webserver_port: int,
+    on_database_url: bool = False,
+) -> Iterator[Site]:
     """Make `folder` anew with contacts, settings, relay and database; at the end of the block all processes end.
 
     With `on_database_url` the database is that of DATABASE_URL. Raises StateConflict when another demo runs in the
@@ -151,7 +162,9 @@ def open_site(folder: Path, *, command: str, contacts: int, on_database_url: boo
                 services.wait_for_file(relay, relay_folder / PORT_FILE, seconds=RELAY_IS_UP_WITHIN_SECONDS)
             )
             settings_path = folder / SETTINGS_FILE
-            settings_path.write_text(_settings(command, contacts, port, rate), encoding="utf-8")
+            settings_path.write_text(
+                _settings(command, contacts, port, rate, webserver_port), encoding="utf-8"
+            )
             with open_installation(settings_path, application_name="demo") as inst:
                 # Inside, so that workers end while the database is still held.
                 try:
@@ -164,6 +177,7 @@ def open_site(folder: Path, *, command: str, contacts: int, on_database_url: boo
                         inst=inst,
                         services=services,
                         rate=rate,
+                        webserver_port=webserver_port,
                     )
                 finally:
                     services.stop()
@@ -192,7 +206,7 @@ def start_code_server(site: Site) -> CodeServer:
     return CodeServer(service=service, port=port, workspace=home / WORKSPACE_FILE)
 
 
-def start_dagster(site: Site, code_server: CodeServer, *, port: int) -> Dagster:
+def start_dagster(site: Site, code_server: CodeServer) -> Dagster:
     """Start Dagster's webserver and daemon and return when the web page answers and shows our definitions.
 
     Raises ServiceFailed with the end of the log of what does not come up.
@@ -204,9 +218,9 @@ def start_dagster(site: Site, code_server: CodeServer, *, port: int) -> Dagster:
     webserver = services.start(
         "webserver",
         "dagster_webserver",
-        *("--host", "127.0.0.1", "--port", str(port), "--workspace", workspace),
+        *("--host", "127.0.0.1", "--port", str(site.webserver_port), "--workspace", workspace),
     )
-    url = f"http://127.0.0.1:{port}"
+    url = site.inst.settings.dagster.url
     services.wait_for_http(webserver, f"{url}/server_info", seconds=DAGSTER_IS_UP_WITHIN_SECONDS)
     dagster = Dagster(url=url)
     for entry in _asked(site, dagster, LOAD_ERRORS)["workspaceOrError"].get("locationEntries", ()):
@@ -231,7 +245,7 @@ def _asked(site: Site, dagster: Dagster, query: str) -> dict[str, Any]:
     return data
 
 
-def _settings(command: str, contacts: int, relay_port: int, rate: int) -> str:
+def _settings(command: str, contacts: int, relay_port: int, rate: int, webserver_port: int) -> str:
     small = max(10, contacts // 50)
     return SETTINGS.format(
         command=command,
@@ -239,6 +253,7 @@ def _settings(command: str, contacts: int, relay_port: int, rate: int) -> str:
         campaigns=json.dumps(str(checkout() / "examples" / "campaigns")),
         relay_port=relay_port,
         rate=rate,
+        webserver_port=webserver_port,
         small=small,
         medium=max(60, 3 * small),
         large=max(90, 6 * small),

@@ -29,7 +29,7 @@ MEANING = {
     ExitCode.OK: "done, and all is well",
     ExitCode.NOT_WELL: "what was asked about is not well: findings, a failed mail job, a refused message",
     ExitCode.BAD_INPUT: "bad input or usage: mend it and try again",
-    ExitCode.UNAVAILABLE: "the database or a relay does not answer: try again later, nothing was lost",
+    ExitCode.UNAVAILABLE: "the database, a relay or Dagster does not answer: try again later, nothing was lost",
     ExitCode.CONFLICT: "the mail job is not in the state that this needs, or somebody else works on it",
     ExitCode.DEFECT: "a defect of this program: please report it",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C",

@@ -12,6 +12,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +22,7 @@ from mail_orchestration.kernel.yaml_document import read_yaml
 
 SETTINGS_VARIABLE = "MAIL_ORCHESTRATION_SETTINGS"
 SETTINGS_FILE = "mail_orchestration.yaml"
+WEBSERVER_VARIABLE = "MAIL_ORCHESTRATION_WEBSERVER_URL"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
@@ -51,6 +53,21 @@ def _base_url(value: str) -> str:
             "must be like https://mail.example.org, in ASCII and without ?, #, quotes and angle brackets"
         )
     return value
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be like http://127.0.0.1:3000")
+    return value
+
+
+def _web_address_without_password(value: str) -> str:
+    if urlsplit(value).username is not None:
+        raise ValueError(
+            f"user and password do not stand in the settings: name the address in {WEBSERVER_VARIABLE}"
+        )
+    return _web_address(value)
 
 
 Host = Annotated[str, AfterValidator(_host)]
@@ -211,6 +228,26 @@ class AudienceSettings(_Section):
         return any((self.csv, self.parquet, self.direct_mailer, self.sql))
 
 
+class DagsterSettings(_Section):
+    """Where Dagster's webserver is (spec 6.1)."""
+
+    url: Annotated[str, AfterValidator(_web_address_without_password)] = "http://127.0.0.1:3000"
+
+    @property
+    def webserver_url(self) -> str:
+        """The environment's MAIL_ORCHESTRATION_WEBSERVER_URL, which may hold a password, or `url`.
+
+        Raises BadSettings.
+        """
+        named = os.environ.get(WEBSERVER_VARIABLE)
+        if not named:
+            return self.url
+        try:
+            return _web_address(named)
+        except ValueError as error:
+            raise BadSettings(f"{WEBSERVER_VARIABLE} {error}") from None
+
+
 class Settings(_Section):
     """The whole file."""
 
@@ -224,6 +261,7 @@ class Settings(_Section):
     """Private networks that pages may be fetched from (spec 2.3), as CIDR."""
     dispatcher: DispatcherSettings = DispatcherSettings()
     retention: RetentionSettings = RetentionSettings()
+    dagster: DagsterSettings = DagsterSettings()
     relays: tuple[RelaySettings, ...] = ()
     mailcasters: tuple[MailcasterParameters, ...] = ()
     audiences: tuple[AudienceSettings, ...] = ()

@@ -7,6 +7,8 @@ import itertools
 import dagster as dg
 import pytest
 
+from jobs.tags import PROCESS
+from mail_orchestration.processes import PROCESSES
 from schedules.definitions import defs
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
@@ -71,6 +73,26 @@ def test_every_job_sensor_and_schedule_explains_itself() -> None:
     for schedule in repository.schedule_defs:
         assert schedule.description, schedule.name
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING, schedule.name
+
+
+@pytest.mark.rule("6.1")
+def test_every_sensor_and_schedule_is_a_process_and_says_what_the_table_says() -> None:
+    repository = defs.get_repository_def()
+    targets = {
+        sensor.name: [target.job_name for target in sensor.targets] if sensor.targets else []
+        for sensor in repository.sensor_defs
+    } | {schedule.name: [schedule.job_name] for schedule in repository.schedule_defs}
+    said = {
+        **{("sensor", each.name): each.description for each in repository.sensor_defs},
+        **{("schedule", each.name): each.description for each in repository.schedule_defs},
+    }
+
+    assert said == {(each.trigger.value, each.name): each.description for each in PROCESSES}
+    assert targets == {each.name: list(each.jobs) for each in PROCESSES}
+    for each in PROCESSES:
+        for name in each.jobs:
+            assert repository.get_job(name).tags[PROCESS] == each.name
+            assert each.is_per_mail_job == (repository.get_job(name).partitions_def is not None)
 
 
 def test_the_report_of_a_release_is_downstream_of_no_child_of_another() -> None:

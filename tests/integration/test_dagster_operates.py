@@ -9,7 +9,7 @@ import pytest
 
 from mail_orchestration.broadcast import assemble_release, queue_release, resolve_release
 from mail_orchestration.kernel.clock import utc_now
-from schedules.mailcaster_sensor import mailcaster_sensor
+from schedules.global_queue_sensor import global_queue_sensor
 from tests.integration.dagster_fixtures import World, dagster_instance, failure_of, world
 
 __all__ = ["dagster_instance", "world"]
@@ -35,7 +35,7 @@ def operated(world: World, verb: str, **config: object) -> dict[str, Any]:
 def wakes(world: World) -> int:
     """How many mailcasters the sensor would start now."""
     with dg.build_sensor_context(instance=world.instance, resources={"mail": world.mail}) as context:
-        found = mailcaster_sensor(context)
+        found = global_queue_sensor(context)
     assert isinstance(found, dg.SensorResult)
     return len(found.run_requests or [])
 

@@ -22,7 +22,7 @@ from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import BadSettings
 from schedules.definitions import defs
-from schedules.mailcaster_sensor import mailcaster_sensor
+from schedules.global_queue_sensor import global_queue_sensor
 from schedules.partition_key_sensor import partition_key_sensor
 from schedules.release_sensors import assemble_sensor, queue_for_delivery_sensor, report_sensor
 from schedules.times import installation_time_zone
@@ -119,10 +119,10 @@ def test_a_run_that_failed_just_now_is_not_repeated_at_once(world: World) -> Non
 
 @pytest.mark.rule("4.3")
 def test_the_fleet_wakes_those_for_whom_there_is_work(world: World) -> None:
-    assert "no work" in (tick(world, mailcaster_sensor).skip_message or "")
+    assert "no work" in (tick(world, global_queue_sensor).skip_message or "")
     world.queued()
 
-    told = tick(world, mailcaster_sensor)
+    told = tick(world, global_queue_sensor)
 
     [wanted] = told.run_requests or []
     assert wanted.tags[MAILCASTER] == "large"
@@ -154,21 +154,21 @@ def test_a_host_whose_clock_is_hours_ahead_queues_nothing_in_the_future_and_take
         while claim_next(opened.database, opened.installation_id, large, now=now, hang_after_s=7200):
             pass
 
-    assert "no work" in (tick(world, mailcaster_sensor).skip_message or "")
+    assert "no work" in (tick(world, global_queue_sensor).skip_message or "")
 
 
 def test_a_mailcaster_at_work_is_not_woken_twice(world: World) -> None:
     world.queued()
     an_unfinished_run(world, "mailcaster", **{MAILCASTER: "large"})
 
-    assert tick(world, mailcaster_sensor).skip_message == "large: at work"
+    assert tick(world, global_queue_sensor).skip_message == "large: at work"
 
 
 @pytest.mark.rule("5.8")
 def test_while_sending_is_held_nobody_is_woken_and_it_is_said_why(world: World) -> None:
     world.queued()
     holding.hold(world.mail.shared(), "the relay is being moved")
-    assert "the relay is being moved" in (tick(world, mailcaster_sensor).skip_message or "")
+    assert "the relay is being moved" in (tick(world, global_queue_sensor).skip_message or "")
     result = world.run("mailcaster", config={"work_a_shift": {"config": {"mailcaster": "large"}}})
     [told] = [
         event.step_output_data.metadata
@@ -177,7 +177,7 @@ def test_while_sending_is_held_nobody_is_woken_and_it_is_said_why(world: World) 
     ]
     assert told["ended_because"].value == "held"
     holding.resume(world.mail.shared())
-    assert (tick(world, mailcaster_sensor).skip_message or "").startswith("large: found nothing")
+    assert (tick(world, global_queue_sensor).skip_message or "").startswith("large: found nothing")
 
 
 def test_a_shift_that_found_nothing_is_not_repeated_at_once(world: World) -> None:
@@ -186,16 +186,16 @@ def test_a_shift_that_found_nothing_is_not_repeated_at_once(world: World) -> Non
     assert record.dagster_run.tags[MAIL_JOBS_DONE] == "0"
     world.queued()
 
-    assert tick(world, mailcaster_sensor).skip_message == "large: found nothing to take just now"
+    assert tick(world, global_queue_sensor).skip_message == "large: found nothing to take just now"
 
 
 def test_mailcasters_that_are_added_to_the_settings_are_seen_by_the_next_tick(world: World) -> None:
     world.queued()
-    assert len(tick(world, mailcaster_sensor).run_requests or []) == 1
+    assert len(tick(world, global_queue_sensor).run_requests or []) == 1
 
     world.write_settings(mailcasters=[*world.settings["mailcasters"], {"name": "another"}])
 
-    assert len(tick(world, mailcaster_sensor).run_requests or []) == 2
+    assert len(tick(world, global_queue_sensor).run_requests or []) == 2
 
 
 def test_what_was_released_and_delivered_without_dagster_becomes_partitions(world: World) -> None:

@@ -1,4 +1,7 @@
-"""Dagster's real daemon on a world's database, with deploy/dagster.yaml as its instance: it ends with the test."""
+"""Dagster's real daemon, or its webserver, on a world's database, with deploy/dagster.yaml as its instance.
+
+It ends with the test.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ import psutil
 from sqlalchemy import text
 
 from mail_orchestration.cli.dagster_home import environment_for_dagster, write_dagster_home
+from mail_orchestration.cli.services import free_port
 from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dagster_fixtures import World
@@ -36,13 +41,13 @@ class Daemon:
     log: Path
 
     def wait_until(self, what: str, is_so: Callable[[], bool]) -> None:
-        """Return once `is_so`; fail with the daemon's last words when it dies or patience ends."""
+        """Return once `is_so`; fail with its last words when it dies or patience ends."""
         deadline = time.monotonic() + PATIENCE_S
         while not is_so():
             alive = self.process.poll() is None
             if not alive or time.monotonic() > deadline:
                 words = self.log.read_text(encoding="utf-8", errors="replace")[-4000:]
-                raise AssertionError(f"{what}: {'not yet' if alive else 'the daemon died'}\n{words}")
+                raise AssertionError(f"{what}: {'not yet' if alive else 'it died'}\n{words}")
             time.sleep(0.2)
 
     def state_of(self, release_id: int) -> MailJobState:
@@ -67,20 +72,41 @@ class Daemon:
 @contextlib.contextmanager
 def daemon_on(world: World) -> Iterator[Daemon]:
     """Run the daemon with all sensors on."""
+    definitions = ("--module-name", "schedules.definitions", "--working-directory", str(REPOSITORY))
+    with _running(world, "dagster._daemon", "run", *definitions) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def webserver_on(world: World) -> Iterator[tuple[str, dg.DagsterInstance]]:
+    """Run the webserver, and no daemon: what is asked for stays in the queue of runs. Its address, and the instance."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    place = ("--host", "127.0.0.1", "--port", str(port), "--workspace", str(REPOSITORY / "workspace.yaml"))
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/server_info", timeout=5):
+            return True
+        return False
+
+    with _running(world, "dagster_webserver", *place) as running:
+        running.wait_until("the webserver answers", answers)
+        yield url, running.instance
+
+
+@contextlib.contextmanager
+def _running(world: World, module: str, *arguments: str) -> Iterator[Daemon]:
     home = world.folder / "dagster home"
     write_dagster_home(home, code_server_port=1)
     world.mail.shared().database.ensure_schemas()
     environment = environment_for_dagster(
         home, settings=world.settings_file, database_url=world.mail.shared().database.url
     )
-    log = world.folder / "daemon.log"
+    log = world.folder / f"{module}.log"
     with in_environment(environment), dg.DagsterInstance.from_config(str(home)) as instance:
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "dagster._daemon", "run"),
-                    *("--module-name", "schedules.definitions", "--working-directory", str(REPOSITORY)),
-                ],
+                [sys.executable, "-m", module, *arguments],
                 cwd=REPOSITORY,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,

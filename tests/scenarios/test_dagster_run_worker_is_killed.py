@@ -26,7 +26,7 @@ from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
 from schedules import runs
 from schedules.definitions import defs
-from schedules.mailcaster_sensor import mailcaster_sensor
+from schedules.global_queue_sensor import global_queue_sensor
 from tests.integration.dagster_fixtures import World, world
 from tests.scenarios.dagster_daemon import REPOSITORY
 from tests.scenarios.installations import wait_for_results
@@ -80,7 +80,7 @@ def wanted(world: World) -> list[dg.RunRequest]:
         ) as context,
         partition_loading_context(dynamic_partitions_store=world.instance),
     ):
-        return list(mailcaster_sensor.evaluate_tick(context).run_requests or [])
+        return list(global_queue_sensor.evaluate_tick(context).run_requests or [])
 
 
 def status_of(world: World, run: dg.DagsterRun) -> dg.DagsterRunStatus:

@@ -22,6 +22,7 @@ from mail_orchestration.composition.definition_parts import AttachmentSpec, Sche
 from mail_orchestration.composition.errors import FaultReason
 from mail_orchestration.kernel.settings import (
     AudienceSettings,
+    DagsterSettings,
     DispatcherSettings,
     MailcasterParameters,
     RelaySettings,
@@ -111,6 +112,7 @@ def expect_keys(text: str, model: type[BaseModel]) -> None:
         ("Top level", Settings),
         ("dispatcher", DispatcherSettings),
         ("retention", RetentionSettings),
+        ("dagster", DagsterSettings),
         ("relays", RelaySettings),
         ("mailcasters", MailcasterParameters),
         ("audiences", AudienceSettings),

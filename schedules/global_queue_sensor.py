@@ -1,4 +1,4 @@
-"""One sensor for the whole fleet of mailcasters: it wakes those for whom there is work.
+"""Global delivery queue: one sensor for the whole fleet of mailcasters, which wakes those for whom there is work.
 
 One and not one for each, because fifty sensors cost a fifth of a core. A mailcaster works one shift at a
 time, which is guarded three times: here, by the run queue's limit on the tag, and by the lease in the
@@ -13,21 +13,21 @@ from jobs.tags import MAILCASTER
 from mail_orchestration.control import end_stopping_of_dead_now
 from mail_orchestration.holding import why_held
 from mail_orchestration.mailcaster import has_work
+from mail_orchestration.processes import process
 from schedules.release_sensors import LOOK_EVERY_S
 from schedules.runs import why_not_now
 
+GLOBAL_DELIVERY_QUEUE = process("global_delivery_queue")
+
 
 @dg.sensor(
-    name="mailcasters",
+    name=GLOBAL_DELIVERY_QUEUE.name,
     job=mailcaster,
     minimum_interval_seconds=LOOK_EVERY_S,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description=(
-        "Global delivery queue: wakes each mailcaster for whom there is work and who is not at work "
-        "already. Switched off, shifts that run end when they find no more work, and no new one begins."
-    ),
+    description=GLOBAL_DELIVERY_QUEUE.description,
 )
-def mailcaster_sensor(
+def global_queue_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
 ) -> dg.SensorResult:
     """Eligible work and no active run: one run for the mailcaster."""
