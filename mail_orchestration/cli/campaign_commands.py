@@ -1,4 +1,4 @@
-"""From a campaign's folder to a mail job: `check`, `preview`, `test-send`, `release`, `assemble`, `queue`."""
+"""A campaign before it is released: `check`, `preview`, `test-send`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mail_orchestration.cli.app import LARGEST_NUMBER, command
+from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, escaped, shown, table
-from mail_orchestration.kernel.errors import BadInput, NotFound
+from mail_orchestration.kernel.errors import NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from mail_orchestration.broadcast import AssemblySummary
-    from mail_orchestration.installation import Installation
     from mail_orchestration.kernel.settings import Settings
 
 PANEL = "Campaigns"
 
 CampaignArgument = Annotated[
     str, typer.Argument(metavar="CAMPAIGN", help="The campaign's folder, or its name under campaigns_dir.")
-]
-MailJobArgument = Annotated[
-    int, typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER, help="The number that release gave.")
 ]
 
 
@@ -196,135 +191,3 @@ def test_send(
         lambda console: console.print(table("address", "outcome", "relay", "reply", rows=rows)),
     )
     return None if all(each.outcome is Outcome.ACCEPTED for each in results) else ExitCode.NOT_WELL
-
-
-@command("release", PANEL)
-def release(
-    face: Face,
-    campaign: CampaignArgument,
-    now: Annotated[
-        bool, typer.Option("--now", help="Assemble and queue it here, without waiting for Dagster's sensors.")
-    ] = False,
-    key: Annotated[
-        str | None, typer.Option(help="Whoever releases twice under one key gets the same mail job.")
-    ] = None,
-    priority: Annotated[
-        int | None, typer.Option(min=-1000, max=1000, help="Instead of the campaign's own.")
-    ] = None,
-) -> ExitCode | None:
-    """Freeze a campaign as it is now and make a mail job of it."""
-    from mail_orchestration.broadcast import release_campaign
-    from mail_orchestration.kernel.clock import utc_now
-
-    if key is not None and not key.strip():
-        # Such as of an empty variable in a script: every later release would be the same mail job.
-        raise BadInput("--key is empty")
-    with face.open() as inst:
-        made = release_campaign(
-            inst, campaign_folder(inst.settings, campaign), now=utc_now(), request_key=key, priority=priority
-        )
-        done = _assemble_and_queue(face, inst, made.release_id) if now else {}
-        state = _state(inst, made.release_id)
-    document = {"mail_job_id": made.release_id, "campaign": made.campaign, "state": state, **done}
-
-    def show(console: Console) -> None:
-        console.print(f"[bold]mail job {made.release_id}[/] of campaign {made.campaign}: {state}")
-        _show_assembly(console, done)
-        if not now:
-            console.print(
-                "Dagster's sensors carry it on; without them: mail-orchestration assemble, then queue"
-            )
-
-    face.answer(document, show)
-    return None
-
-
-@command("release-again", PANEL)
-def release_again_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
-    """Take an INTERRUPTED mail job up again."""
-    from mail_orchestration.broadcast import release_again
-    from mail_orchestration.kernel.clock import utc_now
-
-    with face.open() as inst:
-        made = release_again(inst, mail_job, now=utc_now())
-    document = {"mail_job_id": mail_job, "campaign": made.campaign, "state": made.state}
-    face.answer(document, lambda console: console.print(f"mail job {mail_job} is {made.state} again"))
-    return None
-
-
-@command("assemble", PANEL)
-def assemble(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
-    """Dedup, verify and filter a release's recipients, and compose all their messages.
-
-    Cut off, it goes on where it was.
-    """
-    with face.open() as inst:
-        done = _assemble(face, inst, mail_job)
-        state = _state(inst, mail_job)
-    document = {"mail_job_id": mail_job, "state": state, **done}
-    face.answer(document, lambda console: _show_assembly(console, done))
-    return None
-
-
-@command("queue", PANEL)
-def queue(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
-    """Put an assembled mail job into the global queue, where mailcasters take it."""
-    from mail_orchestration.broadcast import queue_release
-
-    with face.open() as inst:
-        state = queue_release(inst, mail_job)
-    document = {"mail_job_id": mail_job, "state": state}
-    face.answer(document, lambda console: console.print(f"mail job {mail_job} is {state}"))
-    return None
-
-
-def _assemble(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
-    from mail_orchestration.broadcast import assemble_release, resolve_release
-    from mail_orchestration.kernel.clock import utc_now
-
-    resolved = resolve_release(inst, mail_job, now=utc_now())
-    if resolved.recipients == sum(resolved.bypassed.values()):
-        return {"resolved": resolved, "assembled": None}
-    with face.progress("assembling", total=resolved.recipients) as progress:
-        assembled = assemble_release(inst, mail_job, now=utc_now(), progress=progress)
-    return {"resolved": resolved, "assembled": assembled}
-
-
-def _assemble_and_queue(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
-    from mail_orchestration.broadcast import queue_release
-
-    done = _assemble(face, inst, mail_job)
-    queue_release(inst, mail_job)
-    return done
-
-
-def _state(inst: Installation, mail_job: int) -> str:
-    from mail_orchestration.broadcast import release as read
-
-    return read(inst, mail_job).state.value
-
-
-def _show_assembly(console: Console, done: dict[str, Any]) -> None:
-    if not done:
-        return
-    resolved = done["resolved"]
-    assembled: AssemblySummary | None = done["assembled"]
-    rows = [
-        ("audience rows", resolved.audience_rows),
-        ("duplicates", resolved.duplicates),
-        ("recipients", resolved.recipients),
-    ]
-    rows += [(f"bypassed: {reason}", count) for reason, count in sorted(resolved.bypassed.items())]
-    if assembled is not None:
-        rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
-        rows.append(("assembled messages", assembled.messages))
-    console.print(table("", "", rows=rows))
-    if assembled is not None and assembled.already_done:
-        console.print("It had been assembled before; nothing was done twice.")
-    elif assembled is not None and assembled.messages:
-        per_message = assembled.stored_bytes / assembled.messages
-        console.print(
-            f"{assembled.messages / max(assembled.seconds, 1e-6):,.0f} messages/s; "
-            f"{shown(assembled.composed_bytes)} octets composed, {shown(assembled.stored_bytes)} stored "
-            f"({per_message:,.0f} a message)"
-        )

@@ -10,10 +10,14 @@ __all__ = ["app", "run"]
 
 for _module in (
     "setup",
+    "import",
     "campaign",
+    "release",
     "campaign_state",
-    "status",
     "mail_job",
+    "report",
+    "message",
+    "status",
     "uncertain",
     "operator",
     "mailcaster",

@@ -17,7 +17,7 @@ from mail_orchestration.cli.demo_course import Filled, Moment
 from mail_orchestration.cli.demo_proof import Proof, prove
 from mail_orchestration.cli.demo_site import Site
 from mail_orchestration.cli.face import Face, plain, table
-from mail_orchestration.cli.mail_job_commands import read_exact_message
+from mail_orchestration.cli.message_commands import read_exact_message
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
 
 SHOWN_LINES = 9

@@ -1,0 +1,104 @@
+"""What became of a mail job: `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mail_orchestration.cli.app import command
+from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.cli.face import Face, escaped, table
+from mail_orchestration.cli.mail_job_commands import PANEL, MailJobArgument, read_tree, styled_state
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mail_orchestration.feedback.reports import MailJobReport
+
+
+@command("report", PANEL)
+def report(
+    face: Face,
+    mail_job: MailJobArgument,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the tables as CSV files there.")
+    ] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the tables as Parquet files there.")
+    ] = None,
+) -> ExitCode | None:
+    """What became of a mail job: books, children, domains, replies, rates.
+
+    Exit code 1 when the books do not balance.
+    """
+    from mail_orchestration.feedback.reports import mail_job_report
+
+    with face.open() as inst:
+        found, _ = read_tree(inst, mail_job)
+        with inst.database.begin() as connection:
+            made = mail_job_report(connection, found.release_id)
+    written = [*_write_csv(made, csv), *_write_parquet(made, parquet)]
+    document = {"report": made, "balances": made.books.balances, "written": written}
+
+    def show(console: Console) -> None:
+        show_report(console, made)
+        for file in written:
+            console.print(f"[green]written[/] {escaped(file)}")
+
+    face.answer(document, show)
+    return None if made.books.balances else ExitCode.NOT_WELL
+
+
+def show_report(console: Console, made: MailJobReport) -> None:
+    """Headline, books and every table that has rows; columns without any value are left out."""
+    from dataclasses import fields
+
+    from rich.text import Text
+
+    rate = "" if made.messages_per_second is None else f", {made.messages_per_second:,.1f} results/s"
+    console.print(f"[bold]{made.campaign}[/], mail job {made.release_id}: {styled_state(made.state)}{rate}")
+    if made.reason:
+        console.print(Text(made.reason, style="yellow"))
+    console.print(Text(made.books.explanation))
+    if made.hint:
+        console.print(Text(made.hint, style="yellow"))
+    for name, (kind, rows) in made.tables().items():
+        if not rows or name == "timeline":
+            continue
+        columns = [
+            each.name for each in fields(kind) if any(getattr(row, each.name) is not None for row in rows)
+        ]
+        heads = [column.replace("_", " ").replace(" per second", "/s") for column in columns]
+        # Mail jobs are named by their number, which is no quantity.
+        cells = [
+            [
+                str(getattr(row, column)) if column == "mail_job_id" else getattr(row, column)
+                for column in columns
+            ]
+            for row in rows
+        ]
+        console.print(table(*heads, rows=cells, title=name.replace("_", " ").capitalize()))
+
+
+def _write_csv(made: MailJobReport, folder: Path | None) -> list[Path]:
+    from mail_orchestration.feedback.exports import to_csv
+
+    written = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in made.frames().items():
+            written.append(folder / f"mail_job_{made.release_id}_{name}.csv")
+            written[-1].write_text(to_csv(frame), encoding="utf-8", newline="")
+    return written
+
+
+def _write_parquet(made: MailJobReport, folder: Path | None) -> list[Path]:
+    written = []
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in made.frames().items():
+            written.append(folder / f"mail_job_{made.release_id}_{name}.parquet")
+            frame.to_parquet(written[-1], index=False)
+    return written
