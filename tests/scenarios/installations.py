@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,12 @@ def released(inst: Installation) -> int:
     assemble_release(inst, release_id, now=now())
     queue_release(inst, release_id, now=now())
     return release_id
+
+
+def at_full_speed(inst: Installation) -> Installation:
+    """The same for shifts in this process, without the pace of its relay: the rest of a test need not take long."""
+    relays = [relay.model_copy(update={"messages_per_second": None}) for relay in inst.settings.relays]
+    return replace(inst, settings=inst.settings.model_copy(update={"relays": relays}))
 
 
 def durable_results(inst: Installation) -> int:

@@ -29,7 +29,7 @@ from tests.scenarios.installations import (
 )
 from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
 
-CONTACTS = 3000
+CONTACTS = 150
 CONNECTIONS = 20
 
 
@@ -41,7 +41,10 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
 ) -> None:
     folder = short_folder / f"restarted{how}"
     folder.mkdir()
-    mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
+    mailcasters = [
+        {"name": name, "min_job_size": CONTACTS - 1, "max_job_size": CONTACTS, "connections": connections}
+        for name, connections in (("m1", CONNECTIONS), ("wide", 70))
+    ]
     # The hang time stays at its two hours: the mail job is not waited for, but handed back.
     with (
         EmbeddedServer.hold(folder) as server,
@@ -49,8 +52,9 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
             tmp_path,
             server.url,
             monkeypatch,
+            sink_options=A_SECOND_EACH,
             contacts=CONTACTS,
-            mailcasters=[mailcaster],
+            mailcasters=mailcasters,
         ) as (inst, sink),
         ThreadPoolExecutor(1) as executor,
     ):
@@ -72,7 +76,7 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
             assert connection.execute(text("SELECT count(*) FROM result")).scalar_one() < CONTACTS
             assert [each.ended_at is None for each in shifts(connection, inst.installation_id)] == [False]
 
-        assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
+        assert run_shift(inst, "wide", stop=threading.Event()).mail_jobs == 1
 
         with inst.database.begin() as connection:
             assert mail_job(connection, release_id).state is MailJobState.P_FINISHED

@@ -22,10 +22,11 @@ from tests.scenarios.installations import (
     tally,
     wait_for_results,
 )
+from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
 
-CONTACTS = 3000
+CONTACTS = 150
 CONNECTIONS = 25
-HANG_AFTER_S = 2
+HANG_AFTER_S = 4
 
 
 @pytest.mark.rule("5.1")
@@ -35,20 +36,21 @@ def test_what_wakes_after_its_lease_sends_and_writes_nothing_more(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailcasters = [
-        {"name": name, "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
-        for name in ("sleeper", "other")
+        {"name": name, "min_job_size": CONTACTS - 1, "max_job_size": CONTACTS, "connections": connections}
+        for name, connections in (("sleeper", CONNECTIONS), ("other", 70))
     ]
     with site_with_sink(
         tmp_path,
         database_url,
         monkeypatch,
+        sink_options=A_SECOND_EACH,
         contacts=CONTACTS,
         mailcasters=mailcasters,
         dispatcher={"heartbeat_seconds": 0.3, "hang_after_seconds": HANG_AFTER_S},
     ) as (inst, sink):
         release_id = released(inst)
         sleeper = start_mailcaster(inst, "sleeper")
-        wait_for_results(inst, CONTACTS // 10)
+        wait_for_results(inst, CONNECTIONS)
         os.kill(sleeper.pid, signal.SIGSTOP)
         try:
             assert run_shift(inst, "other", stop=threading.Event()).mail_jobs == 0, "it has its lease yet"

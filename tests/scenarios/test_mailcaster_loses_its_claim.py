@@ -20,8 +20,9 @@ from tests.scenarios.installations import (
     site_with_sink,
     wait_for_results,
 )
+from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
 
-CONTACTS = 3000
+CONTACTS = 150
 CONNECTIONS = 15
 
 
@@ -33,22 +34,24 @@ def test_the_old_holder_stops_and_the_new_one_finishes(
 ) -> None:
     caplog.set_level(logging.WARNING, "mail_orchestration")
     mailcasters = [
-        {"name": name, "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
-        for name in ("old", "new")
+        {"name": name, "min_job_size": CONTACTS - 1, "max_job_size": CONTACTS, "connections": connections}
+        for name, connections in (("old", CONNECTIONS), ("new", 70))
     ]
     with (
         site_with_sink(
             tmp_path,
             database_url,
             monkeypatch,
+            sink_options=A_SECOND_EACH,
             contacts=CONTACTS,
             mailcasters=mailcasters,
+            dispatcher={"heartbeat_seconds": 60},
         ) as (inst, sink),
         ThreadPoolExecutor(1) as executor,
     ):
         release_id = released(inst)
         old = executor.submit(run_shift, inst, "old", stop=threading.Event())
-        wait_for_results(inst, CONTACTS // 10)
+        wait_for_results(inst, CONNECTIONS)
         with inst.database.begin() as connection:
             # As if it had been suspended for hours: the next mailcaster that looks takes it away.
             connection.execute(

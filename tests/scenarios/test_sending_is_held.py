@@ -42,8 +42,8 @@ def test_a_hold_stops_a_shift_and_nothing_is_repeated(
         )
         at_work.start()
         wait_for_results(inst, 100)
-        held = holding.hold(inst, "the relay is being moved", wait_s=30)
-        at_work.join(timeout=30)
+        held = holding.hold(inst, "the relay is being moved", wait_s=60)
+        at_work.join(timeout=60)
         assert not at_work.is_alive()
         assert [each.reason for each in held.holds] == ["the relay is being moved"]
         [summary] = shifts

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from mail_orchestration.cli.services import free_port
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.embedded_postgres.home import open_home
 from mail_orchestration.kernel.states import MailJobState
@@ -37,6 +39,19 @@ def server_on_tcp(folder: Path, address: str) -> Iterator[str]:
             rules.write("host all all 10.213.87.0/24 trust\nhost all all 127.0.0.1/32 trust\n")
     with EmbeddedServer.hold(folder):
         yield f"postgresql://postgres@{address}:{port}/mail_orchestration"
+
+
+def _recorded_of_child_in_hand(inst: Installation, mailcaster: str) -> int:
+    """How many results the child has that it works on: how far it is in the child's three seconds."""
+    with inst.database.begin() as connection:
+        found = connection.execute(
+            text(
+                "SELECT count(*) FROM mail_job JOIN result USING (mail_job_id)"
+                " WHERE mail_job.mailcaster = :name AND mail_job.state = 'RUNNING'"
+            ),
+            {"name": mailcaster},
+        )
+        return int(found.scalar_one())
 
 
 @pytest.mark.rule("4.6")
@@ -71,6 +86,9 @@ def test_what_a_host_that_is_cut_off_had_in_hand_is_recovered_by_the_other(
             far_process = far.start(inst, "far")
             near_process = near.start(inst, "near")
             wait_for_results(inst, 4 * CONNECTIONS)
+            while not 0 < _recorded_of_child_in_hand(inst, "far") <= CONNECTIONS:
+                assert far_process.poll() is None
+                time.sleep(0.01)
             with inst.database.begin() as connection:
                 at_work = {child.mailcaster for child in children(connection, release_id)}
             far.cut_off()
