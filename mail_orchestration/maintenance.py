@@ -7,6 +7,7 @@ from datetime import datetime
 
 from mail_orchestration.audience.resolving import mark_interrupted
 from mail_orchestration.campaigns import stop_edited_and_deleted
+from mail_orchestration.dispatch.releases import stop_cut_off_dry_runs
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, close_days_due, counters
 from mail_orchestration.installation import Installation
@@ -29,6 +30,8 @@ def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
     """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5), stop those that wait and whose
     campaign was edited or deleted (spec 3.4), and let go of those that were to stop in the place of dead mailcasters.
     """
+    with inst.database.begin() as connection:
+        stop_cut_off_dry_runs(connection, now)
     let_go = end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher)
     return CleanSummary(
         interrupted=mark_interrupted(inst.database, now),

@@ -6,6 +6,7 @@ Each step can be taken again: what is already done is told, not done twice.
 """
 
 from mail_orchestration.broadcast.assembling import AssemblySummary, assemble_release
+from mail_orchestration.broadcast.dry_run import DryRun, dry_run
 from mail_orchestration.broadcast.releasing import (
     fill_audience,
     queue_release,
@@ -21,7 +22,9 @@ from mail_orchestration.broadcast.releasing import (
 
 __all__ = [
     "AssemblySummary",
+    "DryRun",
     "assemble_release",
+    "dry_run",
     "fill_audience",
     "queue_release",
     "release",

@@ -70,6 +70,7 @@ def release_campaign(
     now: datetime,
     request_key: str | None = None,
     priority: int | None = None,
+    dry_run: bool = False,
 ) -> Release:
     """Freeze a campaign as it is in its folder and make a mail job of it, in state QUEUING (spec 2.1).
 
@@ -78,6 +79,8 @@ def release_campaign(
     a paused campaign stays paused. Raises BadCampaign, also for a template that does not compile, and when it names an
     audience that nobody has filled: a misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for
     a component that there is not.
+
+    A `dry_run` is never queued, is carried on by its caller (see `broadcast.dry_run`), and changes nothing else.
     """
     campaign = load_campaign(folder)
     refuse_bad_templates(campaign)
@@ -99,17 +102,21 @@ def release_campaign(
                 return releases.read_release(connection, inst.installation_id, found)
         place = folder_of(inst, folder)
         digest = bytes.fromhex(campaign.digest)
-        campaign_id, state = releases.register_campaign(
-            connection,
-            inst.installation_id,
-            name=definition.name,
-            state=definition.state,
-            digest=digest,
-            now=now,
-            folder=place.path,
-            folder_host=place.host,
-            folder_inode=place.inode,
-        )
+        campaign_id, state = None, None
+        if dry_run:
+            campaign_id = releases.known_campaign(connection, inst.installation_id, definition.name)
+        if campaign_id is None:
+            campaign_id, state = releases.register_campaign(
+                connection,
+                inst.installation_id,
+                name=definition.name,
+                state=definition.state,
+                digest=digest,
+                now=now,
+                folder=place.path,
+                folder_host=place.host,
+                folder_inode=place.inode,
+            )
         release_id = create_mail_job(
             connection, inst.installation_id, definition.priority if priority is None else priority, now
         )
@@ -129,16 +136,19 @@ def release_campaign(
             canary_most_rejected=None
             if definition.canary is None
             else definition.canary.max_rejected_percentage,
+            is_dry_run=dry_run,
             audience_ids=_known_audiences(connection, inst, "audiences", audiences),
             excluded_audience_ids=_known_audiences(connection, inst, "exclude", excluded),
         )
-        stopped = stop_what_says_else(
-            connection,
-            campaign_id,
-            digest,
-            reason=f"the campaign was edited while it waited, and released again as mail job {release_id}",
-            now=now,
-        )
+        stopped = []
+        if not dry_run:
+            stopped = stop_what_says_else(
+                connection,
+                campaign_id,
+                digest,
+                reason=f"the campaign was edited while it waited, and released again as mail job {release_id}",
+                now=now,
+            )
         made = releases.read_release(connection, inst.installation_id, release_id)
         crash_point("release_frozen")
     crash_point("release_committed")
@@ -221,8 +231,9 @@ def queue_release(inst: Installation, release_id: int, *, now: datetime | None =
     """Put an assembled mail job into the global queue: QUEUED, P_QUEUED, or STOPPED without a message (spec 1.7).
 
     Its age counts from now by the database's clock, which all hosts share, or from `now` (spec 4.3, 5.4).
-    Queued before, it stays as it is and its state is told. It is STOPPED as well when its campaign was edited meanwhile
-    (spec 3.4). Raises StateConflict before its start time (spec 3.6), and while the campaign's folder is being edited.
+    Queued before, it stays as it is and its state is told. A dry run is STOPPED here, and so is a mail job whose
+    campaign was edited meanwhile (spec 3.4). Raises StateConflict before its start time (spec 3.6), and while the
+    campaign's folder is being edited.
     """
     if now is None:
         with inst.database.begin() as connection:

@@ -12,6 +12,7 @@ for _module in (
     "setup",
     "import",
     "campaign",
+    "launch",
     "release",
     "campaign_state",
     "mail_job",

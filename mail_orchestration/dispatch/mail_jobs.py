@@ -16,6 +16,8 @@ from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import TRANSITIONS, MailJobKind, MailJobState
 
+DRY_RUN = "dry run: nothing was sent"
+"""Why a release that was only tried out is STOPPED."""
 HANDED_BACK_AT = datetime.fromtimestamp(0, UTC)
 """The heartbeat of a RUNNING mail job whose holder handed it back in good order."""
 
@@ -88,7 +90,7 @@ def create_mail_job(connection: Connection, installation_id: int, priority: int,
 
 def queue_mail_job(connection: Connection, release_id: int, now: datetime) -> MailJobState:
     """QUEUING → QUEUED or P_QUEUED, by the kind that dedup fixed, or → STOPPED when there is no message (spec
-    1.7).
+    1.7), and for a dry run.
 
     Raises StateConflict when it is in another state or not assembled, NotFound when there is no such release.
     """
@@ -99,6 +101,8 @@ def queue_mail_job(connection: Connection, release_id: int, now: datetime) -> Ma
         raise _conflict(release_id, MailJobState(row.state), {MailJobState.QUEUING}, MailJobState.QUEUED)
     if row.assembled_at is None or row.kind is None:
         raise StateConflict(f"mail job {release_id} cannot be queued: its messages are not assembled")
+    if row.is_dry_run:
+        return transition(connection, release_id, MailJobState.QUEUING, MailJobState.STOPPED, DRY_RUN, now)
     if row.message_count == 0:
         return transition(
             connection, release_id, MailJobState.QUEUING, MailJobState.STOPPED, "no recipients", now

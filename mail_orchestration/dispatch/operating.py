@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.mail_jobs import transition
 from mail_orchestration.dispatch.recovery import bring_figures_up_to_date, holder_is_gone
 from mail_orchestration.dispatch.repeating import count_repeatable
@@ -81,8 +82,7 @@ class Operated:
 def campaign_number(connection: Connection, installation_id: int, name: str | None) -> int | None:
     if name is None:
         return None
-    binds = {"installation_id": installation_id, "name": name}
-    found: int | None = connection.execute(STATEMENTS["find_campaign_by_name"], binds).scalar_one_or_none()
+    found = releases.known_campaign(connection, installation_id, name)
     if found is None:
         raise NotFound(f"nothing was released of a campaign named {name}")
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 import orjson
@@ -106,6 +106,13 @@ def register_campaign(
     return found.campaign_id, found.state
 
 
+def known_campaign(connection: Connection, installation_id: int, name: str) -> int | None:
+    """The number of a campaign that was released at some time."""
+    binds = {"installation_id": installation_id, "name": name}
+    found: int | None = connection.execute(STATEMENTS["find_campaign_by_name"], binds).scalar_one_or_none()
+    return found
+
+
 def release_of_request(connection: Connection, request_key: str) -> int | None:
     """The release already made under this key.
 
@@ -133,6 +140,7 @@ def insert_release(
     expires_at: datetime | None,
     canary_messages: int | None = None,
     canary_most_rejected: float | None = None,
+    is_dry_run: bool = False,
     audience_ids: Sequence[int],
     excluded_audience_ids: Sequence[int],
 ) -> None:
@@ -155,6 +163,7 @@ def insert_release(
             "canary_most_rejected": None
             if canary_most_rejected is None
             else Decimal(str(canary_most_rejected)),
+            "is_dry_run": is_dry_run,
             "audience_ids": list(audience_ids),
             "excluded_audience_ids": list(excluded_audience_ids),
         },
@@ -200,6 +209,12 @@ def releases_to_report(connection: Connection, installation_id: int) -> list[int
 def mark_reported(connection: Connection, release_id: int, now: datetime) -> None:
     """Note that the report of an ended mail job is written; one that has not ended is left to be reported."""
     connection.execute(STATEMENTS["mark_reported"], {"release_id": release_id, "now": now})
+
+
+def stop_cut_off_dry_runs(connection: Connection, now: datetime) -> list[int]:
+    """Make dry runs of more than a day ago that never came to their end STOPPED, and return their numbers."""
+    binds = {"reason": "a dry run that was cut off", "before": now - timedelta(days=1), "now": now}
+    return list(connection.execute(STATEMENTS["stop_cut_off_dry_runs"], binds).scalars())
 
 
 def forget_resolving(connection: Connection, release_id: int) -> None:

@@ -84,3 +84,9 @@ def unsent_messages(connection: Connection, claim: Claim, after_message_no: int,
 def count_unsent(connection: Connection, messages: MessageRange) -> int:
     """How many messages of a range have no result."""
     return int(connection.execute(STATEMENTS["count_unsent"], messages.binds()).scalar_one())
+
+
+def unsent_by_domain(connection: Connection, release_id: int) -> dict[str, int]:
+    """How many messages of a release have no result, by recipient domain, most first."""
+    rows = connection.execute(STATEMENTS["count_unsent_by_domain"], {"release_id": release_id})
+    return {row.domain: row.messages for row in rows}

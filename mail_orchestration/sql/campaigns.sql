@@ -64,7 +64,7 @@ FROM release AS r
 INNER JOIN campaign AS c ON r.campaign_id = c.campaign_id
 WHERE mail_job.mail_job_id = r.release_id AND c.state = 'deleted'
     AND c.installation_id = CAST(:installation_id AS integer)
-    AND mail_job.state IN ('QUEUING', 'INTERRUPTED', 'QUEUED', 'P_QUEUED')
+    AND mail_job.state IN ('QUEUING', 'INTERRUPTED', 'QUEUED', 'P_QUEUED') AND NOT r.is_dry_run
 RETURNING mail_job.mail_job_id;
 
 -- name: find_waiting_releases
@@ -75,5 +75,6 @@ INNER JOIN release AS r ON j.mail_job_id = r.release_id
 INNER JOIN campaign AS c ON r.campaign_id = c.campaign_id
 WHERE j.installation_id = CAST(:installation_id AS integer)
     AND j.state IN ('QUEUING', 'INTERRUPTED', 'QUEUED', 'P_QUEUED') AND c.folder IS NOT NULL
+    AND NOT r.is_dry_run
     AND (CAST(:only AS bigint) IS NULL OR j.mail_job_id = CAST(:only AS bigint))
 ORDER BY r.release_id;

@@ -13,7 +13,7 @@ RETURNING mail_job_id;
 
 -- name: lock_queuing_release
 -- What decides how a release enters the queue, its mail job locked.
-SELECT mail_job.state, mail_job.kind, release.assembled_at, release.message_count
+SELECT mail_job.state, mail_job.kind, release.assembled_at, release.message_count, release.is_dry_run
 FROM mail_job
 INNER JOIN release ON mail_job.mail_job_id = release.release_id
 WHERE mail_job.mail_job_id = CAST(:release_id AS bigint)
@@ -160,6 +160,21 @@ SET message_count = message_count + CAST(:messages AS integer),
 WHERE release_id = CAST(:release_id AS bigint) AND assembled_at IS NULL
     AND (CAST(:first_message AS integer) IS NULL OR message_count = CAST(:first_message AS integer) - 1)
 RETURNING message_count;
+
+-- name: count_unsent_by_domain
+-- The recipient domains of a release's messages that have no result, by number of messages. A quoted local part may hold
+-- an @.
+SELECT lower(split_part(message.address, '@', -1)) AS domain, count(*) AS messages
+FROM assembled_message AS message
+WHERE message.release_id = CAST(:release_id AS bigint)
+    AND message.released_on = (SELECT released_on FROM release WHERE release_id = CAST(:release_id AS bigint))
+    AND NOT EXISTS (
+        SELECT FROM result
+        WHERE result.released_on = message.released_on AND result.release_id = message.release_id
+            AND result.message_no = message.message_no
+    )
+GROUP BY 1
+ORDER BY messages DESC, domain;
 
 -- name: copy_messages
 -- Store assembled messages.

@@ -44,12 +44,12 @@ SELECT ensure_day_partitions(CAST(:day AS date));
 -- Freeze what was released.
 INSERT INTO release (
     release_id, campaign_id, released_at, released_on, request_key, files, digest, topic, starts_at, expires_at,
-    canary_messages, canary_most_rejected, audience_ids, excluded_audience_ids
+    canary_messages, canary_most_rejected, is_dry_run, audience_ids, excluded_audience_ids
 ) VALUES (
     CAST(:release_id AS bigint), CAST(:campaign_id AS integer), CAST(:released_at AS timestamptz),
     CAST(:released_on AS date), CAST(:request_key AS text), CAST(:files AS jsonb), CAST(:digest AS bytea), :topic,
     CAST(:starts_at AS timestamptz), CAST(:expires_at AS timestamptz),
-    CAST(:canary_messages AS integer), CAST(:canary_most_rejected AS numeric),
+    CAST(:canary_messages AS integer), CAST(:canary_most_rejected AS numeric), CAST(:is_dry_run AS boolean),
     CAST(:audience_ids AS integer[]), CAST(:excluded_audience_ids AS integer[])
 );
 
@@ -64,11 +64,13 @@ INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 WHERE r.release_id = CAST(:release_id AS bigint) AND j.installation_id = CAST(:installation_id AS integer);
 
 -- name: releases_to_assemble
--- Mail jobs that were released and are not assembled yet, the most important and oldest first.
+-- Mail jobs that were released and are not assembled yet, the most important and oldest first. A dry run is carried on
+-- by whoever asked for it.
 SELECT j.mail_job_id
 FROM mail_job AS j
 INNER JOIN release AS r ON r.release_id = j.mail_job_id
 WHERE j.state = 'QUEUING' AND j.installation_id = CAST(:installation_id AS integer) AND r.assembled_at IS NULL
+    AND NOT r.is_dry_run
 ORDER BY j.priority DESC, j.mail_job_id;
 
 -- name: releases_to_queue
@@ -77,7 +79,7 @@ SELECT j.mail_job_id
 FROM mail_job AS j
 INNER JOIN release AS r ON r.release_id = j.mail_job_id
 WHERE j.state = 'QUEUING' AND j.installation_id = CAST(:installation_id AS integer) AND r.assembled_at IS NOT NULL
-    AND (r.starts_at IS NULL OR r.starts_at <= CAST(:now AS timestamptz))
+    AND (r.starts_at IS NULL OR r.starts_at <= CAST(:now AS timestamptz)) AND NOT r.is_dry_run
 ORDER BY j.priority DESC, j.mail_job_id;
 
 -- name: releases_to_report
@@ -85,9 +87,17 @@ ORDER BY j.priority DESC, j.mail_job_id;
 SELECT r.release_id
 FROM release AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
-WHERE r.reported_at IS NULL AND j.ended_at IS NOT NULL AND j.installation_id = CAST(:installation_id AS integer)
+WHERE r.reported_at IS NULL AND j.ended_at IS NOT NULL AND NOT r.is_dry_run AND j.installation_id = CAST(:installation_id AS integer)
     AND NOT EXISTS (SELECT FROM mail_job AS live WHERE live.release_id = r.release_id AND live.ended_at IS NULL)
 ORDER BY r.release_id;
+
+-- name: stop_cut_off_dry_runs
+-- Dry runs that nobody carried to their end within a day.
+UPDATE mail_job SET state = 'STOPPED', reason = :reason, ended_at = CAST(:now AS timestamptz)
+FROM release
+WHERE release.release_id = mail_job.mail_job_id AND release.is_dry_run
+    AND mail_job.state IN ('QUEUING', 'INTERRUPTED') AND release.released_at < CAST(:before AS timestamptz)
+RETURNING mail_job.mail_job_id;
 
 -- name: mark_reported
 -- The mail job's report is written, if it has ended.

@@ -207,6 +207,7 @@ CREATE TABLE release (
     expires_at timestamptz,
     canary_messages integer,
     canary_most_rejected numeric,
+    is_dry_run boolean NOT NULL DEFAULT false,
     audience_ids integer[] NOT NULL,
     excluded_audience_ids integer[] NOT NULL DEFAULT '{}',
     resolving_since timestamptz,
