@@ -55,7 +55,7 @@ class Site:
             case "/large":
                 return web.Response(body=b"x" * 200_000, content_type="text/html")
             case "/slow":
-                await asyncio.sleep(5)
+                await asyncio.sleep(3)
                 return web.Response(text="late", content_type="text/html")
             case "/pdf":
                 return web.Response(body=b"x", content_type="application/pdf")
@@ -177,7 +177,7 @@ def test_private_addresses_are_refused(host: str) -> None:
     ],
 )
 def test_why_there_is_no_page(path: str, reason: str) -> None:
-    answer, _ = fetched(path, FetchLimits(octets=100_000, seconds=1))
+    answer, _ = fetched(path, FetchLimits(octets=100_000, seconds=1 if path == "/slow" else 30))
     assert isinstance(answer, PageUnavailable)
     assert answer.reason.startswith(reason)
 

@@ -17,7 +17,7 @@ def test_before_the_dot_the_message_is_sent_again(how: str) -> None:
     async def scenario() -> None:
         async with ScriptedRelay() as server:
             addresses = ["a@x.example", f"once-{how}-at-rcpt@x.example", "b@x.example"]
-            done = await delivered(messages_to(addresses), [relay_to(server, wait_s=0.4)])
+            done = await delivered(messages_to(addresses), [relay_to(server, wait_s=1.0)])
             assert done.tally == {"accepted": 3}
             assert server.accepted == dict.fromkeys(addresses, 1)
             assert server.sessions == 2
@@ -31,7 +31,7 @@ def test_after_the_dot_it_is_uncertain(how: str) -> None:
     async def scenario() -> None:
         async with ScriptedRelay() as server:
             addresses = ["a@x.example", f"{how}-at-dot@x.example", "b@x.example"]
-            done = await delivered(messages_to(addresses), [relay_to(server, wait_s=0.4)])
+            done = await delivered(messages_to(addresses), [relay_to(server, wait_s=1.0)])
             assert done.tally == {"accepted": 2, "uncertain": 1}
             assert server.accepted == {"a@x.example": 1, "b@x.example": 1}
             assert server.tries[f"{how}-at-dot"] == 1
