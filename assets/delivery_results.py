@@ -149,7 +149,7 @@ def _metadata(done: MailJobDone, *, mailcaster: str | None, this_run: str) -> sh
         "state": done.state.value,
         **reason,
         "this_run": this_run,
-        "release": partition_key_of(done.release_id),
+        "release": shown.partition_link("mail_job_report", partition_key_of(done.release_id)),
         "messages_of_the_release": f"{done.first_message} to {done.last_message}",
         "mailcaster": mailcaster or "none",
         "accepted": done.accepted,

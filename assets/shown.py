@@ -71,6 +71,13 @@ def plot(png: bytes, title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode('ascii')})")
 
 
+def partition_link(asset: str, partition_key: str) -> dg.MarkdownMetadataValue:
+    """A partition of another asset, as a link to its page."""
+    return dg.MetadataValue.md(
+        f"[{partition_key}](/assets/{asset}?view=partitions&partition={partition_key})"
+    )
+
+
 def columns(**described: tuple[str, str]) -> dg.TableSchema:
     """A column schema from `name=(type, description)`."""
     return dg.TableSchema(

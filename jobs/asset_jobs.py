@@ -1,5 +1,5 @@
 """The processes whose work is an asset: import, Assemble, Queue for delivery, delivery by hand, report,
-frequency.
+close of the day.
 
 Assets are selected by `AssetSelection` and not by a string: the parser of those costs every run a tenth of
 a second.
@@ -63,8 +63,8 @@ report = dg.define_asset_job(
     owners=shown.OWNERS,
 )
 
-frequency = dg.define_asset_job(
-    "frequency",
+close_of_the_day = dg.define_asset_job(
+    "close_of_the_day",
     selection=dg.AssetSelection.assets("frequency_counters"),
     description=(
         "Close the days that are over: note how many mails each contact got, and tell the four windows. "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-MAILCASTER = "mail_orchestration/mailcaster"
+MAILCASTER = "mail/mailcaster"
 """A mailcaster's name. The run queue starts one run for each value at a time."""
 
-MAIL_JOBS_DONE = "mail_orchestration/mail_jobs_done"
+MAIL_JOBS_DONE = "mail/mail_jobs_done"
 """How many mail jobs a shift worked on, once it is over."""
 
-PROCESS = "mail_orchestration/process"
+PROCESS = "mail/process"
 """Which process of the global queue a run belongs to (spec 6.1)."""

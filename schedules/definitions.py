@@ -40,7 +40,7 @@ defs = dg.Definitions(
         asset_jobs.queue_for_delivery,
         asset_jobs.deliver_child_jobs,
         asset_jobs.report,
-        asset_jobs.frequency,
+        asset_jobs.close_of_the_day,
         release_campaign,
         change_campaign,
         stop_mail_jobs,

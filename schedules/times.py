@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from jobs.asset_jobs import frequency
+from jobs.asset_jobs import close_of_the_day
 from jobs.clean_delivery_queue import clean_delivery_queue
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.settings import load_settings
@@ -28,7 +28,7 @@ def installation_time_zone() -> str:
 
 close_of_the_day_schedule = dg.ScheduleDefinition(
     name=CLOSE_OF_THE_DAY.name,
-    job=frequency,
+    job=close_of_the_day,
     # A quarter past midnight: what was sent just before it has its result by then. Were it late, the next
     # night has it.
     cron_schedule="15 0 * * *",

@@ -11,7 +11,7 @@ from mail_orchestration.processes.dagster_server import DagsterRefused, DagsterS
 from mail_orchestration.processes.table import Process, Trigger
 from mail_orchestration.processes.watching import REPOSITORY, reason_of, state_of, trigger_states
 
-ASKED_BY = "mail_orchestration/asked_by"
+ASKED_BY = "mail/asked_by"
 """The tag of runs that somebody asked for: user and host."""
 _PARTITION = "dagster/partition"
 _MAIL_JOBS = "mail_jobs"

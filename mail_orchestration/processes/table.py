@@ -105,7 +105,7 @@ PROCESSES: tuple[Process, ...] = (
         ),
         scope=Scope.INSTALLATION,
         trigger=Trigger.SCHEDULE,
-        jobs=("frequency",),
+        jobs=("close_of_the_day",),
     ),
     Process(
         name="clean_delivery_queue",

@@ -162,7 +162,7 @@ def test_chosen_children_are_delivered_by_hand_and_told_again_without_sending(
 
 @pytest.mark.rule("8.2")
 def test_frequency_counters_close_nothing_before_the_day_is_over(world: World) -> None:
-    told = metadata_of(world.run("frequency"), "frequency_counters")
+    told = metadata_of(world.run("close_of_the_day"), "frequency_counters")
     assert told["days_closed_now"].startswith("Every day that is over")
     assert [line.split("|")[1].strip() for line in told["windows"].splitlines()[2:]] == ["1", "7", "30", "90"]
 

@@ -59,7 +59,7 @@ def test_every_job_sensor_and_schedule_explains_itself() -> None:
         "mailcaster",
         "deliver_child_jobs",
         "report",
-        "frequency",
+        "close_of_the_day",
         "clean_delivery_queue",
         "import_audiences",
         "release_campaign",

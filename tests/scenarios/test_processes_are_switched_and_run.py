@@ -117,7 +117,7 @@ def the_command_line_says_the_same(world: World, url: str, capsys: pytest.Captur
     assert run(["switch", "report", "off", *given]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out) == {"process": "report", "on": False, "changed": True}
     assert run(["run", "close_of_the_day", *given]) == ExitCode.OK
-    assert [each["job"] for each in json.loads(capsys.readouterr().out)["runs"]] == ["frequency"]
+    assert [each["job"] for each in json.loads(capsys.readouterr().out)["runs"]] == ["close_of_the_day"]
     assert run(["run", "report", "--mail-job", "99", *given]) == ExitCode.BAD_INPUT
     assert "there is no release 99" in capsys.readouterr().err
     assert run(["run", "bounces", *given]) == ExitCode.BAD_INPUT
