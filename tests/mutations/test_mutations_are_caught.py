@@ -185,7 +185,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="audience/resolving.py",
         old="if is_free and connection",
         new="if connection",
-        caught_by="tests/integration/test_audience_resolving.py::"
+        caught_by="tests/integration/test_audience_resolving_is_cut_off.py::"
         "test_dedup_that_was_killed_is_interrupted_and_can_be_done_again",
     ),
     "a release that is asked for again is made again": Mutation(
