@@ -200,7 +200,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="broadcast/assembling.py",
         old="        self._up_to = self._release.assembled_up_to\n",
         new="        self._up_to = 0\n",
-        caught_by="tests/integration/test_broadcast.py::test_assembly_goes_on_where_it_was_cut_off",
+        caught_by="tests/integration/test_broadcast_assembling.py::test_assembly_goes_on_where_it_was_cut_off",
     ),
     "a repeat supersedes nothing": Mutation(
         promise="5.7",
