@@ -23,6 +23,8 @@ from mail_orchestration.broadcast import (
     release_campaign,
     resolve_release,
 )
+from mail_orchestration.dispatch.claim import Claim
+from mail_orchestration.dispatch.claims import claim_next
 from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.installation import Installation, open_installation
@@ -214,6 +216,19 @@ except MailOrchestrationError as error:
     print(type(error).__name__, error, file=sys.stderr)
     sys.exit(3)
 """
+
+
+def execute(inst: Installation, statement: str, **binds: object) -> None:
+    """Do something to the rows by hand."""
+    with inst.database.begin() as connection:
+        connection.execute(text(statement), binds)
+
+
+def claim(inst: Installation) -> Claim | None:
+    """What `m1` is given when it comes for work."""
+    return claim_next(
+        inst.database, inst.installation_id, inst.settings.mailcaster("m1"), now=now(), hang_after_s=7200
+    )
 
 
 def tally(inst: Installation, release_id: int) -> Books:
