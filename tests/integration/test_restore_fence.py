@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -63,12 +62,7 @@ def test_a_promoted_standby_goes_on_where_the_settings_say_so(
 
 @pytest.mark.rule("5.8")
 def test_a_role_that_may_not_see_the_server_still_recognises_a_dump(
-    worked_with: str,
-    server_url: str,
-    create_database: Callable[..., str],
-    programs: Path,
-    settings: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    worked_with: str, settings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(settings, worked_with, monkeypatch) as inst, inst.database.begin() as connection:
         connection.execute(text("REVOKE EXECUTE ON FUNCTION pg_catalog.pg_control_system() FROM public"))
