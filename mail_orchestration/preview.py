@@ -11,7 +11,8 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 
-from mail_orchestration.audience.members import find_member
+from mail_orchestration.audience.contacts import find_contact
+from mail_orchestration.audience.members import find_members
 from mail_orchestration.composing import composing, facts_of_no_mail_job
 from mail_orchestration.composition.checking import Finding, check
 from mail_orchestration.composition.compression import Compressor
@@ -140,13 +141,13 @@ def _compose(
 
 
 def _member(inst: Installation, campaign: Campaign, address: str) -> Recipient:
+    definition = campaign.definition
     with inst.database.begin() as connection:
-        found = find_member(
-            connection, inst.installation_id, campaign.definition.audiences, _normalised(address)
-        )
-    if found is None:
-        raise NotFound(f"no audience of campaign {campaign.definition.name} has the address {address}")
-    return found
+        contact = find_contact(connection, inst.installation_id, _normalised(address))
+        numbers = [] if contact is None else [contact.contact_id]
+        for found in find_members(connection, inst.installation_id, definition.audiences, numbers).values():
+            return found
+    raise NotFound(f"no audience of campaign {definition.name} has the address {address}")
 
 
 def _member_or_sample(inst: Installation, campaign: Campaign, address: str) -> Recipient:

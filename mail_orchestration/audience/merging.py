@@ -10,6 +10,7 @@ from sqlalchemy import Connection, TextClause
 
 from mail_orchestration.audience.checking_ahead import checked_ahead
 from mail_orchestration.audience.chunks import Chunk
+from mail_orchestration.audience.contacts import lock_contacts
 from mail_orchestration.audience.rows import Source
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -32,7 +33,7 @@ def staged_chunks(
 
 def begin_merging(connection: Connection, installation_id: int) -> None:
     """Wait for other imports of the installation to end, and make room for chunks, until this transaction ends."""
-    connection.execute(STATEMENTS["lock_imports"], {"installation_id": installation_id})
+    lock_contacts(connection, installation_id)
     connection.execute(STATEMENTS["make_audience_staging"])
 
 

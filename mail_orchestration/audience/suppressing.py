@@ -10,9 +10,10 @@ from enum import StrEnum
 
 from sqlalchemy import Connection
 
+from mail_orchestration.audience.contacts import ensure_contacts
 from mail_orchestration.audience.merging import staged_chunks
 from mail_orchestration.audience.rows import Reject, Source
-from mail_orchestration.kernel.addresses import address_key, normalise_address
+from mail_orchestration.kernel.addresses import normalise_address
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -83,8 +84,8 @@ def suppress_address(
     Raises BadAddress, BadInput.
     """
     _check(reason, topic)
-    contact_id = _ensure_contact(connection, installation_id, normalise_address(address))
-    return suppress_contact(connection, contact_id, reason, topic=topic, detail=detail, now=now)
+    (contact,) = ensure_contacts(connection, installation_id, [normalise_address(address)]).values()
+    return suppress_contact(connection, contact.contact_id, reason, topic=topic, detail=detail, now=now)
 
 
 def import_suppressions(
@@ -139,12 +140,6 @@ def import_suppressions(
 def _suppress_staged(connection: Connection, what: dict[str, object]) -> int:
     connection.execute(STATEMENTS["merge_contacts"], what)
     return connection.execute(STATEMENTS["suppress_staged"], what).rowcount
-
-
-def _ensure_contact(connection: Connection, installation_id: int, address: str) -> int:
-    contact = {"installation_id": installation_id, "address_key": address_key(address)}
-    made = connection.scalar(STATEMENTS["ensure_contact"], {**contact, "address": address})
-    return int(made or connection.scalars(STATEMENTS["find_contact"], contact).one())
 
 
 def _check(reason: str, topic: str) -> None:

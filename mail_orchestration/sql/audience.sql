@@ -298,18 +298,6 @@ INSERT INTO suppression (contact_id, topic, reason, detail, suppressed_at)
 VALUES (CAST(:contact_id AS bigint), :topic, :reason, :detail, CAST(:now AS timestamptz))
 ON CONFLICT (contact_id, topic) DO NOTHING;
 
--- name: ensure_contact
--- Make a contact of an address, without membership.
-INSERT INTO contact (installation_id, address, address_key)
-VALUES (CAST(:installation_id AS integer), :address, :address_key)
-ON CONFLICT (installation_id, address_key) DO NOTHING
-RETURNING contact_id;
-
--- name: find_contact
--- The contact of an address.
-SELECT contact_id FROM contact
-WHERE installation_id = CAST(:installation_id AS integer) AND address_key = :address_key;
-
 -- name: suppress_staged
 -- Suppress everybody in the chunk.
 INSERT INTO suppression (contact_id, topic, reason, detail, suppressed_at)
