@@ -1,7 +1,5 @@
 """Releasing a campaign from Dagster's launchpad: it becomes a mail job, and the sensors do the rest."""
 
-from pathlib import Path
-
 import dagster as dg
 from pydantic import Field
 
@@ -11,10 +9,8 @@ from assets.mail_system import MailSystem
 from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
 from jobs.tags import PROCESS
 from mail_orchestration import broadcast
+from mail_orchestration.campaigns import folder_named
 from mail_orchestration.kernel.clock import utc_now
-from mail_orchestration.kernel.errors import BadCampaign
-
-DEFINITION = "campaign.yaml"
 
 
 class CampaignToRelease(dg.Config):
@@ -37,7 +33,7 @@ def release_folder(
     Retrying this run gives the same mail job; launching the job anew gives another one.
     """
     with told_to_operators(), mail.opened("release", context.run.run_id) as installation:
-        folder = campaign_folder(installation.settings.campaigns_dir, config.campaign)
+        folder = folder_named(installation, config.campaign)
         released = broadcast.release_campaign(
             installation,
             folder,
@@ -56,17 +52,6 @@ def release_folder(
             "state": released.state.value,
         }
     )
-
-
-def campaign_folder(campaigns: Path, name: str) -> Path:
-    """The folder of that name right under `campaigns`. Raises BadCampaign listing the names there are."""
-    known = sorted(file.parent.name for file in campaigns.glob(f"*/{DEFINITION}"))
-    if name not in known:
-        raise BadCampaign(
-            f"there is no campaign {name!r} in {campaigns} (there are: {', '.join(known) or 'none'}); a "
-            f"campaign is a folder there with a {DEFINITION}"
-        )
-    return campaigns / name
 
 
 @dg.job(

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from mail_orchestration.composition.definition import CAMPAIGN_FILE
 from mail_orchestration.composition.edits import Edit, difference
 from mail_orchestration.dispatch import campaigns
 from mail_orchestration.dispatch.campaigns import CampaignChange, CampaignListed, WaitingRelease
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.errors import BadCampaign
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +43,21 @@ def folder_of(inst: Installation, folder: Path) -> CampaignFolder:
         host=socket.gethostname(),
         inode=folder.stat().st_ino,
     )
+
+
+def folder_named(inst: Installation, name: str) -> Path:
+    """The campaign's folder of that name right under campaigns_dir. Raises BadCampaign listing the names there are.
+
+    For names that come from elsewhere: none of them leads to another folder.
+    """
+    campaigns_dir = inst.settings.campaigns_dir
+    known = sorted(file.parent.name for file in campaigns_dir.glob(f"*/{CAMPAIGN_FILE}"))
+    if name not in known:
+        raise BadCampaign(
+            f"there is no campaign {name!r} in {campaigns_dir} (there are: {', '.join(known) or 'none'}); a campaign "
+            f"is a folder there with a {CAMPAIGN_FILE}"
+        )
+    return campaigns_dir / name
 
 
 def list_campaigns(inst: Installation) -> list[CampaignListed]:

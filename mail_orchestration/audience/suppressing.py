@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +32,23 @@ class SuppressionReason(StrEnum):
     HARD_BOUNCE = "hard_bounce"
     COMPLAINT = "complaint"
     MANUAL = "manual"
+
+
+_OPT_OUTS = frozenset({SuppressionReason.OPTED_OUT, SuppressionReason.OPTED_OUT_OF_TOPIC})
+
+
+def why_suppressed(
+    suppressions: Mapping[str, str], *, topic: str, is_transactional: bool
+) -> SuppressionReason | None:
+    """Why a contact with these suppressions (topic → reason) gets no mail about `topic`; None when it may.
+
+    Opt-outs do not hold back what is transactional: who opted out of advertising still wants to know that the order has
+    left. Hard bounces, complaints and manual suppressions do.
+    """
+    for each in (suppressions.get(""), suppressions.get(topic)):
+        if each is not None and not (is_transactional and each in _OPT_OUTS):
+            return SuppressionReason(each)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

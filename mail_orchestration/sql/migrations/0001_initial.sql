@@ -118,6 +118,18 @@ CREATE TABLE campaign (
     CONSTRAINT campaign_resumes_as_what_can_be_sent CHECK (resumes_as IN ('test', 'live'))
 );
 
+-- What a campaign said when a single mail of it was submitted: later edits change nothing (spec 7.1). Known by its digest,
+-- so that mails which say the same share it. dictionary is what their composed messages are compressed against.
+CREATE TABLE frozen_campaign (
+    frozen_campaign_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    campaign_id integer NOT NULL REFERENCES campaign,
+    digest bytea NOT NULL,
+    files jsonb NOT NULL,
+    frozen_at timestamptz NOT NULL,
+    dictionary bytea REFERENCES content,
+    CONSTRAINT campaign_is_frozen_by_digest UNIQUE (campaign_id, digest)
+);
+
 
 -- Mail jobs ------------------------------------------------------------------------------------------------------
 
@@ -311,8 +323,10 @@ CREATE TYPE loose_mail_state AS ENUM ('SCHEDULED', 'QUEUED', 'SENDING', 'FAILED'
 -- each reservation raises. asked_state is what the operator asked for while it is SENDING: it enters that instead of
 -- waiting for its next attempt.
 -- A retry sends what is stored for message_no of its release; result_no and last_outcome are of the message's last result
--- in the results log, under mail_job_id. A mail of its own has its message here once it is composed, and from then on it
--- is the same octets at every attempt.
+-- in the results log, under mail_job_id. A mail of its own is composed from frozen_campaign_id and its attributes (json and
+-- not jsonb: read as a whole, once) at its first attempt; then it has its message here, and from then on it is the same
+-- octets at every attempt. occurrence is what the caller named, so that another occurrence may say the same. Who opted out
+-- gets it nevertheless where is_transactional.
 -- reply_code to relay are of the last attempt, code and description of why it is FAILED or STOPPED.
 CREATE TABLE loose_mail (
     loose_mail_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -338,6 +352,10 @@ CREATE TABLE loose_mail (
     mail_job_id bigint,
     result_no smallint,
     last_outcome outcome,
+    frozen_campaign_id integer REFERENCES frozen_campaign,
+    attributes json,
+    occurrence text NOT NULL DEFAULT '',
+    is_transactional boolean NOT NULL DEFAULT false,
     message bytea,
     size integer,
     reply_code smallint,
@@ -357,6 +375,8 @@ CREATE TABLE loose_mail (
         END
     ),
     CONSTRAINT retry_keeps_no_message_of_its_own CHECK (kind <> 'retry' OR message IS NULL),
+    CONSTRAINT single_mail_has_frozen_content CHECK (kind <> 'single' OR frozen_campaign_id IS NOT NULL),
+    CONSTRAINT message_has_a_size CHECK ((message IS NULL) = (size IS NULL)),
     CONSTRAINT only_what_rests_or_failed_says_why CHECK (code IS NULL OR state IN ('FAILED', 'STOPPED'))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200);
 

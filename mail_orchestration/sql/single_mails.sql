@@ -1,0 +1,61 @@
+-- Statements of dispatch/frozen_campaigns.py and dispatch/single_mails.py: single mails and what they say (spec 7).
+
+-- name: find_single_mail_campaign
+-- The campaign of single mails, held against being paused, resumed or deleted until this transaction ends.
+SELECT campaign_id, state FROM campaign
+WHERE installation_id = CAST(:installation_id AS integer) AND name = :name
+FOR SHARE;
+
+-- name: insert_single_mail_campaign
+-- A campaign that was never released becomes known by its first single mail.
+INSERT INTO campaign (installation_id, name, state, resumes_as, digest, changed_at)
+VALUES (CAST(:installation_id AS integer), :name, :state, :state, CAST(:digest AS bytea), CAST(:now AS timestamptz))
+ON CONFLICT (installation_id, name) DO NOTHING;
+
+-- name: find_frozen_campaign
+-- What a campaign said under a digest, if it was frozen before.
+SELECT frozen_campaign_id FROM frozen_campaign
+WHERE campaign_id = CAST(:campaign_id AS integer) AND digest = CAST(:digest AS bytea);
+
+-- name: insert_frozen_campaign
+-- Freeze what a campaign says.
+INSERT INTO frozen_campaign (campaign_id, digest, files, frozen_at)
+VALUES (
+    CAST(:campaign_id AS integer), CAST(:digest AS bytea), CAST(:files AS jsonb), CAST(:now AS timestamptz)
+)
+ON CONFLICT (campaign_id, digest) DO NOTHING;
+
+-- name: read_frozen_campaign
+-- What was frozen.
+SELECT frozen_campaign_id, campaign_id, files, dictionary FROM frozen_campaign
+WHERE frozen_campaign_id = CAST(:frozen_campaign_id AS integer);
+
+-- name: keep_frozen_dictionary
+-- The dictionary that the messages of a frozen campaign are compressed against; the first one stays.
+UPDATE frozen_campaign SET dictionary = coalesce(dictionary, CAST(:sha256 AS bytea))
+WHERE frozen_campaign_id = CAST(:frozen_campaign_id AS integer)
+RETURNING dictionary;
+
+-- name: queue_single_mails
+-- Single mails of one campaign: QUEUED when they are due, else SCHEDULED, and PAUSED with a paused campaign. Their numbers
+-- come in the order of the mails.
+INSERT INTO loose_mail (
+    installation_id, kind, state, priority, created_at, due_at, expires_at, campaign_id, contact_id, address, topic,
+    frozen_campaign_id, attributes, occurrence, is_transactional
+)
+SELECT
+    CAST(:installation_id AS integer), 'single',
+    CASE
+        WHEN CAST(:is_paused AS boolean) THEN CAST('PAUSED' AS loose_mail_state)
+        WHEN m.due_at <= CAST(:now AS timestamptz) THEN 'QUEUED'
+        ELSE 'SCHEDULED'
+    END,
+    m.priority, CAST(:now AS timestamptz), m.due_at, CAST(:expires_at AS timestamptz), CAST(:campaign_id AS integer),
+    m.contact_id, m.address, :topic, CAST(:frozen_campaign_id AS integer), m.attributes, m.occurrence,
+    CAST(:is_transactional AS boolean)
+FROM unnest(
+    CAST(:priorities AS integer[]), CAST(:due_at AS timestamptz[]), CAST(:contact_ids AS bigint[]),
+    CAST(:addresses AS text[]), CAST(:attributes AS json[]), CAST(:occurrences AS text[])
+) WITH ORDINALITY AS m (priority, due_at, contact_id, address, attributes, occurrence, place)
+ORDER BY m.place
+RETURNING loose_mail_id, state;
