@@ -371,7 +371,7 @@ CREATE TABLE loose_mail (
     CONSTRAINT retry_is_of_a_message CHECK (
         CASE WHEN kind = 'retry'
             THEN num_nulls(released_on, release_id, message_no, mail_job_id, result_no, last_outcome) = 0
-            ELSE num_nonnulls(released_on, release_id, message_no, mail_job_id, result_no, last_outcome) = 0
+            ELSE num_nonnulls(released_on, release_id, message_no, mail_job_id, result_no) = 0
         END
     ),
     CONSTRAINT retry_keeps_no_message_of_its_own CHECK (kind <> 'retry' OR message IS NULL),
