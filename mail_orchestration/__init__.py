@@ -12,6 +12,7 @@ They know nothing of each other; `kernel` is their shared ground. Stories join t
 
     broadcast     audience → release → recipients → assembled messages → the queue
     mailcaster    claim, deliver, settle, finish
+    sending       what those share that send: loose mails among them
     preview       one message, without a release
     maintenance   what runs beside the mail
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mail_orchestration.dispatch.mail_jobs import mail_job
-from mail_orchestration.dispatch.operating import Operated, signs_now
+from mail_orchestration.dispatch.operating import Operated, campaign_number, signs_now
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart, restart_mail_job
+from mail_orchestration.dispatch.resting import rest_loose_mails, wake_loose_mails
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop, stop_mail_job
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from mail_orchestration.kernel.states import MailJobState
 
 LOOK_EVERY_S = 0.2
@@ -40,7 +42,9 @@ def stop(inst: Installation, scope: Scope, *, now: datetime | None = None) -> li
     """Stop what is meant, now by the database's clock or at `now`: nothing more of it is sent but what is in flight.
 
     What waits is stopped at once, what is RUNNING when its mailcaster has let go of it, within two seconds, or at once
-    when that is dead; what is being assembled, when it would be queued. Asked twice it is no error. Raises NotFound.
+    when that is dead; what is being assembled, when it would be queued. Retries of its messages rest with it, also
+    those of a mail job that has ended; with a campaign or everything, single mails too. Asked twice it is no error.
+    Raises NotFound.
     """
     end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher, now)
     with inst.database.begin() as connection:
@@ -53,6 +57,16 @@ def stop(inst: Installation, scope: Scope, *, now: datetime | None = None) -> li
             )
             crash_point("stop_asked")
         crash_point("stop_asked_committed")
+    with inst.database.begin() as connection:
+        # After the mail jobs: what they have deferred by now rests too, and what comes later when its time has come.
+        rest_loose_mails(
+            connection,
+            inst.installation_id,
+            LooseMailState.PAUSED,
+            mail_job_id=scope.mail_job,
+            campaign_id=campaign_number(connection, inst.installation_id, scope.campaign),
+        )
+        crash_point("loose_mails_stopped")
     return done
 
 
@@ -60,7 +74,8 @@ def restart(inst: Installation, scope: Scope, *, now: datetime | None = None) ->
     """Let what is meant go on where it was stopped; a mail job that is named, also what of it has FAILED.
 
     A campaign's or all failed mail jobs are not restarted with the stopped ones: they failed for a reason each, and
-    may be of long ago. What is too old for every mailcaster is FAILED, and expires (spec 5.4). Raises NotFound.
+    may be of long ago. Loose mails go on that a stop let rest. What is too old for every mailcaster is FAILED, and
+    expires (spec 5.4). Raises NotFound.
     """
     end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher, now)
     hours = [each.job_recovery_expire_in_hours for each in inst.settings.mailcasters]
@@ -79,6 +94,13 @@ def restart(inst: Installation, scope: Scope, *, now: datetime | None = None) ->
             )
             crash_point("restart_asked")
         crash_point("restart_asked_committed")
+    with inst.database.begin() as connection:
+        wake_loose_mails(
+            connection,
+            inst.installation_id,
+            mail_job_id=scope.mail_job,
+            campaign_id=campaign_number(connection, inst.installation_id, scope.campaign),
+        )
     return done
 
 

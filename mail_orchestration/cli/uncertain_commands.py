@@ -28,23 +28,28 @@ def uncertain(
         Literal["accepted", "rejected"] | None,
         typer.Option(help="You found out: the relay has them (accepted), or it has not (rejected)."),
     ] = None,
+    resend: Annotated[
+        bool, typer.Option("--resend", help="Send the very same once more: it may arrive twice.")
+    ] = False,
     recipient: Annotated[
         list[int] | None,
-        typer.Option(metavar="NUMBER", min=1, help="Settle this recipient's only; may be repeated."),
+        typer.Option(metavar="NUMBER", min=1, help="This recipient's only; may be repeated."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="List at most so many.")] = 1000,
 ) -> ExitCode | None:
-    """List the uncertain messages of a mail job, or settle what became of them.
+    """List the uncertain messages of a mail job, settle what became of them, or let them be sent once more.
 
     Exit code 1 when a recipient that was named has none that can be settled.
     """
-    from mail_orchestration.feedback.uncertain import settle_uncertain, uncertain_messages
+    from mail_orchestration.feedback.uncertain import resend_uncertain, settle_uncertain, uncertain_messages
     from mail_orchestration.kernel.database_clock import database_now
     from mail_orchestration.kernel.model import Outcome
 
-    if recipient and settle is None:
-        raise BadInput("--recipient goes with --settle")
-    settled = 0
+    if recipient and settle is None and not resend:
+        raise BadInput("--recipient goes with --settle or --resend")
+    if settle is not None and resend:
+        raise BadInput("--settle and --resend exclude each other")
+    settled = resent = 0
     with face.open() as inst:
         messages = _messages_of(inst, mail_job)
         if messages is None:
@@ -58,20 +63,30 @@ def uncertain(
                     now=database_now(connection),
                     recipient_nos=set(recipient) if recipient else None,
                 )
+            if resend:
+                resent = resend_uncertain(
+                    connection,
+                    messages,
+                    now=database_now(connection),
+                    recipient_nos=set(recipient) if recipient else None,
+                )
             left = uncertain_messages(connection, messages, most=limit)
     document = {
         "mail_job_id": mail_job,
         "settled": settled,
+        "resent": resent,
         "uncertain": [_as_document(each) for each in left],
     }
 
     def show(console: Console) -> None:
         if settle is not None:
             console.print(f"[green]settled[/] {settled:,} as {settle}")
+        if resend:
+            console.print(f"[green]to be sent once more[/] {resent:,}, as loose mails")
         _show(console, left)
 
     face.answer(document, show)
-    return ExitCode.NOT_WELL if recipient and settled < len(set(recipient)) else None
+    return ExitCode.NOT_WELL if recipient and settled + resent < len(set(recipient)) else None
 
 
 def _messages_of(inst: Installation, number: int) -> MessageRange | None:
@@ -97,6 +112,12 @@ def _as_document(each: UncertainMessage) -> dict[str, Any]:
     return asdict(each) | {"waits_for_the_operator": each.waits_for_the_operator}
 
 
+def _now(each: UncertainMessage) -> str:
+    if each.loose_mail_state is not None:
+        return f"loose mail, {each.loose_mail_state}"
+    return "waits for you" if each.waits_for_the_operator else f"in mail job {each.mail_job_id}"
+
+
 def _show(console: Console, left: list[UncertainMessage]) -> None:
     if not left:
         console.print("No message is uncertain.")
@@ -109,7 +130,7 @@ def _show(console: Console, left: list[UncertainMessage]) -> None:
             each.relay,
             each.reply_text or "",
             str(each.result_no),
-            "waits for you" if each.waits_for_the_operator else f"in mail job {each.mail_job_id}",
+            _now(each),
         )
         for each in left
     ]

@@ -15,7 +15,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.dispatch.resting import rest_loose_mails, wake_loose_mails
 from mail_orchestration.kernel.errors import NotFound, StateConflict
+from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -83,10 +85,11 @@ def campaigns(connection: Connection, installation_id: int) -> list[CampaignList
 
 
 def pause_campaign(connection: Connection, installation_id: int, name: str) -> CampaignChange:
-    """test, live → paused. Raises NotFound, and StateConflict for a deleted one."""
+    """test, live → paused, and its loose mails with it. Raises NotFound, and StateConflict for a deleted one."""
     campaign = _locked(connection, installation_id, name)
     if campaign.state == CampaignState.DELETED:
         raise StateConflict(f"campaign {name} is deleted: its mail jobs that waited were stopped")
+    rest_loose_mails(connection, installation_id, LooseMailState.PAUSED, campaign_id=campaign.campaign_id)
     return _changed(
         connection, campaign, name, {CampaignState.TEST, CampaignState.LIVE}, CampaignState.PAUSED
     )
@@ -97,11 +100,12 @@ def resume_campaign(connection: Connection, installation_id: int, name: str) -> 
     campaign = _locked(connection, installation_id, name)
     if campaign.state == CampaignState.DELETED:
         raise StateConflict(f"campaign {name} is deleted: release it to have it again")
+    wake_loose_mails(connection, installation_id, campaign_id=campaign.campaign_id)
     return _changed(connection, campaign, name, {CampaignState.PAUSED}, CampaignState(campaign.resumes_as))
 
 
 def delete_campaign(connection: Connection, installation_id: int, name: str, now: datetime) -> CampaignChange:
-    """test, live, paused → deleted, and its mail jobs that wait → STOPPED. What has begun goes on.
+    """test, live, paused → deleted, its mail jobs and its loose mails that wait → STOPPED. What has begun goes on.
 
     Raises NotFound, and StateConflict for a paused one with mail jobs that have begun: deleting it would send them.
     """
@@ -113,8 +117,10 @@ def delete_campaign(connection: Connection, installation_id: int, name: str, now
             f"campaign {name} is paused and holds mail jobs that have begun ({numbers}), which would go on: "
             "stop them or resume the campaign first"
         )
-    stopped = _stop_waiting(
-        connection, campaign.campaign_id, None, "the campaign was deleted while it waited", now
+    why = "the campaign was deleted while it waited"
+    stopped = _stop_waiting(connection, campaign.campaign_id, None, why, now)
+    rest_loose_mails(
+        connection, installation_id, LooseMailState.STOPPED, campaign_id=campaign.campaign_id, why=why
     )
     return _changed(
         connection,

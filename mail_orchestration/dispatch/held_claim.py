@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.repeating import count_repeatable
-from mail_orchestration.dispatch.settling import end_claim
+from mail_orchestration.dispatch.settling import bring_figures_up_to_date, end_claim
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point
@@ -48,6 +48,7 @@ class HeldClaim:
         self._turn = threading.Lock()
         self._session = ExitStack()
         self._connection: Connection | None = None
+        self._may_be_retried = False
         self._beaten_at = claim.taken_at
 
     def __enter__(self) -> Self:
@@ -101,6 +102,7 @@ class HeldClaim:
 
     def progress(self, counts: Mapping[Outcome, int]) -> bool:
         """Set the figures that displays show to these results so far. True when it was asked to stop."""
+        self._may_be_retried |= counts.get(Outcome.DEFERRED, 0) > 0
         figures = {outcome.value: counts.get(outcome, 0) for outcome in _COUNTED}
         return self._write(STATEMENTS["record_progress"], figures) is MailJobState.STOPPING
 
@@ -124,21 +126,27 @@ class HeldClaim:
                     f"mail job {self.claim.mail_job_id} cannot finish: "
                     f"{uncertain} of its messages are uncertain and to be sent again"
                 )
-            return end_claim(connection, self.claim, MailJobState.FINISHED, reason="", now=now)
+            return self._end(connection, MailJobState.FINISHED, "", now)
 
     def fail(self, reason: str, now: datetime) -> MailJobState:
         """RUNNING → FAILED (spec 3.7), and settle the parent; STOPPED_R when a stop was asked for
         meanwhile.
         """
         with self._database.begin() as connection:
-            return end_claim(connection, self.claim, MailJobState.FAILED, reason=reason, now=now)
+            return self._end(connection, MailJobState.FAILED, reason, now)
 
     def let_go_stopped(self, now: datetime) -> MailJobState:
         """STOPPING → STOPPED_R, or → RECOVERING when it was restarted since: nothing more is sent.
 
         Raises ClaimLost too when no stop was asked for.
         """
-        return self._write(STATEMENTS["end_stopping"], {"now": now})
+        own = {"mail_job_id": self.claim.mail_job_id, "fence": self.claim.fence}
+        with self._database.begin() as connection:
+            state = connection.execute(STATEMENTS["end_stopping"], {**own, "now": now}).scalar_one_or_none()
+            if state is None:
+                raise self.claim.lost()
+            self._count_retries(connection)
+        return MailJobState(state)
 
     def hand_back(self) -> None:
         """Go without having finished, in good order: the mail job hangs at once and the next one recovers it.
@@ -151,6 +159,16 @@ class HeldClaim:
             state = connection.execute(STATEMENTS["hand_back_mail_job"], own).scalar_one_or_none()
         if state is None:
             raise self.claim.lost()
+
+    def _end(self, connection: Connection, enters: MailJobState, reason: str, now: datetime) -> MailJobState:
+        state = end_claim(connection, self.claim, enters, reason=reason, now=now)
+        self._count_retries(connection)
+        return state
+
+    def _count_retries(self, connection: Connection) -> None:
+        """What was deferred may have been retried by another worker meanwhile: that is in no figure of ours."""
+        if self._may_be_retried:
+            bring_figures_up_to_date(connection, self.claim.mail_job_id)
 
     def _write(self, statement: TextClause, binds: Mapping[str, Any]) -> MailJobState:
         own = {"mail_job_id": self.claim.mail_job_id, "fence": self.claim.fence}

@@ -16,9 +16,9 @@ from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.mail_jobs import transition
-from mail_orchestration.dispatch.recovery import bring_figures_up_to_date, holder_is_gone
+from mail_orchestration.dispatch.recovery import holder_is_gone
 from mail_orchestration.dispatch.repeating import count_repeatable
-from mail_orchestration.dispatch.settling import settle_parent
+from mail_orchestration.dispatch.settling import bring_figures_up_to_date, settle_parent
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import NotFound

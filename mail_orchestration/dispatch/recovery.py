@@ -27,7 +27,7 @@ from sqlalchemy import Connection, Row
 from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.mail_jobs import HANDED_BACK_AT
 from mail_orchestration.dispatch.search_order import WorkKind
-from mail_orchestration.dispatch.settling import settle_parent
+from mail_orchestration.dispatch.settling import bring_figures_up_to_date, settle_parent
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.settings import MailcasterParameters
@@ -163,8 +163,3 @@ def expire(connection: Connection, mail_job_id: int, reason: str, now: datetime)
     expired: int = connection.execute(STATEMENTS["record_expired"], binds).rowcount
     _log.warning("mail job %s failed with %s messages expired: %s", mail_job_id, expired, reason)
     return expired
-
-
-def bring_figures_up_to_date(connection: Connection, mail_job_id: int) -> None:
-    """A killed holder's last progress figures are of some messages before its last result."""
-    connection.execute(STATEMENTS["count_recorded_progress"], {"mail_job_id": mail_job_id})

@@ -76,3 +76,12 @@ def _judge_canary(connection: Connection, parent_id: int, now: datetime) -> Mail
         return None
     _log.warning("mail job %d is stopped: %s", parent_id, why)
     return transition(connection, parent_id, MailJobState.P_ASSIGNING, MailJobState.STOPPED_R, why, now)
+
+
+def bring_figures_up_to_date(connection: Connection, mail_job_id: int) -> None:
+    """Set a mail job's figures to its results. The caller has changed its row in this transaction, and so locked it.
+
+    A killed holder's last progress figures are of some messages before its last result; one that lives knows nothing of
+    retries whose results were written beside it.
+    """
+    connection.execute(STATEMENTS["count_recorded_progress"], {"mail_job_id": mail_job_id})

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from mail_orchestration.egress.ports import ResultSink
 from mail_orchestration.egress.reply import Reply
+from mail_orchestration.egress.verdict import speaks_of_the_address
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage, Phase
 
@@ -41,7 +42,8 @@ class Recorder:
         self, message: OutgoingMessage, outcome: Outcome, reply: Reply, phase: Phase, relay: str
     ) -> None:
         """The relay deferred or rejected the message, in answer to the command of `phase`."""
-        self._begin(message, outcome, reply.code, reply.enhanced, reply.text, relay, phase)
+        is_hard_bounce = outcome is Outcome.REJECTED and speaks_of_the_address(reply, phase)
+        self._begin(message, outcome, reply.code, reply.enhanced, reply.text, relay, phase, is_hard_bounce)
 
     def decided(
         self, message: OutgoingMessage, outcome: Outcome, enhanced: str | None, reason: str, relay: str
@@ -67,6 +69,7 @@ class Recorder:
         text: str | None,
         relay: str,
         refused_at: Phase | None = None,
+        is_hard_bounce: bool = False,
     ) -> None:
         assert self._pending is None, "the last result is settled before the next message ends"
         results = self._results
@@ -82,6 +85,7 @@ class Recorder:
                 relay,
                 results.clock(),
                 refused_at=refused_at,
+                is_hard_bounce=is_hard_bounce,
             )
         )
         # A coroutine would not begin before somebody awaits it.

@@ -60,14 +60,13 @@ def verdict_on(reply: Reply, phase: Phase) -> Verdict:
     return Verdict.REJECTED
 
 
-def speaks_of_the_address(reply: Reply) -> bool:
-    """Whether the relay says that this address takes no mail: a hard bounce, to be suppressed (spec 6.4)."""
-    return code_speaks_of_the_address(reply.code, reply.enhanced)
+def speaks_of_the_address(reply: Reply, phase: Phase) -> bool:
+    """Whether the relay says that the recipient's address takes no mail: a hard bounce, to be suppressed (spec 6.4).
 
-
-def code_speaks_of_the_address(reply_code: int | None, enhanced_code: str | None) -> bool:
-    """The same of the two columns that a result keeps."""
-    return reply_code is not None and reply_code >= 500 and enhanced_code in SPEAKS_OF_THE_ADDRESS
+    In answer to MAIL the same codes are about the sender's.
+    """
+    is_of_recipient = phase not in (Phase.RSET, Phase.MAIL)
+    return is_of_recipient and reply.is_permanent and reply.enhanced in SPEAKS_OF_THE_ADDRESS
 
 
 def _means_too_many_recipients(reply: Reply, phase: Phase) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from mail_orchestration.kernel.model import DeliveryResult
+from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 
 def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
@@ -32,6 +32,16 @@ def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
         "result_nos": result_nos,
         "superseded": superseded,
     }
+
+
+def needs_follow_up(result: DeliveryResult) -> bool:
+    """Whether more follows from the result than its row: another attempt, or a suppression."""
+    return result.outcome is Outcome.DEFERRED or result.is_hard_bounce
+
+
+def follow_up_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
+    """What `append_results_and_follow_up` asks for besides."""
+    return {"hard_bounces": _array("t" if r.is_hard_bounce else "f" for r in results)}
 
 
 def quoted(value: str | None) -> str:

@@ -4,6 +4,9 @@ Many connections share one write. While one flush is under way the results of th
 statement, one round trip and one commit, whatever it holds. It says under which fence the mail job is held,
 and writes nothing when that no longer holds (spec 5.5).
 
+A flush that holds a deferred result or a hard bounce takes another statement, which makes the loose mail of the next
+attempt, or the suppression, in the same commit (spec 6.4). All others do not pay for that.
+
 The event loop drives the connection itself: a writer thread cost 12 to 23 µs of CPU for a result instead of 8
 to 14. BEGIN, COPY and COMMIT, four round trips, cost 16 to 45 µs; naming the day's partition instead of the
 parent table gained nothing that could be told from noise. `benchmarks/results_log.py` measures what was kept.
@@ -26,17 +29,18 @@ from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
-from mail_orchestration.feedback.result_rows import result_columns
+from mail_orchestration.feedback.result_rows import follow_up_columns, needs_follow_up, result_columns
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from mail_orchestration.kernel.settings import DispatcherSettings
 from mail_orchestration.kernel.statements import STATEMENTS
 
 MAX_RESULTS_OF_A_FLUSH = 2000
 """More wait for the next one: a flush holds a lock on the mail job's row that heartbeats wait for."""
 
-_PREPARED = b"append_results"
+_PLAIN, _FOLLOWING_UP = b"append_results", b"append_results_and_follow_up"
 _log = logging.getLogger(__name__)
 
 
@@ -54,8 +58,17 @@ class ResultsLog:
     """
 
     def __init__(
-        self, database: Database, *, release_id: int, released_on: date, mail_job_id: int, fence: int
+        self,
+        database: Database,
+        *,
+        release_id: int,
+        released_on: date,
+        mail_job_id: int,
+        fence: int,
+        dispatcher: DispatcherSettings | None = None,
     ) -> None:
+        """`dispatcher` says how often a deferred message is tried, and when again."""
+        dispatcher = dispatcher or DispatcherSettings()
         self.counts: Counter[Outcome] = Counter()
         """Durable results so far, less what they superseded."""
         self.flushes = 0
@@ -67,10 +80,12 @@ class ResultsLog:
             "fence": str(fence).encode(),
             "release_id": str(release_id).encode(),
             "released_on": released_on.isoformat().encode(),
+            "most_attempts": str(dispatcher.max_attempts).encode(),
+            "retry_after_s": str(60 * dispatcher.retry_after_minutes).encode(),
         }
         self._gathering: list[tuple[DeliveryResult, asyncio.Future[None]]] = []
         self._in_flight: list[tuple[DeliveryResult, asyncio.Future[None]]] = []
-        self._is_scheduled = False
+        self._is_scheduled = self._may_follow_up = False
         self._failure: Exception | None = None
         self._drained: asyncio.Future[None] | None = None
         self._resources = contextlib.ExitStack()
@@ -102,6 +117,8 @@ class ResultsLog:
             raise self._failure
         future = self._loop.create_future()
         self._gathering.append((result, future))
+        if result.outcome is not Outcome.ACCEPTED:
+            self._may_follow_up = True
         if not self._in_flight:
             self._schedule_flush()
         crash_point("result_recorded")
@@ -120,9 +137,16 @@ class ResultsLog:
         self._in_flight = self._gathering[:MAX_RESULTS_OF_A_FLUSH]
         self._gathering = self._gathering[MAX_RESULTS_OF_A_FLUSH:]
         crash_point("before_flush")
-        columns = self._constants | result_columns([result for result, _ in self._in_flight])
+        results = [result for result, _ in self._in_flight]
+        columns = self._constants | result_columns(results)
+        statement = _PLAIN
+        if self._may_follow_up:
+            self._may_follow_up = bool(self._gathering)
+            if any(map(needs_follow_up, results)):
+                statement = _FOLLOWING_UP
+                columns |= follow_up_columns(results)
         try:
-            self._pgconn.send_query_prepared(_PREPARED, [columns[bind] for bind in self._binds])
+            self._pgconn.send_query_prepared(statement, [columns[bind] for bind in self._binds[statement]])
             self._push()
         except psycopg.Error as error:
             self._fail(error)
@@ -199,30 +223,37 @@ class ResultsLog:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    def _connect(self) -> tuple[Connection, PGconn, list[str]]:
+    def _connect(self) -> tuple[Connection, PGconn, dict[bytes, list[str]]]:
         connection = self._resources.enter_context(self._database.reserved())
         driver = cast("psycopg.Connection", connection.connection.driver_connection)
         try:
             # The connection may have served an earlier log: `info` lives as long as its session.
-            if (binds := connection.info.get(_PREPARED)) is None:
-                binds = connection.info[_PREPARED] = self._prepare(connection, driver.pgconn)
+            if (binds := connection.info.get(_PLAIN)) is None:
+                binds = connection.info[_PLAIN] = self._prepare(connection, driver.pgconn)
         except BaseException:
             connection.invalidate()
             self._resources.close()
             raise
         return connection, driver.pgconn, binds
 
-    def _prepare(self, connection: Connection, pgconn: PGconn) -> list[str]:
+    def _prepare(self, connection: Connection, pgconn: PGconn) -> dict[bytes, list[str]]:
+        """Prepare both statements; under the name of each its binds in order."""
         connection.execute(STATEMENTS["require_durable_commits"])
-        # SQLAlchemy turns :binds into $1 … $n, and says which is which.
-        statement = STATEMENTS["append_results"].compile(
-            dialect=postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
-        )
-        with self._database.translate_errors():
-            answer = pgconn.prepare(_PREPARED, statement.string.encode())
-            if answer.status != ExecStatus.COMMAND_OK:
-                raise error_from_result(answer)
-        return list(statement.positiontup or ())
+        binds = {}
+        for name, clause in (
+            (_PLAIN, STATEMENTS["append_results"]),
+            (_FOLLOWING_UP, STATEMENTS["append_results_and_follow_up"]),
+        ):
+            # SQLAlchemy turns :binds into $1 … $n, and says which is which.
+            statement = clause.compile(
+                dialect=postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+            )
+            with self._database.translate_errors():
+                answer = pgconn.prepare(name, statement.string.encode())
+                if answer.status != ExecStatus.COMMAND_OK:
+                    raise error_from_result(answer)
+            binds[name] = list(statement.positiontup or ())
+        return binds
 
     def _disconnect(self) -> None:
         if self._failure is None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from mail_orchestration.kernel.model import MessageRange, Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
@@ -37,11 +38,13 @@ class UncertainMessage:
     mail_job_id: int
     """The small mail job or child that it belongs to now."""
     mail_job_state: MailJobState
+    loose_mail_state: LooseMailState | None
+    """Where the loose mail stands that sends it once more; None where there is none."""
 
     @property
     def waits_for_the_operator(self) -> bool:
         """Whether nobody is working on it, or is about to."""
-        return self.mail_job_state in AT_REST
+        return self.loose_mail_state is None and self.mail_job_state in AT_REST
 
 
 def uncertain_messages(
@@ -50,7 +53,15 @@ def uncertain_messages(
     """The first `most` uncertain messages of a range, by number."""
     rows = connection.execute(STATEMENTS["list_uncertain"], {**messages.binds(), "most": most})
     return [
-        UncertainMessage(**{**row._mapping, "mail_job_state": MailJobState(row.mail_job_state)})
+        UncertainMessage(
+            **{
+                **row._mapping,
+                "mail_job_state": MailJobState(row.mail_job_state),
+                "loose_mail_state": None
+                if row.loose_mail_state is None
+                else LooseMailState(row.loose_mail_state),
+            }
+        )
         for row in rows
     ]
 
@@ -65,22 +76,43 @@ def settle_uncertain(
 ) -> int:
     """Record the operator's word on the uncertain messages of a range, or on those of these recipients.
 
-    Those of mail jobs that are being worked on, or are about to be, are left alone. Returns how many were settled.
-    Needs a transaction of the caller: it keeps these mail jobs from being taken up again meanwhile, and makes a
-    second operator wait and find nothing.
+    Those of mail jobs that are being worked on, or are about to be, are left alone, and those that a loose mail sends
+    once more. Returns how many were settled. Needs a transaction of the caller: it keeps these mail jobs from being
+    taken up again meanwhile, and makes a second operator wait and find nothing.
     """
+    meant = _meant(connection, messages, recipient_nos)
+    settled = connection.execute(
+        STATEMENTS["settle_uncertain"], {**meant, "outcome": outcome.value, "now": now}
+    )
+    return int(settled.scalar_one())
+
+
+def resend_uncertain(
+    connection: Connection,
+    messages: MessageRange,
+    *,
+    now: datetime,
+    recipient_nos: Collection[int] | None = None,
+) -> int:
+    """Let the uncertain messages of a range, or those of these recipients, be sent once more, as loose mails.
+
+    The very same octets, with as many attempts as a loose mail has. Which ones are left alone, and the rest: as
+    `settle_uncertain`. Returns how many will be sent.
+    """
+    meant = _meant(connection, messages, recipient_nos)
+    return len(connection.scalars(STATEMENTS["retry_uncertain"], {**meant, "now": now}).all())
+
+
+def _meant(
+    connection: Connection, messages: MessageRange, recipient_nos: Collection[int] | None
+) -> dict[str, Any]:
+    """The binds that say which messages are meant, their mail jobs locked."""
     locked = connection.execute(
         STATEMENTS["lock_mail_jobs_at_rest"],
         {key: value for key, value in messages.binds().items() if key != "released_on"},
     )
-    settled = connection.execute(
-        STATEMENTS["settle_uncertain"],
-        {
-            **messages.binds(),
-            "mail_job_ids": [row.mail_job_id for row in locked],
-            "recipient_nos": None if recipient_nos is None else sorted(recipient_nos),
-            "outcome": outcome.value,
-            "now": now,
-        },
-    )
-    return int(settled.scalar_one())
+    return {
+        **messages.binds(),
+        "mail_job_ids": [row.mail_job_id for row in locked],
+        "recipient_nos": None if recipient_nos is None else sorted(recipient_nos),
+    }

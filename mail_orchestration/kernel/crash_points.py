@@ -85,6 +85,7 @@ CRASH_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "stop_asked": "A mail job and its children are stopped, or STOPPING; nothing is committed.",
         "stop_asked_committed": "The stop of one mail job is committed; the next one is not looked at.",
         "dead_let_go": "A STOPPING mail job is stopped in the place of its dead mailcaster; not committed.",
+        "loose_mails_stopped": "Loose mails of what was stopped are PAUSED; this is not committed.",
         "restart_asked": "A stopped mail job and its children wait to be picked up; nothing is committed.",
         "restart_asked_committed": "The restart of one mail job is committed; the next one is not looked at.",
         # ── beside the mail ──

@@ -127,3 +127,5 @@ class DeliveryResult:
     """What the message's last result was before this one; None for a first result."""
     refused_at: Phase | None = None
     """The command that the relay refused; None where it refused none."""
+    is_hard_bounce: bool = False
+    """Whether the relay said that the recipient's address takes no mail: it is suppressed (spec 6.4)."""

@@ -3,10 +3,8 @@
 shift           the loop over mail jobs
 delivery        one mail job: its results durable before a connection goes on
 keeper          its heartbeat beside that, and what ends it early
-components      the campaign's own, before and after a send
 message_feed    from the stored messages to egress
 repeats         uncertain ones once more
-station         what is kept from one mail job to the next
 """
 
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone

@@ -33,12 +33,12 @@ from mail_orchestration.kernel.errors import (
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.mailcaster.components import SendComponents
 from mail_orchestration.mailcaster.keeper import Keeper
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone
 from mail_orchestration.mailcaster.message_feed import MessageFeed
 from mail_orchestration.mailcaster.repeats import RepeatFeed, Repeats
-from mail_orchestration.mailcaster.station import Station
+from mail_orchestration.sending.components import SendComponents
+from mail_orchestration.sending.station import Station
 
 _log = logging.getLogger(__name__)
 
@@ -172,6 +172,7 @@ class MailJobDelivery:
             released_on=self._claim.released_on,
             mail_job_id=self._claim.mail_job_id,
             fence=self._claim.fence,
+            dispatcher=self._inst.settings.dispatcher,
         ) as log:
             self._results, self._rejected, self._ended = log, 0, 0
             self._most_errors = definition.maximum_error_percentage

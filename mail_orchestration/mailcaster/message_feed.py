@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
@@ -16,22 +15,16 @@ from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_mes
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
-from mail_orchestration.mailcaster.components import SendComponents
+from mail_orchestration.sending.components import SendComponents
+from mail_orchestration.sending.station import FIRST_BATCH, Pace
 
-FIRST_BATCH, BATCH = 100, 500
-"""Rows read at once, at first and at most."""
+BATCH = 500
+"""Rows read at once, at most."""
 BATCH_LASTS_S = 10.0
 """A batch is to be sent in about this time, however slow the relay: what waits between reading and sending is
 not checked again for an opt-out."""
 
 Record = Callable[[DeliveryResult], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class Pace:
-    """How many messages are read at once: what the relays take in BATCH_LASTS_S. Goes from one mail job to the next."""
-
-    batch: int = field(default_factory=lambda: FIRST_BATCH)
 
 
 class MessageFeed:

@@ -19,8 +19,8 @@ from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
-from mail_orchestration.mailcaster.components import Compose, SendComponents
 from mail_orchestration.mailcaster.message_feed import Record
+from mail_orchestration.sending.components import Compose, SendComponents
 
 BATCH = 100
 """Messages read at once. There are few: one for each connection that was lost in a bad moment."""

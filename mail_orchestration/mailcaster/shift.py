@@ -28,8 +28,8 @@ from mail_orchestration.kernel.errors import BadInput, ClaimLost, DatabaseUnavai
 from mail_orchestration.kernel.states import MailJobKind
 from mail_orchestration.mailcaster.delivery import MailJobDelivery
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone
-from mail_orchestration.mailcaster.station import Station
 from mail_orchestration.relays import relays_of
+from mail_orchestration.sending.station import Station
 
 _log = logging.getLogger(__name__)
 

@@ -137,6 +137,7 @@ CRASHES: Mapping[str, Crash] = {
     "shift_over": Crash(first="deliver"),
     "stop_asked": _STOPPED,
     "stop_asked_committed": _STOPPED,
+    "loose_mails_stopped": _STOPPED,
     "dead_let_go": Crash(first="resolve", on="deliver", after=_STOPPED, after_at="stop_noticed"),
     "restart_asked": _RESTARTED,
     "restart_asked_committed": _RESTARTED,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import uvloop
 
-from mail_orchestration.egress.verdict import code_speaks_of_the_address
 from mail_orchestration.kernel.model import Outcome, Phase
 from tests.scenarios.relays.messages import delivered, message, messages_to
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
@@ -31,7 +30,7 @@ def test_a_refusal_is_the_messages_result(where: str, extensions: list[str]) -> 
             assert (deferred.reply_code, deferred.enhanced_code) == (451, "4.3.0")
             assert (rejected.reply_code, rejected.enhanced_code) == (550, "5.1.1")
             assert rejected.reply_text == "as asked for by the address"
-            assert code_speaks_of_the_address(rejected.reply_code, rejected.enhanced_code)
+            assert (deferred.is_hard_bounce, rejected.is_hard_bounce) == (False, True)
             refused_at = {"rcpt": Phase.RCPT, "data": Phase.DATA, "dot": Phase.FINAL_DOT}[where]
             assert (deferred.refused_at, rejected.refused_at) == (refused_at, refused_at)
             assert done.sink.result_of(1).refused_at is None

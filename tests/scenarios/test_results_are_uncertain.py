@@ -26,8 +26,8 @@ from mail_orchestration.kernel.database_clock import DatabaseClock
 from mail_orchestration.kernel.model import Bypass
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift, shift
-from mail_orchestration.mailcaster.components import MessageInHand
 from mail_orchestration.mailcaster.repeats import Repeats
+from mail_orchestration.sending.components import MessageInHand
 from tests.scenarios.installations import (
     hours_pass,
     now,

@@ -62,4 +62,6 @@ def test_only_2yz_to_the_final_dot_accepts_and_421_always_gives_back(code: int, 
     ],
 )
 def test_which_replies_speak_of_the_address(code: int, enhanced: str | None, speaks: bool) -> None:
-    assert speaks_of_the_address(Reply(code, enhanced, "")) is speaks
+    for phase in (Phase.RCPT, Phase.DATA, Phase.FINAL_DOT):
+        assert speaks_of_the_address(Reply(code, enhanced, ""), phase) is speaks
+    assert not speaks_of_the_address(Reply(code, enhanced, ""), Phase.MAIL), "that is the sender's address"

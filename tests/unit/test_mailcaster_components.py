@@ -11,8 +11,8 @@ import pytest
 from mail_orchestration.dispatch.repeating import Repeatable
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
-from mail_orchestration.mailcaster.components import SCREENED_OCTETS, MessageInHand, SendComponents
 from mail_orchestration.mailcaster.repeats import RepeatFeed, Repeats
+from mail_orchestration.sending.components import SCREENED_OCTETS, MessageInHand, SendComponents
 
 MB = 1024 * 1024
 SEEN: list[list[tuple[int, int]]] = []

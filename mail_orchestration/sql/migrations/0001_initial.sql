@@ -322,12 +322,12 @@ CREATE TYPE loose_mail_state AS ENUM ('SCHEDULED', 'QUEUED', 'SENDING', 'FAILED'
 -- due_at is the moment before which it is not attempted. A worker reserves a row until reserved_until, under a fence that
 -- each reservation raises. asked_state is what the operator asked for while it is SENDING: it enters that instead of
 -- waiting for its next attempt.
--- A retry sends what is stored for message_no of its release; result_no and last_outcome are of the message's last result
--- in the results log, under mail_job_id. A mail of its own is composed from frozen_campaign_id and its attributes (json and
--- not jsonb: read as a whole, once) at its first attempt; then it has its message here, and from then on it is the same
--- octets at every attempt. occurrence is what the caller named, so that another occurrence may say the same. Who opted out
--- gets it nevertheless where is_transactional.
--- reply_code to relay are of the last attempt, code and description of why it is FAILED or STOPPED.
+-- A retry sends what is stored for message_no of its release; result_no is of the message's last result in the results
+-- log, under mail_job_id. A mail of its own is composed from frozen_campaign_id and its attributes (json and not jsonb:
+-- read as a whole, once) at its first attempt; then it has its message here, and from then on it is the same octets at
+-- every attempt. occurrence is what the caller named, so that another occurrence may say the same. Who opted out gets it
+-- nevertheless where is_transactional.
+-- last_outcome and reply_code to relay are of the last attempt, code and description of why it is FAILED or STOPPED.
 CREATE TABLE loose_mail (
     loose_mail_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     installation_id integer NOT NULL REFERENCES installation,

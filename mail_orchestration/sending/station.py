@@ -1,9 +1,10 @@
-"""What a mailcaster keeps from one mail job to the next: made anew for each child it took a quarter of the time."""
+"""What a worker keeps from one piece of work to the next: made anew for each child it took a quarter of the time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,13 +13,22 @@ import uvloop
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import DatabaseClock
-from mail_orchestration.mailcaster.message_feed import Pace
 
 _T = TypeVar("_T")
 
+FIRST_BATCH = 100
+"""Messages of a mail job that are read at once, at first."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many messages of a mail job are read at once: what the relays take in some seconds."""
+
+    batch: int = FIRST_BATCH
+
 
 class Station:
-    """A mailcaster's event loop, idle sessions with relays, clock and pace. A context manager, for one thread."""
+    """A worker's event loop, idle sessions with relays, clock and pace. A context manager, for one thread."""
 
     def __init__(self, inst: Installation) -> None:
         with inst.database.begin() as connection:

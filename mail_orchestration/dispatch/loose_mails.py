@@ -1,0 +1,319 @@
+"""Loose mails in a worker's hands: reserved in their order, given back, and what is shown of them (spec 6.2, 6.3).
+
+A reservation is a lease with a fence: every write about a loose mail names the fence under which it was reserved, and
+each reservation raises it. So whoever comes back after its time is over writes nothing (spec 6.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from mail_orchestration.dispatch.holds import is_held
+from mail_orchestration.kernel.clock import steady_seconds
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
+from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.statements import STATEMENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageOfRelease:
+    """What a retry sends again: one stored message of a release, and its last result."""
+
+    released_on: date
+    release_id: int
+    message_no: int
+    mail_job_id: int
+    """Whose result the last one was; the next one is recorded under it too."""
+    result_no: int
+    last_outcome: Outcome
+    recipient_no: int | None
+    """None where the stored message is past retention."""
+    size: int | None
+    stored: bytes | None
+    """Compressed against the release's dictionary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedMail:
+    """One loose mail in a worker's hands, SENDING."""
+
+    loose_mail_id: int
+    kind: LooseMailKind
+    attempts: int
+    """Those that were made before."""
+    fence: int
+    expires_at: datetime | None
+    campaign_id: int
+    contact_id: int
+    address: str
+    suppressed_because: str | None
+    """Why its contact must not be written to, at the moment of the reservation."""
+    message: bytes | None
+    """Of a mail of its own: what was composed at the first attempt, compressed."""
+    frozen_campaign_id: int | None
+    """Of a mail of its own: what it is composed from, as `attributes`."""
+    attributes: Mapping[str, Any] | None
+    of_release: MessageOfRelease | None
+    """Of a retry."""
+    reserved_at: float
+    """This host's steady clock, in seconds, from before the reservation: the lease counts from here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LooseMailListed:
+    """One loose mail for people. Holds an address: not for logs, nor for Dagster."""
+
+    loose_mail_id: int
+    kind: LooseMailKind
+    state: LooseMailState
+    priority: int
+    campaign: str
+    address: str
+    release_id: int | None
+    message_no: int | None
+    created_at: datetime
+    due_at: datetime
+    expires_at: datetime | None
+    attempts: int
+    worker: str | None
+    reserved_until: datetime | None
+    last_outcome: Outcome | None
+    reply_code: int | None
+    enhanced_code: str | None
+    reply_text: str | None
+    relay: str | None
+    code: str | None
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LooseMailCount:
+    """How many loose mails of a kind are in a state, and when the first of them is due."""
+
+    kind: LooseMailKind
+    state: LooseMailState
+    mails: int
+    first_due_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedMail:
+    """What became of one loose mail. Holds an address: not for logs, nor for Dagster."""
+
+    loose_mail_id: int
+    kind: LooseMailKind
+    campaign: str
+    address: str
+    release_id: int | None
+    message_no: int | None
+    created_at: datetime
+    ended_at: datetime
+    attempts: int
+    outcome: Outcome
+    reply_code: int | None
+    enhanced_code: str | None
+    reply_text: str | None
+    relay: str
+    code: str | None
+    description: str | None
+    deleted_by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """Which loose mails are meant; what is None chooses all."""
+
+    loose_mail_ids: Collection[int] | None = None
+    campaign: str | None = None
+
+    def binds(self) -> dict[str, Any]:
+        """As the statements want it."""
+        ids = None if self.loose_mail_ids is None else sorted(self.loose_mail_ids)
+        return {"loose_mail_ids": ids, "campaign": self.campaign}
+
+
+def reserve_loose_mails(
+    connection: Connection, installation_id: int, worker: str, *, most: int, for_s: float, now: datetime
+) -> list[ReservedMail]:
+    """QUEUED → SENDING for at most `most` loose mails, reserved for `for_s` seconds, in the order in which they go.
+
+    What has come to its time is made QUEUED first, also what a silent worker had reserved. Nothing while sending is
+    held. Needs a transaction of the caller.
+    """
+    if is_held(connection, installation_id):
+        return []
+    reserved_at = steady_seconds()
+    whose = {"installation_id": installation_id, "now": now}
+    connection.execute(STATEMENTS["end_run_out_reservations"], whose)
+    connection.execute(STATEMENTS["queue_due_loose_mails"], whose)
+    rows = connection.execute(
+        STATEMENTS["reserve_loose_mails"], {**whose, "worker": worker, "most": most, "for_s": for_s}
+    ).all()
+    return [
+        ReservedMail(
+            loose_mail_id=row.loose_mail_id,
+            kind=LooseMailKind(row.kind),
+            attempts=row.attempts,
+            fence=row.fence,
+            expires_at=row.expires_at,
+            campaign_id=row.campaign_id,
+            contact_id=row.contact_id,
+            address=row.address,
+            suppressed_because=row.suppressed_because,
+            message=row.message,
+            frozen_campaign_id=row.frozen_campaign_id,
+            attributes=row.attributes,
+            of_release=None
+            if row.release_id is None
+            else MessageOfRelease(
+                released_on=row.released_on,
+                release_id=row.release_id,
+                message_no=row.message_no,
+                mail_job_id=row.mail_job_id,
+                result_no=row.result_no,
+                last_outcome=Outcome(row.last_outcome),
+                recipient_no=row.recipient_no,
+                size=row.stored_size,
+                stored=row.stored,
+            ),
+            reserved_at=reserved_at,
+        )
+        for row in rows
+    ]
+
+
+def renew_reservations(
+    connection: Connection, mails: Sequence[ReservedMail], *, for_s: float, now: datetime
+) -> set[int]:
+    """Keep these for `for_s` seconds from now. Returns the numbers of those that are still in this worker's hands."""
+    binds = {**_held(mails), "for_s": for_s, "now": now}
+    return set(connection.scalars(STATEMENTS["renew_reservations"], binds))
+
+
+def give_back(connection: Connection, mails: Sequence[ReservedMail]) -> int:
+    """SENDING → QUEUED of what was not attempted; no attempt is counted. Returns how many were still held."""
+    return len(connection.scalars(STATEMENTS["give_back_loose_mails"], _held(mails)).all())
+
+
+def has_due_loose_mails(connection: Connection, installation_id: int, now: datetime) -> bool:
+    """Whether a worker would find something to send. Cheap, and locks nothing."""
+    due = connection.execute(
+        STATEMENTS["has_due_loose_mails"], {"installation_id": installation_id, "now": now}
+    )
+    return bool(due.scalar_one())
+
+
+def ensure_delivery_log(connection: Connection, now: datetime) -> date:
+    """Make the delivery log of today and tomorrow (in UTC) where it is missing. Returns tomorrow: call again then."""
+    today = now.date()
+    tomorrow = today + timedelta(days=1)
+    for day in (today, tomorrow):
+        connection.execute(STATEMENTS["ensure_log_day"], {"day": day})
+    return tomorrow
+
+
+def resubmit_loose_mails(
+    connection: Connection, installation_id: int, chosen: Chosen, *, now: datetime
+) -> list[int]:
+    """FAILED, STOPPED → SCHEDULED, due at once, with all attempts before them. Returns their numbers."""
+    binds = {"installation_id": installation_id, **chosen.binds(), "now": now}
+    return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], binds))
+
+
+def delete_loose_mails(
+    connection: Connection, installation_id: int, chosen: Chosen, *, by: str, now: datetime
+) -> list[int]:
+    """FAILED, STOPPED → the delivery log, which keeps who deleted them. Returns their numbers."""
+    ensure_delivery_log(connection, now)
+    binds = {"installation_id": installation_id, **chosen.binds(), "by": by, "now": now}
+    return sorted(connection.scalars(STATEMENTS["delete_loose_mails"], binds))
+
+
+def list_loose_mails(
+    connection: Connection,
+    installation_id: int,
+    *,
+    states: Collection[LooseMailState] | None = None,
+    kind: LooseMailKind | None = None,
+    campaign: str | None = None,
+    mail_job_id: int | None = None,
+    most: int = 1000,
+) -> list[LooseMailListed]:
+    """The first `most` loose mails in the order in which they will go."""
+    rows = connection.execute(
+        STATEMENTS["list_loose_mails"],
+        {
+            "installation_id": installation_id,
+            "states": None if states is None else sorted(states),
+            "kind": kind,
+            "campaign": campaign,
+            "mail_job_id": mail_job_id,
+            "most": most,
+        },
+    )
+    return [
+        LooseMailListed(
+            **{
+                **row._mapping,
+                "kind": LooseMailKind(row.kind),
+                "state": LooseMailState(row.state),
+                "last_outcome": None if row.last_outcome is None else Outcome(row.last_outcome),
+            }
+        )
+        for row in rows
+    ]
+
+
+def count_loose_mails(
+    connection: Connection, installation_id: int, release_id: int | None = None
+) -> list[LooseMailCount]:
+    """How many stand where: all of an installation, or the retries of one release."""
+    rows = connection.execute(
+        STATEMENTS["count_loose_mails"], {"installation_id": installation_id, "release_id": release_id}
+    )
+    return [
+        LooseMailCount(
+            **{**row._mapping, "kind": LooseMailKind(row.kind), "state": LooseMailState(row.state)}
+        )
+        for row in rows
+    ]
+
+
+def delivery_log(
+    connection: Connection,
+    installation_id: int,
+    *,
+    outcomes: Collection[Outcome] | None = None,
+    kind: LooseMailKind | None = None,
+    campaign: str | None = None,
+    address: str | None = None,
+    most: int = 1000,
+) -> list[LoggedMail]:
+    """What became of the last `most` loose mails, newest first."""
+    rows = connection.execute(
+        STATEMENTS["list_delivery_log"],
+        {
+            "installation_id": installation_id,
+            "outcomes": None if outcomes is None else sorted(outcomes),
+            "kind": kind,
+            "campaign": campaign,
+            "address": address,
+            "most": most,
+        },
+    )
+    return [
+        LoggedMail(**{**row._mapping, "kind": LooseMailKind(row.kind), "outcome": Outcome(row.outcome)})
+        for row in rows
+    ]
+
+
+def _held(mails: Sequence[ReservedMail]) -> dict[str, list[int]]:
+    return {
+        "loose_mail_ids": [mail.loose_mail_id for mail in mails],
+        "fences": [mail.fence for mail in mails],
+    }
