@@ -61,6 +61,7 @@ def recipients(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSys
                 shown.ROW_COUNT: account.recipients,
                 "campaign": told.campaign,
                 "state": told.state.value,
+                "reason": told.reason or "none",
                 "this_run": work_done,
                 "audience_rows": account.audience_rows,
                 "duplicates": account.duplicates,

@@ -22,6 +22,13 @@ class CampaignToRelease(dg.Config):
     priority: int | None = Field(
         default=None, description="Instead of the campaign's own priority; higher ones are delivered first."
     )
+    occurrence: str = Field(
+        default="", description="What it is for, such as a day: for each, the same content goes out once."
+    )
+    again: bool = Field(
+        default=False,
+        description="Send it also to those who were queued the same content within the history.",
+    )
 
 
 @dg.op(tags={"stage": "dispatch"}, out=dg.Out(dg.Nothing))
@@ -41,6 +48,8 @@ def release_folder(
             # A retry from Dagster's UI is a new run of the same root: it asks for the same thing again.
             request_key=f"dagster run {context.run.root_run_id or context.run_id}",
             priority=config.priority,
+            occurrence=config.occurrence,
+            again=config.again,
         )
     add_keys(context.instance, MAIL_JOBS, [released.release_id])
     context.log.info("campaign %s is released as mail job %d", released.campaign, released.release_id)
@@ -50,6 +59,7 @@ def release_folder(
             "campaign": released.campaign,
             "released_at": released.released_at.isoformat(timespec="seconds"),
             "state": released.state.value,
+            "again": released.again,
         }
     )
 

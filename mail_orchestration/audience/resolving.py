@@ -8,6 +8,7 @@ a bypass reason. Checks come in the order of Direct Mailer's stages, and the fir
     opted_out, hard_bounce, complaint, manual      filter: suppressed altogether
     opted_out_of_topic              filter: suppressed for the release's topic
     excluded_audience               filter: member of an audience that the release excludes
+    duplicate                       filter: the same content was queued lately (see `duplicates`)
     (a component's own)             custom components of the stages preprocess and filter, in this order
 
 "Address present" is a matter of the tables: a contact cannot be without one.
@@ -19,11 +20,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.audience.duplicates import DUPLICATE, bypass_duplicates
 from mail_orchestration.audience.handover import read_recipients
 from mail_orchestration.audience.rows import clean_name
 from mail_orchestration.kernel.bulk import copy_rows
@@ -67,6 +69,7 @@ def resolve_recipients(
     small_audience_threshold: int,
     required_attributes: Sequence[str] = (),
     components: Sequence[Component] = (),
+    history: timedelta | None = None,
     now: datetime,
 ) -> ResolveSummary:
     """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on a connection of its own.
@@ -75,6 +78,7 @@ def resolve_recipients(
     counted again, so the call may be repeated after any crash. Raises NotFound, StateConflict (another session resolves
     it, or its mail job left QUEUING), ComponentFailed.
 
+    Within `history` the same content is not queued for a contact again (spec 6.6); None: that is not looked at.
     `components` of other stages than preprocess and filter are not called. They run inside the transaction.
     """
     # The lock goes with this session: it is free again when we are done, or dead.
@@ -86,10 +90,13 @@ def resolve_recipients(
             with connection.begin():
                 audience_rows = _insert_recipients(connection, release_id, release, required_attributes)
                 crash_point("dedup_inserted")
+                earlier = (
+                    bypass_duplicates(connection, release_id, release.released_on, history) if history else []
+                )
                 _run_components(connection, release_id, release.released_on, components)
                 counted = _counted(connection, release_id, release.released_on)
                 summary = _settle(
-                    connection, release_id, audience_rows, counted, small_audience_threshold, now
+                    connection, release_id, audience_rows, counted, earlier, small_audience_threshold, now
                 )
                 crash_point("dedup_settled")
             crash_point("dedup_committed")
@@ -190,6 +197,7 @@ def _settle(
     release_id: int,
     audience_rows: int,
     counted: Counter[str | None],
+    earlier: Sequence[int],
     threshold: int,
     now: datetime,
 ) -> ResolveSummary:
@@ -211,7 +219,7 @@ def _settle(
         "now": now,
         "kind": kind.value,
         "state": (MailJobState.QUEUING if left else MailJobState.STOPPED).value,
-        "reason": "" if left else _why_nobody(bypassed),
+        "reason": "" if left else _why_nobody(bypassed, earlier),
     }
     if connection.execute(STATEMENTS["fix_kind"], outcome).rowcount != 1:
         raise StateConflict(f"mail job {release_id} left QUEUING while it was resolved")
@@ -228,11 +236,17 @@ def _reasons(counted: Counter[str | None]) -> dict[str, int]:
     return {reason: count for reason, count in counted.items() if reason is not None}
 
 
-def _why_nobody(bypassed: dict[str, int]) -> str:
+def _why_nobody(bypassed: dict[str, int], earlier: Sequence[int]) -> str:
     if not bypassed:
         return "no recipients: the audiences are empty"
     counted = ", ".join(f"{count} {reason}" for reason, count in bypassed.items())
-    return f"no recipients: all are bypassed ({counted})"
+    nobody = f"no recipients: all are bypassed ({counted})"
+    if DUPLICATE not in bypassed:
+        return nobody
+    return (
+        f"{nobody}; the same content was queued for them by mail job {', '.join(map(str, earlier))}: restart that one "
+        "if it was cut off, or release with --again to send it once more"
+    )
 
 
 def _summary(connection: Connection, release_id: int, released_on: date) -> ResolveSummary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -70,11 +70,14 @@ def release_campaign(
     now: datetime,
     request_key: str | None = None,
     priority: int | None = None,
+    occurrence: str = "",
+    again: bool = False,
     dry_run: bool = False,
 ) -> Release:
     """Freeze a campaign as it is in its folder and make a mail job of it, in state QUEUING (spec 2.1).
 
-    Whoever asks twice under one `request_key` gets the same release. A campaign in state test goes to its test
+    Whoever asks twice under one `request_key` gets the same release. Within the history the same content goes once to a
+    contact for each `occurrence`, but with `again` to everybody (spec 6.6). A campaign in state test goes to its test
     addresses only (spec 3.5). Mail jobs of the campaign that still wait and say something else are STOPPED (spec 3.4);
     a paused campaign stays paused. Raises BadCampaign, also for a template that does not compile, and when it names an
     audience that nobody has filled: a misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for
@@ -129,6 +132,9 @@ def release_campaign(
             request_key=scoped_key,
             files=releases.freeze_files(connection, campaign.files),
             digest=digest,
+            content_digest=bytes.fromhex(campaign.content_digest),
+            occurrence=occurrence,
+            again=again,
             topic=definition.topic or "",
             starts_at=definition.starts_at,
             expires_at=definition.expires_at,
@@ -200,6 +206,9 @@ def releases_to_report(inst: Installation) -> list[int]:
 def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> ResolveSummary:
     """Dedup, verify and filter (spec 1.3 to 1.6): who gets it, and who is bypassed and why.
 
+    Whoever was queued the same content lately is bypassed as a duplicate (spec 6.6), but not of a release that was made
+    again, nor of a campaign in state test.
+
     All or nothing, and once for each release: done before, it tells what it did. Raises ComponentFailed when a custom
     component raised, NotFound when there is none by that name: the mail job is FAILED then, and nothing is sent.
     Raises StateConflict when it is not QUEUING, or STOPPED just now as its campaign was edited.
@@ -219,6 +228,9 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
                 for stage in AUDIENCE_STAGES
                 for component in load_components(definition.components, stage)
             ],
+            history=None
+            if frozen.release.again or definition.state == "test"
+            else timedelta(days=inst.settings.retention.history_days),
             now=now,
         )
     except (ComponentFailed, NotFound) as failure:

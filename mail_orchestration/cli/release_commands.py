@@ -9,13 +9,14 @@ import typer
 from mail_orchestration.cli.app import LARGEST_NUMBER, command
 from mail_orchestration.cli.campaign_commands import PANEL, CampaignArgument, campaign_folder
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.cli.face import Face, escaped, shown, table
 from mail_orchestration.kernel.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mail_orchestration.broadcast import AssemblySummary
+    from mail_orchestration.dispatch.releases import Release
     from mail_orchestration.installation import Installation
 
 MailJobArgument = Annotated[
@@ -36,6 +37,12 @@ def release(
     priority: Annotated[
         int | None, typer.Option(min=-1000, max=1000, help="Instead of the campaign's own.")
     ] = None,
+    occurrence: Annotated[
+        str, typer.Option(help="What it is for, such as a day: for each, the same content goes out once.")
+    ] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Send it also to those who were queued the same content lately.")
+    ] = False,
 ) -> ExitCode | None:
     """Freeze a campaign as it is now and make a mail job of it."""
     from mail_orchestration.broadcast import release_campaign
@@ -46,15 +53,29 @@ def release(
         raise BadInput("--key is empty")
     with face.open() as inst:
         made = release_campaign(
-            inst, campaign_folder(inst.settings, campaign), now=utc_now(), request_key=key, priority=priority
+            inst,
+            campaign_folder(inst.settings, campaign),
+            now=utc_now(),
+            request_key=key,
+            priority=priority,
+            occurrence=occurrence,
+            again=again,
         )
         done = _assemble_and_queue(face, inst, made.release_id) if now else {}
-        state = _state(inst, made.release_id)
-    document = {"mail_job_id": made.release_id, "campaign": made.campaign, "state": state, **done}
+        reached = _read(inst, made.release_id)
+    document = {
+        "mail_job_id": made.release_id,
+        "campaign": made.campaign,
+        "state": reached.state,
+        "reason": reached.reason,
+        "occurrence": made.occurrence,
+        "again": made.again,
+        **done,
+    }
 
     def show(console: Console) -> None:
-        console.print(f"[bold]mail job {made.release_id}[/] of campaign {made.campaign}: {state}")
-        _show_assembly(console, done)
+        console.print(f"[bold]mail job {made.release_id}[/] of campaign {made.campaign}: {reached.state}")
+        _show_assembly(console, done, reached.reason)
         if not now:
             console.print(
                 "Dagster's sensors carry it on; without them: mail-orchestration assemble, then queue"
@@ -85,9 +106,9 @@ def assemble(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
     """
     with face.open() as inst:
         done = _assemble(face, inst, mail_job)
-        state = _state(inst, mail_job)
-    document = {"mail_job_id": mail_job, "state": state, **done}
-    face.answer(document, lambda console: _show_assembly(console, done))
+        reached = _read(inst, mail_job)
+    document = {"mail_job_id": mail_job, "state": reached.state, "reason": reached.reason, **done}
+    face.answer(document, lambda console: _show_assembly(console, done, reached.reason))
     return None
 
 
@@ -123,13 +144,13 @@ def _assemble_and_queue(face: Face, inst: Installation, mail_job: int) -> dict[s
     return done
 
 
-def _state(inst: Installation, mail_job: int) -> str:
+def _read(inst: Installation, mail_job: int) -> Release:
     from mail_orchestration.broadcast import release as read
 
-    return read(inst, mail_job).state.value
+    return read(inst, mail_job)
 
 
-def _show_assembly(console: Console, done: dict[str, Any]) -> None:
+def _show_assembly(console: Console, done: dict[str, Any], reason: str) -> None:
     if not done:
         return
     resolved = done["resolved"]
@@ -144,6 +165,13 @@ def _show_assembly(console: Console, done: dict[str, Any]) -> None:
         rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
         rows.append(("assembled messages", assembled.messages))
     console.print(table("", "", rows=rows))
+    if reason:
+        console.print(escaped(reason))
+    elif duplicates := resolved.bypassed.get("duplicate"):
+        console.print(
+            f"{shown(duplicates)} were queued the same content lately and do not get it twice; "
+            "`release --again` would send it to them too"
+        )
     if assembled is not None and assembled.already_done:
         console.print("It had been assembled before; nothing was done twice.")
     elif assembled is not None and assembled.messages:

@@ -8,6 +8,7 @@ reads the same from what a release has frozen.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,25 @@ HTML_TEMPLATE = "message.html.j2"
 TEXT_TEMPLATE = "message.txt.j2"
 MAXIMUM_FILE_OCTETS = 20_000_000
 MAXIMUM_CAMPAIGN_OCTETS = 40_000_000
+NOT_SAID = frozenset(
+    {
+        "audiences",
+        "exclude",
+        "required_attributes",
+        "sample_contact",
+        "test_addresses",
+        "priority",
+        "maximum_message_kilobytes",
+        "maximum_assembly_failures_percentage",
+        "maximum_error_percentage",
+        "on_uncertain",
+        "canary",
+        "starts_at",
+        "expires_at",
+        "schedule",
+    }
+)
+"""Keys of a definition that decide who gets the messages, when and how, and not what they say."""
 
 
 class CampaignDefinition(Strict):
@@ -133,12 +153,15 @@ class Campaign:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all paths and contents, in hexadecimal."""
-        sum_ = hashlib.sha256()
-        for path, content in sorted(self.files.items()):
-            for each in (path.encode("utf-8"), content):
-                sum_.update(struct.pack(">Q", len(each)))
-                sum_.update(each)
-        return sum_.hexdigest()
+        return _digest(self.files)
+
+    @cached_property
+    def content_digest(self) -> str:
+        """SHA-256 over what the messages say: whoever got the same gets it twice (spec 6.6)."""
+        said = self.definition.model_dump(mode="json", exclude=set(NOT_SAID))
+        files = {path: content for path, content in self.files.items() if path != CAMPAIGN_FILE}
+        said_as_file = json.dumps(said, sort_keys=True, ensure_ascii=False).encode("utf-8")
+        return _digest({**files, CAMPAIGN_FILE: said_as_file})
 
     @property
     def html_template(self) -> str | None:
@@ -197,6 +220,15 @@ def campaign_from_files(files: Mapping[str, bytes]) -> Campaign:
     if (total := sum(map(len, files.values()))) > MAXIMUM_CAMPAIGN_OCTETS:
         raise BadCampaign(f"the campaign's files have {total} octets, more than {MAXIMUM_CAMPAIGN_OCTETS}")
     return Campaign(definition, dict(sorted(files.items())))
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    sum_ = hashlib.sha256()
+    for path, content in sorted(files.items()):
+        for each in (path.encode("utf-8"), content):
+            sum_.update(struct.pack(">Q", len(each)))
+            sum_.update(each)
+    return sum_.hexdigest()
 
 
 def _read(folder: Path, path: str, missing: str) -> bytes:

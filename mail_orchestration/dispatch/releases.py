@@ -30,6 +30,10 @@ class Release:
     """The day, in the installation's time zone, whose partitions hold all that belongs to the release."""
     files: Mapping[str, bytes]
     """Relative path → SHA-256 of the frozen content."""
+    occurrence: str
+    """What it was made for, where the same content goes out more than once on purpose, such as a day; ''."""
+    again: bool
+    """Whether it goes also to those who got the same content lately: the operator said so (spec 6.6)."""
     topic: str
     """What its recipients may have opted out of; '' is everything."""
     starts_at: datetime | None
@@ -135,6 +139,9 @@ def insert_release(
     request_key: str | None,
     files: Mapping[str, bytes],
     digest: bytes,
+    content_digest: bytes,
+    occurrence: str,
+    again: bool,
     topic: str,
     starts_at: datetime | None,
     expires_at: datetime | None,
@@ -156,6 +163,9 @@ def insert_release(
             "request_key": request_key,
             "files": orjson.dumps({path: sha256.hex() for path, sha256 in files.items()}).decode(),
             "digest": digest,
+            "content_digest": content_digest,
+            "occurrence": occurrence,
+            "again": again,
             "topic": topic,
             "starts_at": starts_at,
             "expires_at": expires_at,

@@ -1,4 +1,4 @@
--- Statements of dispatch/queue_history.py: what was queued lately (spec 6.6).
+-- Statements of dispatch/queue_history.py and audience/duplicates.py: what was queued lately (spec 6.6).
 
 -- name: lock_history
 -- Two callers with the same mail wait for each other, and others seldom. In order, so that none waits for the other in turn.
@@ -24,3 +24,53 @@ WHERE NOT EXISTS (
 )
 ON CONFLICT (mail_key, queued_on) DO NOTHING
 RETURNING mail_key;
+
+
+-- name: lock_dedup_of_campaign
+-- Of two releases of a campaign that are resolved at once the second sees whom the first took.
+SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.dedup.' || campaign_id, 0))
+FROM release WHERE release_id = CAST(:release_id AS bigint);
+
+-- name: find_earlier_releases
+-- Resolved releases of the same content for the same occurrence: those that have not ended, and those that were queued
+-- within the history. One that was STOPPED while it waited, or failed before it was queued, sent nothing and never will.
+SELECT earlier.release_id, earlier.released_on
+FROM release AS this
+INNER JOIN release AS earlier
+    ON this.campaign_id = earlier.campaign_id AND this.release_id <> earlier.release_id
+        AND this.content_digest = earlier.content_digest AND this.occurrence = earlier.occurrence
+WHERE this.release_id = CAST(:release_id AS bigint) AND earlier.resolved_at IS NOT NULL AND NOT earlier.is_dry_run
+    AND EXISTS (
+        SELECT FROM mail_job AS j
+        WHERE j.release_id = earlier.release_id
+            AND (j.ended_at IS NULL OR (j.state <> 'STOPPED' AND j.queued_at > CAST(:since AS timestamptz)))
+    )
+ORDER BY earlier.release_id;
+
+-- name: insert_duplicates
+-- Bypass the recipients whom one of the earlier releases was to reach, but not those whose message has ended there without
+-- arriving. One without a result waits for its turn, or for a restart.
+INSERT INTO bypass (released_on, release_id, recipient_no, stage, reason, detail)
+SELECT this.released_on, this.release_id, this.recipient_no, 'filter', 'duplicate', 'mail job ' || max(earlier.release_id)
+FROM recipient AS this
+INNER JOIN recipient AS earlier
+    ON this.contact_id = earlier.contact_id AND earlier.bypass_reason IS NULL
+        AND earlier.released_on = ANY(CAST(:days AS date[])) AND earlier.release_id = ANY(CAST(:release_ids AS bigint[]))
+WHERE this.released_on = CAST(:released_on AS date) AND this.release_id = CAST(:release_id AS bigint)
+    AND this.bypass_reason IS NULL
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = earlier.released_on AND b.release_id = earlier.release_id
+            AND b.recipient_no = earlier.recipient_no
+    )
+    AND NOT EXISTS (
+        SELECT FROM result AS r
+        WHERE r.released_on = earlier.released_on AND r.release_id = earlier.release_id
+            AND r.contact_id = earlier.contact_id AND r.outcome IN ('rejected', 'stopped', 'expired')
+            AND NOT EXISTS (
+                SELECT FROM result AS later
+                WHERE later.released_on = r.released_on AND later.release_id = r.release_id
+                    AND later.message_no = r.message_no AND later.result_no > r.result_no
+            )
+    )
+GROUP BY this.released_on, this.release_id, this.recipient_no;

@@ -145,7 +145,9 @@ def _releaser(
 ) -> None:
     """Release a campaign and resolve its recipients; asked again under the same key, it is the same release."""
     with _opened(folder, name) as inst:
-        made = release_campaign(inst, folder / "campaigns" / campaign, now=utc_now(), request_key=key)
+        made = release_campaign(
+            inst, folder / "campaigns" / campaign, now=utc_now(), request_key=key, occurrence=key
+        )
         journal.write("released", release=made.release_id, key=key)
         try:
             resolve_release(inst, made.release_id, now=utc_now())

@@ -95,9 +95,9 @@ class World:
             ).one()
             connection.execute(
                 text(
-                    "INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, topic, "
-                    "audience_ids, excluded_audience_ids) "
-                    "VALUES (:r, :c, :now, :day, '{}', '', :topic, :audiences, :exclude)"
+                    "INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, "
+                    "content_digest, topic, audience_ids, excluded_audience_ids) "
+                    "VALUES (:r, :c, :now, :day, '{}', '', '', :topic, :audiences, :exclude)"
                 ),
                 {
                     "r": release_id,

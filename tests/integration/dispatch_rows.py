@@ -51,10 +51,11 @@ class World:
         )
         connection.execute(
             text(
-                "INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, topic, "
-                "  audience_ids, resolved_at, audience_rows, duplicates, recipient_count, assembled_at, message_count) "
-                "VALUES (:id, :campaign_id, :now, :day, '{}', '', :topic, '{}', :now, CAST(:messages AS integer), 0, "
-                "  CAST(:messages AS integer), :now, CAST(:messages AS integer))"
+                "INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, "
+                "  content_digest, topic, audience_ids, resolved_at, audience_rows, duplicates, recipient_count, "
+                "  assembled_at, message_count) "
+                "VALUES (:id, :campaign_id, :now, :day, '{}', '', '', :topic, '{}', :now, CAST(:messages AS integer), "
+                "  0, CAST(:messages AS integer), :now, CAST(:messages AS integer))"
             ),
             {
                 "id": release_id,

@@ -118,10 +118,10 @@ def add_release(
             RETURNING campaign_id
         )
         INSERT INTO release (
-            release_id, campaign_id, released_at, released_on, files, digest, audience_ids,
+            release_id, campaign_id, released_at, released_on, files, digest, content_digest, audience_ids,
             resolved_at, audience_rows, duplicates, recipient_count, assembled_up_to
         )
-        SELECT :release_id, campaign_id, :now, :day, '{}', '', '{}', :now, :rows, :duplicates, :recipients, :up_to
+        SELECT :release_id, campaign_id, :now, :day, '{}', '', '', '{}', :now, :rows, :duplicates, :recipients, :up_to
         FROM made
         """,
         installation_id=installation_id,

@@ -81,7 +81,9 @@ def test_an_edit_is_noticed_by_the_clean_up(
 
 @pytest.mark.rule("3.4")
 def test_an_edit_is_noticed_before_each_step(inst: Installation, folder: Path) -> None:
-    to_resolve, to_assemble, to_queue = (released(inst, folder, until="QUEUING") for _ in range(3))
+    to_resolve, to_assemble, to_queue = (
+        released(inst, folder, until="QUEUING", again=True) for _ in range(3)
+    )
     for release_id in (to_assemble, to_queue):
         resolve_release(inst, release_id, now=now())
     assemble_release(inst, to_queue, now=now())

@@ -194,6 +194,26 @@ def test_release_step_by_step(site: CliSite, capsys: Said) -> None:
     assert "is P_QUEUED" in said(capsys, "release-again", number, code=ExitCode.CONFLICT)
 
 
+@pytest.mark.rule("6.6")
+def test_a_second_release_says_why_it_reaches_nobody(site: CliSite, capsys: Said) -> None:
+    first = answer(capsys, "release", "letter", "--now")["mail_job_id"]
+    second = answer(capsys, "release", "letter", "--now")
+    assert (second["state"], second["resolved"]["bypassed"]) == ("STOPPED", {"duplicate": CONTACTS})
+    assert f"by mail job {first}: restart that one" in second["reason"]
+    told = " ".join(said(capsys, "release", "letter", "--now").split())
+    assert "STOPPED" in told
+    assert "release with --again to send it once more" in told
+    again = answer(capsys, "release", "letter", "--now", "--again")
+    assert (again["state"], again["again"], again["resolved"]["bypassed"]) == ("P_QUEUED", True, {})
+    other = answer(capsys, "release", "letter", "--now", "--occurrence", "May 20")
+    assert (other["state"], other["occurrence"]) == ("P_QUEUED", "May 20")
+    with (site.folder / "readers.csv").open("a") as file:
+        file.write("late@example.net,Late\n")
+    assert run(["import"]) == ExitCode.OK
+    told = " ".join(said(capsys, "release", "letter", "--now").split())
+    assert f"{CONTACTS} were queued the same content lately and do not get it twice" in told
+
+
 @pytest.mark.rule("2.1")
 def test_preview_for_one_contact_and_for_the_sample(site: CliSite, capsys: Said) -> None:
     sample = answer(capsys, "preview", "letter")

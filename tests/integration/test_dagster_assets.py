@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 
 from assets.dataframes import audience_from_dataframe
+from mail_orchestration.broadcast import release
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.kernel.states import MailJobState
 from schedules.definitions import defs
@@ -190,7 +192,7 @@ def test_an_upstream_dataframe_fills_an_audience(world: World) -> None:
 @pytest.mark.rule("2.1")
 def test_each_launch_of_release_campaign_makes_one_mail_job(world: World) -> None:
     world.run("import_audiences")
-    config = {"release_folder": {"config": {"campaign": "hello", "priority": 7}}}
+    config: dict[str, Any] = {"release_folder": {"config": {"campaign": "hello", "priority": 7}}}
 
     world.run("release_campaign", config=config)
 
@@ -199,5 +201,9 @@ def test_each_launch_of_release_campaign_makes_one_mail_job(world: World) -> Non
         found = mail_job(connection, int(key))
     assert found.priority == 7
     assert found.state is MailJobState.QUEUING
+    config["release_folder"]["config"] |= {"again": True, "occurrence": "May 20"}
     world.run("release_campaign", config=config)
-    assert len(world.instance.get_dynamic_partitions("mail_jobs")) == 2
+    [second] = set(world.instance.get_dynamic_partitions("mail_jobs")) - {key}
+    with world.installation() as opened:
+        made = release(opened, int(second))
+    assert (made.again, made.occurrence) == (True, "May 20")

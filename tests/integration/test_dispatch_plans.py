@@ -31,8 +31,9 @@ def world(database: Database) -> World:
         "    first_message, last_message) "
         "  SELECT 0, :installation_id, 'small', 'FINISHED', :now, :now, 1, 10 FROM generate_series(1, :count) "
         "  RETURNING mail_job_id) "
-        "INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, audience_ids) "
-        "SELECT mail_job_id, :campaign_id, :now, :day, '{}', '', '{}' FROM ended",
+        "INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, content_digest, "
+        "  audience_ids) "
+        "SELECT mail_job_id, :campaign_id, :now, :day, '{}', '', '', '{}' FROM ended",
         installation_id=made.installation_id,
         campaign_id=made.campaign_id,
         now=NOW,

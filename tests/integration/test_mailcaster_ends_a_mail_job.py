@@ -40,7 +40,7 @@ def test_opt_outs_and_expiry_after_assembly_are_honoured(
         assert (found.accepted, found.stopped) == (39, 11)
         assert not [address for address in sink.tally() if address.startswith("r1")]
 
-        second = released(inst)
+        second = released(inst, again=True)
         with inst.database.begin() as connection:
             connection.execute(text("UPDATE release SET expires_at = now() - interval '1 second'"))
         run_shift(inst, "m1", stop=threading.Event())

@@ -44,9 +44,9 @@ def inst(folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> It
         yield installation
 
 
-def released(inst: Installation, folder: Path, *, until: str = "P_QUEUED") -> int:
+def released(inst: Installation, folder: Path, *, until: str = "P_QUEUED", again: bool = False) -> int:
     """The campaign released, and carried on until its mail job is in this state."""
-    release_id = release_campaign(inst, folder, now=now()).release_id
+    release_id = release_campaign(inst, folder, now=now(), again=again).release_id
     if until == "QUEUING":
         return release_id
     if until == "INTERRUPTED":

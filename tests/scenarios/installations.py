@@ -121,10 +121,11 @@ def site_with_sink(
             yield inst, sink
 
 
-def released(inst: Installation) -> int:
-    """The campaign `letter`, released to `everybody` and queued; its mail job."""
+def released(inst: Installation, *, again: bool = False) -> int:
+    """The campaign `letter`, released to `everybody` and queued; its mail job. `again`: to those who got it, too."""
     fill_audience(inst, "everybody", now=now())
-    release_id = release_campaign(inst, inst.settings.folder / "campaigns" / "letter", now=now()).release_id
+    folder = inst.settings.folder / "campaigns" / "letter"
+    release_id = release_campaign(inst, folder, now=now(), again=again).release_id
     resolve_release(inst, release_id, now=now())
     assemble_release(inst, release_id, now=now())
     queue_release(inst, release_id, now=now())

@@ -97,7 +97,7 @@ def test_what_cannot_be_read_fails_its_mail_job_and_no_other(
         release_id = released(inst)
         with inst.database.begin() as connection:
             connection.execute(text(damage))
-        second = released(inst)
+        second = released(inst, again=True)
         summary = run_shift(inst, "m1", stop=threading.Event())
         with inst.database.begin() as connection:
             failed = [each for each in children(connection, release_id) if each.state is MailJobState.FAILED]

@@ -118,7 +118,7 @@ def test_a_process_may_not_open_enough_files(
         assert state(inst, release_id)[0] is MailJobState.P_FINISHED
         assert tally(inst, release_id).accepted == CONTACTS
         # Room for none of them: its mail jobs fail with the reason, and keep what is unsent.
-        release_id = released(inst)
+        release_id = released(inst, again=True)
         none = start_mailcaster(inst, files=16)
         _, said = none.communicate(timeout=90)
         with inst.database.begin() as connection:

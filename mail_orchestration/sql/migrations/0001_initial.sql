@@ -205,6 +205,8 @@ CREATE INDEX mail_job_of_release ON mail_job (release_id);
 CREATE UNIQUE INDEX mail_job_is_recovered_once ON mail_job (recovers_id) WHERE recovers_id IS NOT NULL;
 
 -- What a release froze, and what dedup and assembly counted. One row for each top-level mail job.
+-- digest is of all that was frozen, and an edit changes it; content_digest is of what the messages say. The same content
+-- goes once to each contact for one occurrence of the campaign, but for a release that the operator made again (spec 6.6).
 -- released_on is the partition of everything big that belongs to the release.
 CREATE TABLE release (
     release_id bigint PRIMARY KEY REFERENCES mail_job,
@@ -214,6 +216,9 @@ CREATE TABLE release (
     request_key text UNIQUE,
     files jsonb NOT NULL,
     digest bytea NOT NULL,
+    content_digest bytea NOT NULL,
+    occurrence text NOT NULL DEFAULT '',
+    again boolean NOT NULL DEFAULT false,
     topic text NOT NULL DEFAULT '',
     starts_at timestamptz,
     expires_at timestamptz,

@@ -176,9 +176,9 @@ _INSERT_RELEASE = text(
     ),
     release AS (
         INSERT INTO release (release_id, campaign_id, released_at, released_on, expires_at, files, digest,
-            audience_ids, resolved_at, audience_rows, duplicates, recipient_count, assembled_up_to, assembled_at,
-            message_count, bypassed_count)
-        SELECT id, CAST(:campaign_id AS integer), now, day, CAST(:expires_at AS timestamptz), '{}', '', '{}', now,
+            content_digest, audience_ids, resolved_at, audience_rows, duplicates, recipient_count, assembled_up_to,
+            assembled_at, message_count, bypassed_count)
+        SELECT id, CAST(:campaign_id AS integer), now, day, CAST(:expires_at AS timestamptz), '{}', '', '', '{}', now,
             messages + bypassed, 0, messages + bypassed, messages + bypassed, now, messages, bypassed
         FROM binds
     ),
