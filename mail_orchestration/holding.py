@@ -1,4 +1,4 @@
-"""Holding all sending of an installation, and going on: the operator's switch, the fence after a restore (spec 5.8).
+"""Holding all sending of an installation, and going on: the operator's switches, the fence after a restore (spec 5.8).
 
 A hold stops what mailcasters have in hand within seconds: messages in flight are finished, and the rest is handed back.
 """
@@ -15,6 +15,7 @@ from datetime import timedelta
 from mail_orchestration.dispatch import restore_fence
 from mail_orchestration.dispatch.holds import Hold, HoldCause, holds, in_hand, lift_hold, place_hold
 from mail_orchestration.dispatch.restore_fence import Unfinished
+from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.installation import Installation, look_at_database
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import StateConflict
@@ -53,13 +54,24 @@ def why_held(inst: Installation) -> list[Hold]:
         return holds(connection, inst.installation_id)
 
 
-def hold(inst: Installation, reason: str, *, wait_s: float = 0) -> Held:
-    """Hold all sending of this installation until `resume`, and wait until nothing is in hand, for at most `wait_s`."""
+def why_closed(inst: Installation) -> str:
+    """That it is outside the send window, and when that opens, by the database's clock; "" when it is open."""
+    with inst.database.begin() as connection:
+        return send_window(inst.settings).why_closed(database_now(connection))
+
+
+def hold(
+    inst: Installation, reason: str, *, cause: HoldCause = HoldCause.OPERATOR, wait_s: float = 0
+) -> Held:
+    """Hold all sending of this installation, and wait until nothing is in hand, for at most `wait_s`.
+
+    Until `resume`, or until `switch_notifications_on` where the cause is that they are off.
+    """
     with inst.database.begin() as connection:
         place_hold(
             connection,
             inst.installation_id,
-            HoldCause.OPERATOR,
+            cause,
             reason,
             by=operator(),
             now=database_now(connection),
@@ -97,6 +109,20 @@ def resume(inst: Installation, *, after_restore: bool = False) -> Resumed:
         if found is not None:
             restore_fence.confirm(connection, inst.settings.data_dir, by=operator())
         return Resumed(lifted=lifted, still_held=holds(connection, inst.installation_id), confirmed=found)
+
+
+def switch_notifications_on(inst: Installation) -> Resumed:
+    """Go on sending after notifications were switched off; a hold of another cause stays."""
+    with inst.database.begin() as connection:
+        look_at_database(connection, inst.settings)
+        lifted = lift_hold(
+            connection,
+            inst.installation_id,
+            HoldCause.NOTIFICATIONS,
+            by=operator(),
+            now=database_now(connection),
+        )
+        return Resumed(lifted=lifted, still_held=holds(connection, inst.installation_id))
 
 
 def operator() -> str:

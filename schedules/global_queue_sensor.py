@@ -11,7 +11,7 @@ from assets.mail_system import MailSystem
 from jobs.mailcaster import Shift, mailcaster
 from jobs.tags import MAILCASTER
 from mail_orchestration.control import end_stopping_of_dead_now
-from mail_orchestration.holding import why_held
+from mail_orchestration.holding import why_closed, why_held
 from mail_orchestration.mailcaster import has_work
 from mail_orchestration.processes import process
 from schedules.release_sensors import LOOK_EVERY_S
@@ -52,5 +52,7 @@ def global_queue_sensor(
             )
         )
     if not requests:
+        if closed := why_closed(installation):
+            said.append(closed)
         return dg.SensorResult(skip_reason="; ".join(said) or "There is no work for any mailcaster.")
     return dg.SensorResult(run_requests=requests)

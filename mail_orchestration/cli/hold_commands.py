@@ -1,8 +1,8 @@
-"""Holding all sending, and going on: `hold`, `resume`."""
+"""Holding all sending, and going on: `hold`, `resume`, `notifications`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,8 @@ from mail_orchestration.cli.status_commands import show_holds
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mail_orchestration.holding import Resumed
 
 
 @command("hold", PANEL)
@@ -59,7 +61,37 @@ def resume_(
 
     with face.open() as inst:
         resumed = resume(inst, after_restore=after_restore)
+    return _tell_resumed(face, resumed)
 
+
+@command("notifications", PANEL)
+def notifications(
+    face: Face,
+    to: Annotated[
+        Literal["on", "off"],
+        typer.Argument(metavar="on|off", help="Whether anything is sent.", show_default=False),
+    ],
+    reason: Annotated[
+        str, typer.Option(help="Why they are off, for whoever looks at status.")
+    ] = "notifications are off",
+) -> ExitCode | None:
+    """Switch all mail of the installation off or on: mail jobs, retries and single mails. No attempt is spent.
+
+    As `hold` and `resume`, beside which it stands: what one holds the other does not lift. Exit code 1 when they are
+    switched on, and sending is held for another cause.
+    """
+    from mail_orchestration.dispatch.holds import HoldCause
+    from mail_orchestration.holding import hold, switch_notifications_on
+
+    with face.open() as inst:
+        if to == "on":
+            return _tell_resumed(face, switch_notifications_on(inst))
+        held = hold(inst, reason, cause=HoldCause.NOTIFICATIONS)
+    face.answer(held, lambda console: show_holds(console, held.holds))
+    return None
+
+
+def _tell_resumed(face: Face, resumed: Resumed) -> ExitCode | None:
     def show(console: Console) -> None:
         for each in resumed.lifted:
             console.print(

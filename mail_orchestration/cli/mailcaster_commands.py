@@ -86,7 +86,7 @@ def run(
 
     Exit code 1 when a mail job failed, 130 after Ctrl-C, 0 after SIGTERM.
     """
-    from mail_orchestration.holding import why_held
+    from mail_orchestration.holding import why_closed, why_held
     from mail_orchestration.kernel.states import MailJobState
     from mail_orchestration.mailcaster import run_shift
 
@@ -112,9 +112,12 @@ def run(
             messages += shift.messages
             seconds += shift.seconds
             ended_because = shift.ended_because
-            if not forever or ended_because not in ("no work", "held") or stop.event.wait(LOOK_AGAIN_SECONDS):
+            is_over = ended_because in ("stopped", "time budget")
+            if not forever or is_over or stop.event.wait(LOOK_AGAIN_SECONDS):
                 break
-        held = why_held(inst) if ended_because == "held" else []
+        why_not = [each.reason for each in why_held(inst)] if ended_because == "held" else []
+        if ended_because == "send window":
+            why_not.append(why_closed(inst))
         was_interrupted = stop.number == signal.SIGINT
     document = {
         "mailcaster": name,
@@ -124,8 +127,8 @@ def run(
         "seconds": round(seconds, 3),
         "ended_because": ended_because,
     }
-    for each in held:
-        face.warn(f"nothing is sent: {each.reason}")
+    for each in why_not:
+        face.warn(f"nothing is sent: {each}")
     face.answer(
         document,
         lambda console: console.print(

@@ -30,7 +30,7 @@ def status(face: Face) -> ExitCode | None:
     from mail_orchestration.dispatch.mail_jobs import mail_jobs
     from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
     from mail_orchestration.dispatch.shifts import shifts
-    from mail_orchestration.holding import why_held
+    from mail_orchestration.holding import why_closed, why_held
     from mail_orchestration.kernel.states import MailJobState
 
     with face.open() as inst:
@@ -40,7 +40,7 @@ def status(face: Face) -> ExitCode | None:
             live = [state for state in MailJobState if not state.is_ended]
             waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
             audiences = audience_sizes(connection, inst.installation_id)
-        holds = why_held(inst)
+        holds, closed = why_held(inst), why_closed(inst)
         database = database_name(inst)
         embedded = inst.database.is_embedded
     with ThreadPoolExecutor(max_workers=8) as pool:
@@ -58,6 +58,7 @@ def status(face: Face) -> ExitCode | None:
         "database": database,
         "embedded": embedded,
         "holds": holds,
+        "send_window": closed or "open",
         "relays": relays,
         "mailcasters": mailcasters,
         "mail_jobs": waiting,
@@ -68,6 +69,8 @@ def status(face: Face) -> ExitCode | None:
     def show(console: Console) -> None:
         console.print(f"[bold]{settings.installation}[/] on {escaped(database)}")
         show_holds(console, holds)
+        if closed:
+            console.print(f"[bold yellow]nothing is sent[/] {escaped(closed)}", highlight=False)
         relay_keys = ("name", "host", "port", "tls", "weight", "reachable")
         console.print(
             table(
@@ -93,9 +96,9 @@ def show_holds(console: Console, holds: Sequence[Hold]) -> None:
     """Why nothing is sent, in red, and what lifts it; nothing when sending is not held."""
     from rich.markup import escape
 
+    lifts = {"restored": "resume --after-restore", "notifications": "notifications on"}
     for each in holds:
-        is_restored = each.cause.value == "restored"
-        lifted_by = "mail-orchestration resume" + (" --after-restore" if is_restored else "")
+        lifted_by = f"mail-orchestration {lifts.get(each.cause.value, 'resume')}"
         console.print(
             f"[bold red]nothing is sent[/] since {each.held_at:%Y-%m-%d %H:%M:%S}: {escape(each.reason)} "
             f"({escape(each.held_by)}); lifted by: {lifted_by}",

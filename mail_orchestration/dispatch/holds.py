@@ -20,6 +20,8 @@ class HoldCause(StrEnum):
 
     OPERATOR = "operator"
     """The operator said so, for one installation."""
+    NOTIFICATIONS = "notifications"
+    """The operator switched notifications off, for one installation (spec 6.7)."""
     RESTORED = "restored"
     """The database is not the one that was known: it was restored or copied (spec 5.8). Holds all installations."""
 

@@ -13,11 +13,13 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.sending_settings import SendWindowSettings
+from mail_orchestration.kernel.settings_section import Section, TimeZoneName
 from mail_orchestration.kernel.yaml_document import read_yaml
 
 SETTINGS_VARIABLE = "MAIL_ORCHESTRATION_SETTINGS"
@@ -25,18 +27,6 @@ SETTINGS_FILE = "mail_orchestration.yaml"
 WEBSERVER_VARIABLE = "MAIL_ORCHESTRATION_WEBSERVER_URL"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-
-
-def _time_zone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (
-        ZoneInfoNotFoundError,
-        ValueError,
-        OSError,
-    ) as error:  # OSError: a folder of zones, such as Europe
-        raise ValueError(f"there is no time zone named {value!r}") from error
-    return value
 
 
 def _host(value: str) -> str:
@@ -73,11 +63,7 @@ def _web_address_without_password(value: str) -> str:
 Host = Annotated[str, AfterValidator(_host)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class RelaySettings(_Section):
+class RelaySettings(Section):
     """One SMTP relay (spec 6.8)."""
 
     name: Name
@@ -128,7 +114,7 @@ class RelaySettings(_Section):
         return None
 
 
-class MailcasterParameters(_Section):
+class MailcasterParameters(Section):
     """A configured worker (spec 4.2). Its type follows from these: see dispatch.mailcaster_type."""
 
     name: Name
@@ -154,7 +140,7 @@ class MailcasterParameters(_Section):
         return self
 
 
-class DispatcherSettings(_Section):
+class DispatcherSettings(Section):
     """What decides at dedup, watches over the queue, and repeats attempts (spec 3.1, 5.2, 5.7, 6.3, 6.4)."""
 
     small_audience_threshold: int = Field(default=100, ge=1)
@@ -190,14 +176,14 @@ class DispatcherSettings(_Section):
         return self
 
 
-class RetentionSettings(_Section):
+class RetentionSettings(Section):
     """How long what was done is kept (spec 6.5, 6.6)."""
 
     history_days: int = Field(default=7, ge=1)
     """The same content is not queued twice for an address within so many days."""
 
 
-class AudienceSettings(_Section):
+class AudienceSettings(Section):
     """Where an audience is filled from (spec 1.2). Exactly one source is named."""
 
     name: Name
@@ -228,7 +214,7 @@ class AudienceSettings(_Section):
         return any((self.csv, self.parquet, self.direct_mailer, self.sql))
 
 
-class DagsterSettings(_Section):
+class DagsterSettings(Section):
     """Where Dagster's webserver is (spec 6.1)."""
 
     url: Annotated[str, AfterValidator(_web_address_without_password)] = "http://127.0.0.1:3000"
@@ -248,11 +234,11 @@ class DagsterSettings(_Section):
             raise BadSettings(f"{WEBSERVER_VARIABLE} {error}") from None
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole file."""
 
     installation: Name = "main"
-    time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    time_zone: TimeZoneName = "UTC"
     public_base_url: Annotated[str, AfterValidator(_base_url)] = "http://localhost:8025"
     """Where unsubscribe and tracking links point."""
     data_dir: Path = Path(".mail_orchestration")
@@ -261,6 +247,8 @@ class Settings(_Section):
     """Private networks that pages may be fetched from (spec 2.3), as CIDR."""
     dispatcher: DispatcherSettings = DispatcherSettings()
     retention: RetentionSettings = RetentionSettings()
+    send_window: SendWindowSettings | None = None
+    """When mail may be sent (spec 6.7); None: at any time."""
     dagster: DagsterSettings = DagsterSettings()
     relays: tuple[RelaySettings, ...] = ()
     mailcasters: tuple[MailcasterParameters, ...] = ()

@@ -15,6 +15,7 @@ from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.failure_policy import gives_up
+from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.egress.delivery import MessageSource, deliver
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.results_log import ResultsLog
@@ -112,6 +113,7 @@ class MailJobDelivery:
                 progress_every=self._parameters.recovery_string_update_frequency,
                 stop=self._stop,
                 expires_at=self._frozen.release.expires_at,
+                window=send_window(self._inst.settings),
                 components=self._components,
                 now=self._now,
             )
@@ -139,7 +141,7 @@ class MailJobDelivery:
                 state = self._held.let_go_stopped(now)
                 crash_point("stop_committed")
                 return state
-            if not (self._stop.is_set() or self._keeper.is_lease_over or self._keeper.is_held):
+            if not self._keeper.is_interrupted:
                 raise
             crash_point("before_hand_back")
             self._held.hand_back()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mail_orchestration.dispatch.claims import HeldClaim
+from mail_orchestration.dispatch.send_window import SendWindow
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import DatabaseUnavailable
@@ -35,6 +36,7 @@ class Keeper:
         progress_every: int,
         stop: threading.Event,
         expires_at: datetime | None,
+        window: SendWindow,
         components: SendComponents,
         now: Callable[[], datetime],
     ) -> None:
@@ -43,6 +45,7 @@ class Keeper:
         self._progress_every = progress_every
         self._stop = stop
         self._expires_at = expires_at
+        self._window = window
         self._components = components
         self._now = now
         self.end = asyncio.Event()
@@ -50,11 +53,18 @@ class Keeper:
         """The operator asked for a stop of this mail job."""
         self.is_held = False
         """All sending is held."""
+        self.is_closed = False
+        """The send window is over."""
         self.has_expired = False
         self.is_lease_over = False
         """Somebody may have recovered the mail job."""
         self.trouble: Exception | None = None
         """Why the heart beats no more."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """The mail job did not come to its end here, for a reason that is none of its own."""
+        return self._stop.is_set() or self.is_lease_over or self.is_held or self.is_closed
 
     def ask(self) -> None:
         """A stop or a hold that was asked for while the claim was being made saw nobody to wait for."""
@@ -62,12 +72,15 @@ class Keeper:
 
     def look(self) -> None:
         """Set `end` if anything that is known by now says so; asks no database."""
-        self.has_expired |= self._expires_at is not None and self._now() >= self._expires_at
+        now = self._now()
+        self.has_expired |= self._expires_at is not None and now >= self._expires_at
+        self.is_closed |= not self._window.is_open_at(now)
         if (
             self._stop.is_set()
             or self.has_expired
             or self.is_stopping
             or self.is_held
+            or self.is_closed
             or self._components.failure is not None
         ):
             self.end.set()

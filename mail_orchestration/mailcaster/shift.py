@@ -18,6 +18,7 @@ from mail_orchestration.dispatch.claims import claim_chosen, claim_next
 from mail_orchestration.dispatch.holds import holds, is_held
 from mail_orchestration.dispatch.mail_jobs import mail_job, waiting_work
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
+from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.frozen import FrozenRelease, read_frozen
@@ -33,7 +34,7 @@ from mail_orchestration.sending.station import Station
 
 _log = logging.getLogger(__name__)
 
-EndedBecause = Literal["no work", "stopped", "time budget", "held"]
+EndedBecause = Literal["no work", "stopped", "time budget", "held", "send window"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +51,14 @@ class ShiftSummary:
 def has_work(inst: Installation, mailcaster: str, *, now: datetime | None = None) -> bool:
     """True when there is work that this mailcaster would take, now by the database's clock or at `now`.
 
-    Cheap, and locks nothing.
+    Outside the send window there is none. Cheap, and locks nothing.
     """
     with inst.database.begin() as connection:
-        return waiting_work(
+        now = now or database_now(connection)
+        return send_window(inst.settings).is_open_at(now) and waiting_work(
             connection,
             inst.settings.mailcaster(mailcaster),
-            now or database_now(connection),
+            now,
             inst.settings.dispatcher.hang_after_seconds,
             installation_id=inst.installation_id,
         )
@@ -72,7 +74,8 @@ def run_shift(
 ) -> ShiftSummary:
     """Take mail jobs and deliver them until there is no more work, `stop` is set, or the time budget is used up.
 
-    It ends as well while sending is held: what is in hand is handed back then, and a hold is noticed within a second.
+    It ends as well while sending is held, and with the send window: what is in hand is handed back then, and a hold is
+    noticed within a second.
     When `stop` is set the messages in flight are finished and recorded, and the rest is left to the next shift. Raises
     BadSettings, and DatabaseUnavailable when the database goes. What was not sent then is handed back to the next shift
     if the database comes again within seconds; otherwise it hangs, and is recovered after the hang time.
@@ -86,8 +89,8 @@ def work_on(
     """Deliver one chosen mail job that waits (small and QUEUED, or restarted), out of turn; None when it does not wait.
 
     A restarted one is recovered: the result tells the number of the mail job that took its place. Raises ClaimLost,
-    NotFound, StateConflict while sending is held, and BadInput for a child and a mailcaster of small mail jobs only,
-    which never recovers one (spec 5.5).
+    NotFound, StateConflict while sending is held or outside the send window, and BadInput for a child and a mailcaster
+    of small mail jobs only, which never recovers one (spec 5.5).
     """
     parameters = inst.settings.mailcaster(mailcaster)
     relays = relays_of(inst.settings, parameters.relays)
@@ -98,6 +101,8 @@ def work_on(
             f"mail job {mail_job_id} is a child, and mailcaster {mailcaster} takes small mail jobs only"
         )
     with Station(inst) as station:
+        if closed := send_window(inst.settings).why_closed(station.clock.now()):
+            raise StateConflict(closed)
         claim = claim_chosen(
             inst.database, inst.installation_id, mail_job_id, parameters, now=station.clock.now()
         )
@@ -129,6 +134,7 @@ class _Shift:
         self._stop = stop
         self._budget_s = time_budget_s
         self._on_mail_job_done = on_mail_job_done
+        self._window = send_window(inst.settings)
         self._frozen: FrozenRelease | None = None
         self._mail_jobs = self._messages = 0
 
@@ -169,6 +175,8 @@ class _Shift:
         while True:
             if self._stop.is_set():
                 return "stopped"
+            if not self._window.is_open_at(self._station.clock.now()):
+                return "send window"
             if self._budget_s is not None and time.monotonic() - began > self._budget_s:
                 return "time budget"
             claim = self._claim()

@@ -484,7 +484,7 @@ CREATE TABLE sending_hold (
     held_by text NOT NULL,
     lifted_at timestamptz,
     lifted_by text,
-    CONSTRAINT hold_cause_is_known CHECK (cause IN ('operator', 'restored')),
+    CONSTRAINT hold_cause_is_known CHECK (cause IN ('operator', 'notifications', 'restored')),
     CONSTRAINT restored_database_holds_all CHECK (cause <> 'restored' OR installation_id IS NULL),
     CONSTRAINT hold_is_lifted_by_somebody CHECK ((lifted_at IS NULL) = (lifted_by IS NULL))
 );
