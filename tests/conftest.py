@@ -25,6 +25,9 @@ from mail_orchestration.kernel.database_address import DatabaseAddress
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.migrations import migrate
 
+# What modules beside the tests assert is explained as what the tests themselves do.
+pytest.register_assert_rewrite("tests")
+
 _numbers = count(1)
 
 # How long a busy machine takes says nothing about the code.

@@ -16,10 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.states import TRANSITIONS, MailJobState
-
-pytest.register_assert_rewrite("tests.integration.queue_model")
-from tests.integration.queue_model.every_way import EveryWay  # noqa: E402 - only now are its asserts rewritten
-from tests.integration.queue_model.machine import QueueMachine  # noqa: E402
+from tests.integration.queue_model.every_way import EveryWay
+from tests.integration.queue_model.machine import QueueMachine
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SETTINGS = settings(
