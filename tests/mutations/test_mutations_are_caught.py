@@ -161,7 +161,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="sql/operating.sql",
         old="WHERE mail_job_id = CAST(:mail_job_id AS bigint)\nFOR NO KEY UPDATE;",
         new="WHERE mail_job_id = CAST(:mail_job_id AS bigint);",
-        caught_by="tests/integration/test_operator_stops.py::"
+        caught_by="tests/integration/test_operator_stops_in_that_moment.py::"
         "test_a_child_made_in_the_moment_of_the_stop_does_not_slip_through",
     ),
     "an opt-out after assembly is not looked at": Mutation(
