@@ -43,7 +43,7 @@ def remember(
     transaction, which queues them: rolled back, nothing is remembered. Call it once in a transaction; another caller
     with the same mail waits for its end. `now` is the database's clock.
     """
-    keys = [_key(installation_id, mail) for mail in mails]
+    keys = [history_key(installation_id, mail) for mail in mails]
     if not keys:
         return []
     day = now.astimezone(UTC).date()
@@ -69,8 +69,8 @@ def remember(
     return answers
 
 
-def _key(installation_id: int, mail: QueuedMail) -> bytes:
-    """Of fixed length, and nobody's address."""
+def history_key(installation_id: int, mail: QueuedMail) -> bytes:
+    """What the history knows a mail by: 32 octets, and nobody's address."""
     parts = [
         installation_id,
         mail.campaign_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -35,6 +36,8 @@ class SingleMailRow:
     attributes: str
     """A JSON object."""
     occurrence: str
+    history_key: bytes | None
+    """What the queue history knows it by; None where it is not remembered."""
     priority: int
     due_at: datetime
 
@@ -63,8 +66,34 @@ def queue_single_mails(
             "addresses": [mail.address for mail in mails],
             "attributes": [mail.attributes for mail in mails],
             "occurrences": [mail.occurrence for mail in mails],
+            "history_keys": [mail.history_key for mail in mails],
             "priorities": [mail.priority for mail in mails],
             "due_at": [mail.due_at for mail in mails],
         },
     )
     return [(row.loose_mail_id, LooseMailState(row.state)) for row in rows]
+
+
+class ComposedMail(NamedTuple):
+    """A message that was composed for a mail in a worker's hands."""
+
+    loose_mail_id: int
+    fence: int
+    stored: bytes
+    """Compressed against the frozen campaign's dictionary."""
+    size: int
+    """Octets of the message itself."""
+
+
+def store_composed_mails(connection: Connection, composed: Sequence[ComposedMail]) -> set[int]:
+    """Keep these messages for good. Returns the numbers of those mails that are still in the worker's hands."""
+    stored = connection.scalars(
+        STATEMENTS["store_composed_mails"],
+        {
+            "loose_mail_ids": [mail.loose_mail_id for mail in composed],
+            "fences": [mail.fence for mail in composed],
+            "messages": [mail.stored for mail in composed],
+            "sizes": [mail.size for mail in composed],
+        },
+    )
+    return set(stored)

@@ -26,7 +26,7 @@ from mail_orchestration.audience.suppressing import why_suppressed
 from mail_orchestration.composition.definition import Campaign
 from mail_orchestration.dispatch.campaigns import CampaignState
 from mail_orchestration.dispatch.frozen_campaigns import campaign_of_single_mails, freeze_campaign
-from mail_orchestration.dispatch.queue_history import QueuedMail, remember
+from mail_orchestration.dispatch.queue_history import QueuedMail, history_key, remember
 from mail_orchestration.dispatch.single_mails import SingleMailContent, SingleMailRow, queue_single_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import address_key
@@ -184,7 +184,7 @@ class _Submission:
             if (content := self._frozen(connection, found)) is not None
         }
         for digest, new in self._new(connection, by_campaign, contents).items():
-            rows = [_row(each) for each in new]
+            rows = [self._row(each, contents[digest].campaign_id) for each in new]
             taken = queue_single_mails(
                 connection, self._inst.installation_id, contents[digest], rows, now=self._now
             )
@@ -256,6 +256,20 @@ class _Submission:
                 )
         return {digest: found for digest, found in new.items() if found}
 
+    def _row(self, mail: _Candidate, campaign_id: int) -> SingleMailRow:
+        definition, priority = mail.campaign.definition, mail.checked.priority
+        is_remembered = definition.state != "test"
+        queued = _queued(mail, campaign_id)
+        return SingleMailRow(
+            contact_id=mail.contact.contact_id,
+            address=mail.contact.address,
+            attributes=mail.checked.attributes,
+            occurrence=mail.checked.occurrence,
+            history_key=history_key(self._inst.installation_id, queued) if is_remembered else None,
+            priority=definition.priority if priority is None else priority,
+            due_at=mail.due_at,
+        )
+
 
 _DUPLICATE = "the same was submitted before; another occurrence makes it another mail"
 
@@ -267,16 +281,4 @@ def _queued(mail: _Candidate, campaign_id: int) -> QueuedMail:
         occurrence=mail.checked.occurrence,
         address_key=mail.contact.address_key,
         content_digest=hashlib.sha256(said.encode("utf-8")).digest(),
-    )
-
-
-def _row(mail: _Candidate) -> SingleMailRow:
-    priority = mail.checked.priority
-    return SingleMailRow(
-        contact_id=mail.contact.contact_id,
-        address=mail.contact.address,
-        attributes=mail.checked.attributes,
-        occurrence=mail.checked.occurrence,
-        priority=mail.campaign.definition.priority if priority is None else priority,
-        due_at=mail.due_at,
     )

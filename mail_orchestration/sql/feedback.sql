@@ -420,7 +420,8 @@ FOR NO KEY UPDATE;
 -- name: record_loose_results
 -- What became of attempts at loose mails, of those that are still reserved under the fence: the others are somebody else's
 -- by now, and nothing of them is written. A retry's is a result of its message, and the mail job's figures go with it.
--- What has come to an end moves to the delivery log, the rest waits for its next attempt or is a dead letter. Where it was
+-- What has come to an end moves to the delivery log, the rest waits for its next attempt or is a dead letter. What did not
+-- leave is forgotten by the queue history, so that it can be submitted anew. Where it was
 -- the last one of a release that waited, that is reported on once more. Returns the numbers of those that were written.
 WITH given AS (
     SELECT *
@@ -438,7 +439,7 @@ WITH given AS (
 held AS (
     SELECT
         l.loose_mail_id, l.installation_id, l.kind, l.asked_state, l.created_at, l.campaign_id, l.contact_id, l.address,
-        l.released_on, l.release_id, l.message_no, l.mail_job_id, l.result_no, l.last_outcome,
+        l.released_on, l.release_id, l.message_no, l.mail_job_id, l.result_no, l.last_outcome, l.history_key,
         CAST(l.attempts + CASE WHEN g.is_counted THEN 1 ELSE 0 END AS smallint) AS attempts,
         g.occurred_at, g.outcome, g.reply_code, g.enhanced_code, g.reply_text, g.relay, g.is_hard_bounce, g.enters,
         g.next_at, g.is_counted, g.code, g.description
@@ -491,6 +492,10 @@ suppressed AS (
 ),
 ended AS (
     DELETE FROM loose_mail USING held WHERE loose_mail.loose_mail_id = held.loose_mail_id AND held.enters IS NULL
+),
+forgotten AS (
+    DELETE FROM queue_history USING held
+    WHERE queue_history.mail_key = held.history_key AND held.enters IS NULL AND held.outcome IN ('stopped', 'expired')
 ),
 logged AS (
     INSERT INTO delivery_log (

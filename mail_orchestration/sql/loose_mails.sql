@@ -203,7 +203,7 @@ RETURNING loose_mail.loose_mail_id;
 
 -- name: delete_loose_mails
 -- What is FAILED or STOPPED moves to the delivery log with the outcome of its last attempt (stopped where there was none),
--- and who deleted it.
+-- and who deleted it. The queue history forgets it: whoever submits it anew means it.
 WITH meant AS (
     SELECT l.* FROM loose_mail AS l
     WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
@@ -222,6 +222,10 @@ WITH meant AS (
 deleted AS (
     DELETE FROM loose_mail USING meant WHERE loose_mail.loose_mail_id = meant.loose_mail_id
     RETURNING loose_mail.loose_mail_id
+),
+
+forgotten AS (
+    DELETE FROM queue_history USING meant WHERE queue_history.mail_key = meant.history_key
 )
 
 INSERT INTO delivery_log (

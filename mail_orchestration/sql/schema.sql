@@ -330,8 +330,9 @@ CREATE TYPE loose_mail_state AS ENUM ('SCHEDULED', 'QUEUED', 'SENDING', 'FAILED'
 -- A retry sends what is stored for message_no of its release; result_no is of the message's last result in the results
 -- log, under mail_job_id. A mail of its own is composed from frozen_campaign_id and its attributes (json and not jsonb:
 -- read as a whole, once) at its first attempt; then it has its message here, and from then on it is the same octets at
--- every attempt. occurrence is what the caller named, so that another occurrence may say the same. Who opted out gets it
--- nevertheless where is_transactional.
+-- every attempt. occurrence is what the caller named, so that another occurrence may say the same; history_key is what
+-- queue_history knows it by, to forget it when it did not leave. Who opted out gets it nevertheless where
+-- is_transactional.
 -- last_outcome and reply_code to relay are of the last attempt, code and description of why it is FAILED or STOPPED.
 CREATE TABLE loose_mail (
     loose_mail_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -360,6 +361,7 @@ CREATE TABLE loose_mail (
     frozen_campaign_id integer REFERENCES frozen_campaign,
     attributes json,
     occurrence text NOT NULL DEFAULT '',
+    history_key bytea,
     is_transactional boolean NOT NULL DEFAULT false,
     message bytea,
     size integer,

@@ -41,7 +41,7 @@ RETURNING dictionary;
 -- come in the order of the mails.
 INSERT INTO loose_mail (
     installation_id, kind, state, priority, created_at, due_at, expires_at, campaign_id, contact_id, address, topic,
-    frozen_campaign_id, attributes, occurrence, is_transactional
+    frozen_campaign_id, attributes, occurrence, history_key, is_transactional
 )
 SELECT
     CAST(:installation_id AS integer), 'single',
@@ -51,11 +51,22 @@ SELECT
         ELSE 'SCHEDULED'
     END,
     m.priority, CAST(:now AS timestamptz), m.due_at, CAST(:expires_at AS timestamptz), CAST(:campaign_id AS integer),
-    m.contact_id, m.address, :topic, CAST(:frozen_campaign_id AS integer), m.attributes, m.occurrence,
+    m.contact_id, m.address, :topic, CAST(:frozen_campaign_id AS integer), m.attributes, m.occurrence, m.history_key,
     CAST(:is_transactional AS boolean)
 FROM unnest(
     CAST(:priorities AS integer[]), CAST(:due_at AS timestamptz[]), CAST(:contact_ids AS bigint[]),
-    CAST(:addresses AS text[]), CAST(:attributes AS json[]), CAST(:occurrences AS text[])
-) WITH ORDINALITY AS m (priority, due_at, contact_id, address, attributes, occurrence, place)
+    CAST(:addresses AS text[]), CAST(:attributes AS json[]), CAST(:occurrences AS text[]), CAST(:history_keys AS bytea[])
+) WITH ORDINALITY AS m (priority, due_at, contact_id, address, attributes, occurrence, history_key, place)
 ORDER BY m.place
 RETURNING loose_mail_id, state;
+
+-- name: store_composed_mails
+-- Messages that were composed just now, of mails that are still reserved under the fence: from now on they are the same
+-- octets at every attempt. Returns the numbers of those that were stored.
+UPDATE loose_mail SET message = c.message, size = c.size
+FROM unnest(
+    CAST(:loose_mail_ids AS bigint[]), CAST(:fences AS bigint[]), CAST(:messages AS bytea[]), CAST(:sizes AS integer[])
+) AS c (loose_mail_id, fence, message, size)
+WHERE loose_mail.loose_mail_id = c.loose_mail_id AND loose_mail.fence = c.fence AND loose_mail.state = 'SENDING'
+    AND loose_mail.message IS NULL
+RETURNING loose_mail.loose_mail_id;

@@ -1,0 +1,106 @@
+"""Frozen campaigns in use: read once, and composed by a process that is kept for the next mail that says the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from datetime import datetime
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from mail_orchestration.composing import composing, facts_of_no_mail_job
+from mail_orchestration.composition.assembly import AssemblyPool
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.context import envelope_sender
+from mail_orchestration.composition.definition import Campaign, campaign_from_files
+from mail_orchestration.dispatch.frozen_campaigns import (
+    FrozenCampaign,
+    keep_frozen_dictionary,
+    read_frozen_campaign,
+)
+from mail_orchestration.installation import Installation
+
+CONTENTS_KEPT = 4
+"""Each may have a process of some 40 MB, beside the campaign's files."""
+
+
+class FrozenContent:
+    """One frozen campaign. Composes in a process of its own, which begins with the first mail that it is needed for."""
+
+    def __init__(self, inst: Installation, frozen: FrozenCampaign, now: datetime) -> None:
+        """Raises BadCampaign when what was frozen is no campaign any more."""
+        self.campaign: Campaign = campaign_from_files(frozen.files)
+        self.frozen_campaign_id = frozen.frozen_campaign_id
+        self._inst = inst
+        self._facts = facts_of_no_mail_job(inst, now)
+        self._dictionary = frozen.dictionary
+        self._pool: AssemblyPool | None = None
+        self._pools = contextlib.ExitStack()
+
+    @property
+    def reverse_path(self) -> str:
+        """Where bounces of its mails go."""
+        return envelope_sender(self._facts, self.campaign.definition)
+
+    @cached_property
+    def compressor(self) -> Compressor:
+        """Reads its stored messages, of which there is one."""
+        if self._dictionary is None:
+            with self._inst.database.begin() as connection:
+                self._dictionary = read_frozen_campaign(connection, self.frozen_campaign_id).dictionary
+        if self._dictionary is None:
+            raise ValueError(f"frozen campaign {self.frozen_campaign_id} has no stored message yet")
+        return Compressor(self._dictionary)
+
+    def pool(self) -> AssemblyPool:
+        """The process that composes. Raises BadCampaign naming file and line."""
+        while self._pool is None:
+            made = self._pools.enter_context(
+                composing(self._inst, self.campaign, self._facts, dictionary=self._dictionary)
+            )
+            if self._dictionary is None:
+                # Another worker may have been first: what it has stored is read with its dictionary.
+                with self._inst.database.begin() as connection:
+                    self._dictionary = keep_frozen_dictionary(
+                        connection, self.frozen_campaign_id, made.dictionary
+                    )
+            if made.dictionary == self._dictionary:
+                self._pool = made
+            else:
+                self.end_pool()
+        return self._pool
+
+    def end_pool(self) -> None:
+        """End the process. The next mail begins another one."""
+        self._pool = None
+        self._pools.close()
+
+
+class FrozenContents:
+    """The frozen campaigns that were needed last, a few at a time. A context manager, for one thread at a time."""
+
+    def __init__(self, inst: Installation) -> None:
+        self._inst = inst
+        self._kept: OrderedDict[int, FrozenContent] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._kept:
+            self._kept.popitem()[1].end_pool()
+
+    def of(self, frozen_campaign_id: int, now: datetime) -> FrozenContent:
+        """The content of that number. Raises NotFound and BadCampaign."""
+        found = self._kept.get(frozen_campaign_id)
+        if found is None:
+            with self._inst.database.begin() as connection:
+                frozen = read_frozen_campaign(connection, frozen_campaign_id)
+            found = self._kept[frozen_campaign_id] = FrozenContent(self._inst, frozen, now)
+        self._kept.move_to_end(frozen_campaign_id)
+        while len(self._kept) > CONTENTS_KEPT:
+            self._kept.popitem(last=False)[1].end_pool()
+        return found
