@@ -15,16 +15,7 @@ from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost, NotFound
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World, mailcaster
-from tests.integration.operator_rows import (
-    DISPATCHER,
-    LATER,
-    SOON,
-    claim,
-    claimed,
-    restart,
-    stop,
-    told,
-)
+from tests.integration.operator_rows import DISPATCHER, LATER, SOON, claim, claimed, restart, stop, told
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
 HUNG = NOW + timedelta(seconds=HANG_AFTER_S + 1)

@@ -16,16 +16,7 @@ from mail_orchestration.dispatch.stopping import mail_jobs_to_stop
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
 from tests.integration.dispatch_rows import World, mailcaster
-from tests.integration.operator_rows import (
-    EAGER,
-    LATER,
-    SOON,
-    claim,
-    claimed,
-    restart,
-    stop,
-    told,
-)
+from tests.integration.operator_rows import EAGER, LATER, SOON, claim, claimed, restart, stop, told
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
 

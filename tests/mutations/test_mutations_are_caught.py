@@ -104,7 +104,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="mailcaster/delivery.py",
         old="held.finish(now, most_attempts=self._most_attempts)",
         new="held.finish(now)",
-        caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
+        caught_by="tests/scenarios/test_uncertain_ones_wait.py -k nothing",
     ),
     "recovery forgets what its predecessor left uncertain": Mutation(
         promise="5.7",
@@ -215,7 +215,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="mailcaster/delivery.py",
         old="                relay_errors |= await self._send_again(feed)\n",
         new="",
-        caught_by="tests/scenarios/test_results_are_uncertain.py -k nothing",
+        caught_by="tests/scenarios/test_uncertain_ones_wait.py -k nothing",
     ),
     "a connection lost after the final dot counts as unsent": Mutation(
         promise="5.7",

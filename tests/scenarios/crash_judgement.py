@@ -8,13 +8,7 @@ from sqlalchemy import text
 
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
-from tests.scenarios.crash_course import (
-    CONNECTIONS,
-    FEW,
-    MANY,
-    SUPPRESSED,
-    expected_at_the_relay,
-)
+from tests.scenarios.crash_course import CONNECTIONS, FEW, MANY, SUPPRESSED, expected_at_the_relay
 from tests.scenarios.installations import tally
 from tests.scenarios.relays.postfix_sink import Sink
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tests.scenarios.crash_course import (
-    NO_INTERFERENCE,
-    Interference,
-)
+from tests.scenarios.crash_course import NO_INTERFERENCE, Interference
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,7 @@ from mail_orchestration.control import Scope, restart
 from mail_orchestration.holding import resume
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.crash_points import CRASH_POINTS
-from tests.scenarios.crash_course import (
-    NO_INTERFERENCE,
-    STEPS,
-    now,
-    run_course,
-    write_course,
-)
+from tests.scenarios.crash_course import NO_INTERFERENCE, STEPS, now, run_course, write_course
 from tests.scenarios.crash_judgement import judge
 from tests.scenarios.crash_table import CRASHES, Crash
 from tests.scenarios.crash_victims import Death, Victim, VictimServer
