@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,3 +95,27 @@ def command_of(pid: int) -> str:
 def wait_until_gone(data_dir: Path) -> None:
     while find_postmaster(open_home(data_dir)) is not None:
         time.sleep(0.01)
+
+
+@pytest.fixture
+def small_disk(short_folder: Path) -> Iterator[Callable[[int], Path]]:
+    """A function that mounts a file system of so many megabytes and returns its folder."""
+    mounted: list[Path] = []
+
+    def mount(megabytes: int) -> Path:
+        folder = short_folder / f"disk{megabytes}"
+        folder.mkdir()
+        options = f"size={megabytes}m,mode=0711"
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False)
+        if done.returncode != 0:
+            pytest.skip("no file system may be mounted here")
+        mounted.append(folder)
+        return folder
+
+    if os.geteuid() != 0:
+        pytest.skip("only root mounts file systems")
+    yield mount
+    for folder in mounted:
+        # The keeper has its lock file open for up to a second more.
+        while subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode != 0:
+            time.sleep(0.1)

@@ -20,6 +20,7 @@ import pytest
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.demo_relay import PORT_FILE, stored_message
 from mail_orchestration.cli.exit_codes import ExitCode
+from tests.scenarios.installations import use_database
 
 Said = pytest.CaptureFixture[str]
 CONTACTS = 130
@@ -83,8 +84,7 @@ def site(
 ) -> Iterator[CliSite]:
     """130 readers of whom two are refused, a campaign, one mailcaster, a relay."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    use_database(database_url, monkeypatch)
     monkeypatch.delenv("MAIL_ORCHESTRATION_SETTINGS", raising=False)
     # For child processes, which run in another folder: the tests need no installed package.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -16,6 +16,7 @@ from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
 from tests.integration.dispatch_rows import World
+from tests.scenarios.installations import use_database
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("11.3")]
 
@@ -31,8 +32,7 @@ mailcasters: [{ name: one, job_recovery_expire_in_hours: 96 }]
 @pytest.fixture
 def world(database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    use_database(database_url, monkeypatch)
     monkeypatch.delenv("MAIL_ORCHESTRATION_SETTINGS", raising=False)
     (tmp_path / "mail_orchestration.yaml").write_text(SETTINGS)
     return World(database)

@@ -13,6 +13,7 @@ import pytest
 
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
+from tests.scenarios.installations import use_database
 
 Said = pytest.CaptureFixture[str]
 
@@ -55,8 +56,7 @@ def test_init_makes_what_is_needed_and_keeps_what_exists(site: Path, capsys: Sai
 def test_init_makes_no_key_file_where_the_environment_has_keys(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    use_database(database_url, monkeypatch)
     made = answer(capsys, "init", str(tmp_path))
     assert made["signing_keys"] == "$MAIL_ORCHESTRATION_SIGNING_KEYS"
     assert not (tmp_path / ".mail_orchestration" / "signing_keys").exists()

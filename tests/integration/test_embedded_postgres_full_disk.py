@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,32 +11,11 @@ from sqlalchemy import Connection, text
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import DatabaseUnavailable
+from tests.integration.embedded_servers import small_disk
+
+__all__ = ["small_disk"]
 
 _COUNT = text("SELECT count(*) FROM public.numbers")
-
-
-@pytest.fixture
-def small_disk(short_folder: Path) -> Iterator[Callable[[int], Path]]:
-    """A function that mounts a file system of so many megabytes and returns its folder."""
-    mounted: list[Path] = []
-
-    def mount(megabytes: int) -> Path:
-        folder = short_folder / f"disk{megabytes}"
-        folder.mkdir()
-        options = f"size={megabytes}m,mode=0711"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False)
-        if done.returncode != 0:
-            pytest.skip("no file system may be mounted here")
-        mounted.append(folder)
-        return folder
-
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts file systems")
-    yield mount
-    for folder in mounted:
-        # The keeper has its lock file open for up to a second more.
-        while subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode != 0:
-            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("megabytes", [1, 10, 35])

@@ -12,6 +12,7 @@ from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.installation import open_installation
+from tests.scenarios.installations import use_database
 
 pytestmark = pytest.mark.rule("6.7")
 
@@ -20,8 +21,7 @@ def test_notifications_are_switched_off_and_on(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    use_database(database_url, monkeypatch)
     (tmp_path / "mail_orchestration.yaml").write_text("installation: main\n")
 
     def answer(*arguments: str, code: ExitCode = ExitCode.OK) -> dict[str, Any]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from mail_orchestration.kernel.embedded_postgres import EmbeddedServer
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
+from tests.integration.embedded_servers import small_disk
 from tests.scenarios.installations import (
     addresses,
     at_full_speed,
@@ -27,26 +25,12 @@ from tests.scenarios.installations import (
     wait_for_results,
 )
 
+__all__ = ["small_disk"]
+
 CONTACTS = 3000
 CONNECTIONS = 20
 PACE = 500
 """Messages per second: most of them are still to be sent when the disk is full, however fast the machine."""
-
-
-@pytest.fixture
-def small_disk(short_folder: Path) -> Iterator[Path]:
-    """A file system of its own, of 250 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root mounts file systems")
-    folder = short_folder / "small"
-    folder.mkdir()
-    options = "size=250m,mode=0711"
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=False).returncode:
-        pytest.skip("no file system may be mounted here")
-    yield folder
-    # The keeper has its lock file open for up to a second more.
-    while subprocess.run(["umount", str(folder)], check=False, capture_output=True).returncode != 0:
-        time.sleep(0.1)
 
 
 def _fill(ballast: Path) -> None:
@@ -58,11 +42,12 @@ def _fill(ballast: Path) -> None:
 @pytest.mark.rule("5.1")
 @pytest.mark.rule("5.3")
 def test_a_full_disk_in_mid_delivery_costs_no_mail(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_disk: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    disk = small_disk(250)
     mailcaster = {"name": "m1", "min_job_size": 2999, "max_job_size": 3000, "connections": CONNECTIONS}
     with (
-        EmbeddedServer.hold(small_disk) as server,
+        EmbeddedServer.hold(disk) as server,
         site_with_sink(
             tmp_path,
             server.url,
@@ -76,7 +61,7 @@ def test_a_full_disk_in_mid_delivery_costs_no_mail(
         release_id = released(inst)
         shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
         wait_for_results(inst, CONTACTS // 10)
-        ballast = small_disk / "ballast"
+        ballast = disk / "ballast"
         _fill(ballast)
         with pytest.raises(DatabaseUnavailable) as raised:
             shift.result(timeout=120)
