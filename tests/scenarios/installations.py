@@ -29,7 +29,9 @@ from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel.states import MailJobState
+from tests.scenarios.relays.beside import relay_beside
 from tests.scenarios.relays.postfix_sink import Sink, storing_sink
+from tests.scenarios.relays.scripted import Script, ScriptedRelay
 
 SETTINGS = "mail_orchestration.yaml"
 CAMPAIGN = {
@@ -119,6 +121,17 @@ def site_with_sink(
         settings = write_site(folder, relay_port=sink.port, **site)
         with opened(settings, database_url, monkeypatch) as inst:
             yield inst, sink
+
+
+@contextlib.contextmanager
+def site_whose_relay_falls_silent(
+    folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, *, after: int, **site: Any
+) -> Iterator[tuple[Installation, ScriptedRelay]]:
+    """An installation, as `write_site` makes it, whose relay takes every mail and answers only the first ones."""
+    with relay_beside(Script(falls_silent_after=after)) as server:
+        settings = write_site(folder, relay_port=server.port, **site)
+        with opened(settings, database_url, monkeypatch) as inst:
+            yield inst, server
 
 
 def released(inst: Installation, *, again: bool = False) -> int:

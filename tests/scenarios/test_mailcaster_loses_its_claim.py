@@ -17,12 +17,12 @@ from mail_orchestration.mailcaster import run_shift
 from tests.scenarios.installations import (
     addresses,
     released,
-    site_with_sink,
-    wait_for_results,
+    site_whose_relay_falls_silent,
 )
-from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
+from tests.scenarios.relays.beside import wait_until_unanswered
 
-CONTACTS = 150
+CONTACTS = 1000
+ANSWERED = 100
 CONNECTIONS = 15
 
 
@@ -34,31 +34,33 @@ def test_the_old_holder_stops_and_the_new_one_finishes(
 ) -> None:
     caplog.set_level(logging.WARNING, "mail_orchestration")
     mailcasters = [
-        {"name": name, "min_job_size": CONTACTS - 1, "max_job_size": CONTACTS, "connections": connections}
-        for name, connections in (("old", CONNECTIONS), ("new", 70))
+        {"name": name, "min_job_size": CONTACTS - 1, "max_job_size": CONTACTS, "connections": CONNECTIONS}
+        for name in ("old", "new")
     ]
     with (
-        site_with_sink(
+        site_whose_relay_falls_silent(
             tmp_path,
             database_url,
             monkeypatch,
-            sink_options=A_SECOND_EACH,
+            after=ANSWERED,
             contacts=CONTACTS,
             mailcasters=mailcasters,
             dispatcher={"heartbeat_seconds": 60},
-        ) as (inst, sink),
-        ThreadPoolExecutor(1) as executor,
+        ) as (inst, relay),
+        ThreadPoolExecutor(2) as executor,
     ):
         release_id = released(inst)
         old = executor.submit(run_shift, inst, "old", stop=threading.Event())
-        wait_for_results(inst, CONNECTIONS)
+        wait_until_unanswered(relay, CONNECTIONS)
         with inst.database.begin() as connection:
             # As if it had been suspended for hours: the next mailcaster that looks takes it away.
             connection.execute(
                 text("UPDATE mail_job SET heartbeat_at = to_timestamp(0) WHERE kind = 'child'")
             )
-        new = run_shift(inst, "new", stop=threading.Event())
-        lost = old.result(timeout=60)
+        recovering = executor.submit(run_shift, inst, "new", stop=threading.Event())
+        wait_until_unanswered(relay, 2 * CONNECTIONS)
+        relay.script.falls_silent_after = None
+        lost, new = old.result(timeout=60), recovering.result(timeout=60)
 
         with inst.database.begin() as connection:
             replaced, finished = children(connection, release_id)
@@ -77,7 +79,7 @@ def test_the_old_holder_stops_and_the_new_one_finishes(
         assert f"mail job {replaced.mail_job_id}" in caplog.text
         assert "no longer held" in caplog.text
         assert "@example.net" not in caplog.text
-        got = sink.tally()
-        assert set(got) == addresses(CONTACTS)
-        assert sum(got.values()) - CONTACTS <= CONNECTIONS
-        assert max(got.values()) <= 2
+    got = relay.accepted
+    assert set(got) == addresses(CONTACTS)
+    assert got.total() - CONTACTS == CONNECTIONS, "what was in flight is repeated, and nothing else"
+    assert max(got.values()) == 2

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,3 +37,12 @@ def relay_beside(
             loop, over = ending[0]
             loop.call_soon_threadsafe(over.set)
             serving.result(timeout=30)
+
+
+def wait_until_unanswered(server: ScriptedRelay, count: int) -> None:
+    """Until the relay has taken so many messages that it does not answer (see `Script.falls_silent_after`)."""
+    for _ in range(6000):
+        if server.unanswered == count:
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"{server.unanswered} messages are in flight, not {count}")

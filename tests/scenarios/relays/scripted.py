@@ -34,6 +34,9 @@ class Script:
     first session that comes there meets the first of them, and so on."""
     defers_first: int = 0
     """So many RCPT commands, whoever they name, are answered with 451."""
+    falls_silent_after: int | None = None
+    """So many messages are taken and answered. Those that follow are taken, too, and have no answer for as long as this
+    is not None: each connection has one in flight."""
     accepts_after_s: float = 0.0
     """Until then connections wait in the kernel, and nobody greets them."""
 
@@ -53,6 +56,8 @@ class ScriptedRelay:
         self.heard: list[tuple[float, str]] = []
         """Every command, with the loop's time."""
         self.tries: Counter[str] = Counter()
+        self.unanswered = 0
+        """Messages that were taken and have no answer yet."""
         self.sessions = 0
         self.deferred = 0
         self.octets_said_in_vain = 0
@@ -64,6 +69,8 @@ class ScriptedRelay:
 
     async def __aenter__(self) -> ScriptedRelay:
         listening = socket.create_server(("127.0.0.1", 0), backlog=1000)
+        # asyncio does so itself for sockets that it makes: else a client's delayed ACK costs each message 40 ms.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = int(listening.getsockname()[1])
         self._serving = asyncio.create_task(self._serve_on(listening))
         if not self.script.accepts_after_s:
@@ -94,6 +101,12 @@ class ScriptedRelay:
     def when_accepted(self, count: int, call: Callable[[], None]) -> None:
         """Call once when `count` messages have been taken."""
         self._when = (count, call)
+
+    @property
+    def is_silent(self) -> bool:
+        return self.script.falls_silent_after is not None and (
+            self.accepted.total() > self.script.falls_silent_after
+        )
 
     def hang_up(self) -> None:
         """Close every session without a word, as relays do with idle ones."""

@@ -156,6 +156,10 @@ class Talk:
         if await self.misbehave(local, "dot"):
             return
         self.relay.take(recipient, b"".join(lines))
+        self.relay.unanswered += 1
+        while self.relay.is_silent:
+            await asyncio.sleep(0.01)
+        self.relay.unanswered -= 1
         await self.say("250 2.0.0 taken")
 
     async def misbehave(self, local: str, where: str) -> bool:
