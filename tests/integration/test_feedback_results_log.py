@@ -98,13 +98,20 @@ def test_every_field_comes_back_as_it_was(database: Database, mail_job_id: int) 
     assert read == [*expected, results[4]]
 
 
+KINDS = pytest.mark.parametrize("outcome", [Outcome.ACCEPTED, Outcome.DEFERRED])
+"""A flush that must be followed up is another statement."""
+
+
 @pytest.mark.rule("5.5")
-def test_a_fence_that_moved_ends_everything_that_waits(database: Database, mail_job_id: int) -> None:
+@KINDS
+def test_a_fence_that_moved_ends_everything_that_waits(
+    database: Database, mail_job_id: int, outcome: Outcome
+) -> None:
     async def run() -> None:
         async with _log(database, mail_job_id) as log:
             await log.record(a_result(1))
             await asyncio.to_thread(execute, database, _BUMP, id=mail_job_id)
-            waiting = [log.record(a_result(number)) for number in range(2, 12)]
+            waiting = [log.record(a_result(number, outcome)) for number in range(2, 12)]
             outcomes = await asyncio.gather(*waiting, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [ClaimLost] * 10
             with pytest.raises(ClaimLost, match=f"mail job {mail_job_id} under fence 1"):
@@ -144,14 +151,15 @@ def test_only_a_mail_job_that_is_worked_on_takes_results(
 
 
 @pytest.mark.rule("5.5")
+@KINDS
 def test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence(
-    database: Database, mail_job_id: int
+    database: Database, mail_job_id: int, outcome: Outcome
 ) -> None:
     async def run() -> None:
         async with _log(database, mail_job_id) as log:
             with database.begin() as recovery:
                 recovery.execute(text(_BUMP), {"id": mail_job_id})
-                waiting = log.record(a_result(1))
+                waiting = log.record(a_result(1, outcome))
                 assert await asyncio.to_thread(_waits_for_a_lock, database, waiting)
             with pytest.raises(ClaimLost):
                 await waiting

@@ -55,17 +55,34 @@ MUTATIONS: dict[str, Mutation] = {
     "results are taken under any fence": Mutation(
         promise="5.5",
         file="sql/feedback.sql",
-        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE",
-        new="\n    FOR SHARE",
-        caught_by="tests/integration/test_feedback_results_log.py::test_a_fence_that_moved_ends_everything_that_waits",
+        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n)\nINSERT",
+        new="\n    FOR SHARE\n)\nINSERT",
+        caught_by="tests/integration/test_feedback_results_log.py::"
+        "test_a_fence_that_moved_ends_everything_that_waits[accepted]",
+    ),
+    "results that are followed up are taken under any fence": Mutation(
+        promise="5.5",
+        file="sql/feedback.sql",
+        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n),\ngiven",
+        new="\n    FOR SHARE\n),\ngiven",
+        caught_by="tests/integration/test_feedback_results_log.py::"
+        "test_a_fence_that_moved_ends_everything_that_waits[deferred]",
     ),
     "results do not lock the mail job": Mutation(
         promise="5.5",
         file="sql/feedback.sql",
-        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE",
-        new=" AND fence = CAST(:fence AS bigint)",
+        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n)\nINSERT",
+        new=" AND fence = CAST(:fence AS bigint)\n)\nINSERT",
         caught_by="tests/integration/test_feedback_results_log.py::"
-        "test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence",
+        "test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence[accepted]",
+    ),
+    "results that are followed up do not lock the mail job": Mutation(
+        promise="5.5",
+        file="sql/feedback.sql",
+        old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n),\ngiven",
+        new=" AND fence = CAST(:fence AS bigint)\n),\ngiven",
+        caught_by="tests/integration/test_feedback_results_log.py::"
+        "test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence[deferred]",
     ),
     "recovery does not ask for the holder's lock": Mutation(
         promise="5.3",
@@ -260,6 +277,12 @@ def test_it_fits_one_place(name: str) -> None:
     mutation = MUTATIONS[name]
     text = (ROOT / "mail_orchestration" / mutation.file).read_text(encoding="utf-8")
     assert text.count(mutation.old) == 1, f"{mutation.file} has changed: bring the mutation up to date"
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_what_catches_it_is_there(name: str) -> None:
+    file, _, test = MUTATIONS[name].caught_by.split()[0].partition("::")
+    assert f"def {test.partition('[')[0]}" in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
