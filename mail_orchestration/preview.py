@@ -19,12 +19,14 @@ from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.egress.delivery import deliver
+from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, Unavailable
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage, Recipient
 from mail_orchestration.relays import relays_of
+from mail_orchestration.throttling import SharedThrottle
 
 TEST_CONNECTIONS = 2
 UNREACHABLE_AFTER_S = 30.0
@@ -97,6 +99,7 @@ def test_send(
 
 
 async def _send(inst: Installation, kept: _Kept) -> None:
+    throttle = Throttle(SharedThrottle(inst.database, inst.settings))
     report = await deliver(
         kept,
         kept,
@@ -104,7 +107,9 @@ async def _send(inst: Installation, kept: _Kept) -> None:
         connections=TEST_CONNECTIONS,
         stop=asyncio.Event(),
         unreachable_after_s=UNREACHABLE_AFTER_S,
+        throttle=throttle,
     )
+    await throttle.close()
     if report.returned:
         raise Unavailable(f"{report.returned} test messages were not sent: {report.last_relay_errors}")
 

@@ -34,7 +34,6 @@ def relay_of(relay: RelaySettings) -> Relay:
         allow_plaintext_auth=relay.allow_plaintext_auth,
         weight=relay.weight,
         connections=relay.connections,
-        messages_per_second=relay.messages_per_second,
         helo_name=relay.helo_name,
     )
     # Here, and not only when a delivery begins: by then a mail job has been taken.

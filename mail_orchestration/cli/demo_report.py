@@ -217,7 +217,7 @@ class Teller:
         if rate:
             self._console.print(
                 f"{rate:,.0f} results/s together; {outcome.seconds:.0f} s from release to {report.state}. "
-                f"The demo's settings allow each mailcaster {outcome.rate} messages/s, so that all three find work."
+                f"The demo's settings allow {outcome.rate} messages/s in all, so that all three find work."
             )
         replies = [
             (each.outcome.value, each.reply_code, each.enhanced_code, each.results, each.sample)

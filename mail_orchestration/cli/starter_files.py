@@ -25,7 +25,7 @@ relays:
   #   username: mailer
   #   password_env: PROVIDER_PASSWORD
   #   weight: 3                 # three of four messages go here
-  #   messages_per_second: 50
+  #   limits: {per_second: 50, per_hour: 100000}   # of all mailcasters together; 0 is no limit
 
 # Who works. A mailcaster's type follows from its sizes: see docs/reference/behaviour.md, 4.1.
 mailcasters:

@@ -15,6 +15,7 @@ from typing import assert_never
 from mail_orchestration.egress.content import Refusal
 from mail_orchestration.egress.faults import ConversationBroken, RelayUnusable
 from mail_orchestration.egress.feed import Feed
+from mail_orchestration.egress.gate import Slot
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lane, Lanes
 from mail_orchestration.egress.reply import Reply
@@ -125,6 +126,8 @@ class Connection:
         under_way: Prepared | None = None
         """The envelope of `message`, when it left behind the last final dot."""
         while message is not None:
+            if under_way is None and (message := await self._admitted(lane, session, message)) is None:
+                break
             prepared = under_way or session.prepare(message)
             if isinstance(prepared, Refusal):
                 await recorder.settle()
@@ -136,11 +139,6 @@ class Connection:
             ahead: OutgoingMessage | None = None
             try:
                 if under_way is None:
-                    if lane.gate is not None:
-                        await recorder.settle()
-                        if not await lane.gate.enter() or session.is_spent:
-                            feed.give_back(message)
-                            return True
                     crash_point("before_mail")
                     session.begin(prepared)
                 under_way = None
@@ -184,19 +182,51 @@ class Connection:
                 message = ahead
         return True
 
+    async def _admitted(
+        self, lane: Lane, session: Session, message: OutgoingMessage
+    ) -> OutgoingMessage | None:
+        """The message that the limits let begin now, `message` or another; None when the session should end."""
+        feed, gate = self._feed, lane.gate
+        while True:
+            slot: Slot | None = None
+            if gate is not None and (slot := gate.try_enter()) is None:
+                # Whoever waits for long first knows that what was sent is durable.
+                await self._recorder.settle()
+                slot = await gate.enter()
+                if slot is None or session.is_spent or self._is_ending():
+                    if slot is not None:
+                        slot.put_back()
+                    feed.give_back(message)
+                    return None
+            if (turn := feed.admit(message)) is not None:
+                return turn.message
+            if slot is not None:
+                slot.put_back()
+            following = await self._next(lane, session)
+            if following is None:
+                return None
+            message = following
+
     def _look_ahead(self, lane: Lane, session: Session) -> tuple[OutgoingMessage | None, Prepared | None]:
         """The next message and its envelope, to leave behind the body that is about to be sent."""
-        if not session.pipelining or lane.gate is not None or self._leaves(lane, session):
+        if not session.pipelining or self._leaves(lane, session):
+            return None, None
+        # The relay reads the envelope when it has answered the body before it.
+        ahead_s, slot = session.dot_took_s, None
+        if lane.gate is not None and (slot := lane.gate.try_enter(ahead_s)) is None:
             return None, None
         ahead = self._feed.take_now()
-        if ahead is None:
-            return None, None
-        prepared = session.prepare(ahead)
-        if isinstance(prepared, Refusal) or len(prepared.body) > BLOCK_OCTETS:
+        turn = None if ahead is None else self._feed.admit(ahead, ahead_s)
+        if turn is not None:
+            prepared = session.prepare(turn.message)
+            if not isinstance(prepared, Refusal) and len(prepared.body) <= BLOCK_OCTETS:
+                return turn.message, prepared
             # One that we refuse is recorded in its turn; a large one is not held where it is not being sent.
-            self._feed.give_back(ahead)
-            return None, None
-        return ahead, prepared
+            self._feed.give_back(turn.message)
+        for unused in (slot, turn.slot if turn is not None else None):
+            if unused is not None:
+                unused.put_back()
+        return None, None
 
     async def _next(self, lane: Lane, session: Session) -> OutgoingMessage | None:
         """The message to go on with in this session; None when the session should end."""

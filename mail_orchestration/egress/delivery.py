@@ -18,6 +18,7 @@ from mail_orchestration.egress.lanes import Lanes
 from mail_orchestration.egress.ports import MessageSource, ResultSink
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.results import Results
+from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.model import Outcome
@@ -53,15 +54,17 @@ async def deliver(
     clock: Callable[[], datetime] = utc_now,
     idle: IdleSessions | None = None,
     may_send: Callable[[], bool] = lambda: True,
+    throttle: Throttle | None = None,
 ) -> DeliveryReport:
     """Send what `source` gives until it has no more or `stop` is set, `connections` messages at a time.
 
     `may_send` is asked right before each body: a message to which it says no is unsent, and the delivery is
     expected to be stopped. With `idle` sessions are taken from there and left there; without it each ends with QUIT.
+    `throttle` knows the limits that hold for relays and recipient domains; without it there are none.
 
     After `stop` no body is begun; those begun are finished and recorded. Raises RelayUnreachable if no relay
-    could be used for `unreachable_after_s` seconds, BadSettings for wrong relays, and whatever
-    source and sink raise. In each case the replies to bodies already sent have been waited for, for at most
+    could be used for `unreachable_after_s` seconds, BadSettings for wrong relays, and whatever source, sink and
+    the throttle's source raise. In each case the replies to bodies already sent have been waited for, for at most
     FAILURE_GRACE_S; a message without a result is unsent, but for those whose result the sink refused.
     """
     if not relays:
@@ -71,18 +74,27 @@ async def deliver(
     if len({relay.name for relay in relays}) < len(relays):
         raise BadSettings("relays: two have the same name")
     used = min(connections, sum(relay.connections for relay in relays))
-    feed, lanes = Feed(source, max(2, used)), Lanes(relays, unreachable_after_s)
+    lanes = Lanes(relays, unreachable_after_s, throttle)
+    feed = Feed(source, max(2, used), throttle.gate_of_address if throttle else _unlimited)
     results = Results(sink, clock)
     fleet = [Connection(feed, lanes, results, idle, may_send) for _ in range(used)]
-    return await _Delivery(feed, lanes, results, fleet).run(stop)
+    return await _Delivery(feed, lanes, results, fleet, throttle).run(stop)
 
 
 class _Delivery:
-    def __init__(self, feed: Feed, lanes: Lanes, results: Results, connections: Sequence[Connection]) -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        lanes: Lanes,
+        results: Results,
+        connections: Sequence[Connection],
+        throttle: Throttle | None,
+    ) -> None:
         self._feed = feed
         self._lanes = lanes
         self._results = results
         self._connections = connections
+        self._throttle = throttle
         self._failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def run(self, stop: asyncio.Event) -> DeliveryReport:
@@ -92,6 +104,8 @@ class _Delivery:
             asyncio.create_task(self._end_on(stop)),
             asyncio.create_task(self._end_when_unreachable()),
         ]
+        if self._throttle is not None:
+            helping.append(asyncio.create_task(self._throttle.failure()))
         for task in (*sending, *helping):
             task.add_done_callback(self._notice)
         all_sent = asyncio.gather(*sending, return_exceptions=True)
@@ -128,6 +142,8 @@ class _Delivery:
     def _end(self) -> None:
         self._feed.end()
         self._lanes.end()
+        if self._throttle is not None:
+            self._throttle.rest()
         for connection in self._connections:
             connection.interrupt()
 
@@ -136,3 +152,7 @@ class _Delivery:
             if not self._failed.done():
                 self._failed.set_result(error)
             self._end()
+
+
+def _unlimited(_address: str) -> None:
+    """Without a throttle no recipient domain is limited."""

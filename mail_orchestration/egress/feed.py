@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from mail_orchestration.egress.gate import Gate, Slot
+from mail_orchestration.egress.parking import Parking
 from mail_orchestration.egress.ports import MessageSource
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.model import OutgoingMessage
 
 MOST_OCTETS_AHEAD = 8 * 1024 * 1024
 """Messages at hand but not on a connection never take more memory than this and one message."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message that its recipient's domain lets begin now."""
+
+    message: OutgoingMessage
+    slot: Slot | None
+
+
 class Feed:
     """One for all connections of a delivery."""
 
-    def __init__(self, source: MessageSource, messages_ahead: int) -> None:
+    def __init__(
+        self, source: MessageSource, messages_ahead: int, gate_of_address: Callable[[str], Gate | None]
+    ) -> None:
         self._source = source
         self._most = messages_ahead
+        self._gate_of_address = gate_of_address
         self._ready: deque[OutgoingMessage] = deque()
+        self._parking = Parking(self._rouse)
         self._octets = 0
         self._hungry: deque[asyncio.Future[None]] = deque()
         self._room: asyncio.Future[None] | None = None
-        self._over = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_exhausted = self._is_over = False
         self._breaks: dict[int, int] = {}
         self.taken = 0
         """How many messages the source has given."""
@@ -35,41 +54,63 @@ class Feed:
             self._ready.append(message)
             self._octets += len(message.data)
             self._wake(1)
-            while len(self._ready) >= self._most or self._octets > MOST_OCTETS_AHEAD:
+            while len(self._ready) >= self._most or self._octets > MOST_OCTETS_AHEAD or self._parking.is_full:
                 self._room = loop.create_future()
                 await self._room
-        self.end()
+        self._is_exhausted = True
+        self._wake(len(self._hungry))
 
     def end(self) -> None:
-        """No more comes: whoever waits gets None."""
-        self._over = True
+        """The delivery ends: whoever waits gets None."""
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._wake(len(self._hungry))
 
     def take_now(self) -> OutgoingMessage | None:
-        """The next message if one is at hand."""
+        """The next message if one is at hand that does not wait for its domain."""
         if not self._ready:
             return None
         message = self._ready.popleft()
         self._octets -= len(message.data)
-        room = self._room
-        if (
-            room is not None
-            and len(self._ready) <= self._most // 2
-            and self._octets <= MOST_OCTETS_AHEAD // 2
-        ):
-            self._room = None
-            if not room.done():
-                room.set_result(None)
+        self._make_room()
         return message
 
     async def take(self) -> OutgoingMessage | None:
         """The next message, waiting for it; None when no more comes."""
         loop = asyncio.get_running_loop()
-        while (message := self.take_now()) is None and not self._over:
+        while not self._is_over:
+            message = self.take_now() or self._parking.leave_for_a_session()
+            if message is not None:
+                return message
+            if self._is_exhausted and not self._parking:
+                self._wake(len(self._hungry))
+                return None
             turn: asyncio.Future[None] = loop.create_future()
             self._hungry.append(turn)
+            self._rouse()
             await turn
-        return message
+        return self.take_now()
+
+    def admit(self, message: OutgoingMessage, ahead_s: float = 0.0) -> Turn | None:
+        """What may begin in place of `message`, which is at hand: one that has waited longer, itself, or one behind it.
+
+        None when all that is at hand waits for its domain. A slot stays open for `ahead_s` seconds.
+        """
+        if self._parking and (parked := self._parking.leave(ahead_s)) is not None:
+            self.give_back(message)
+            self._make_room()
+            return Turn(*parked)
+        following: OutgoingMessage | None = message
+        while following is not None:
+            gate = self._gate_of_address(following.address)
+            if gate is None:
+                return Turn(following, None)
+            if not self._parking.is_waited_for(gate) and (slot := gate.try_enter(ahead_s)) is not None:
+                return Turn(following, slot)
+            self._parking.park(gate, following)
+            following = self.take_now()
+        return None
 
     def give_back(self, message: OutgoingMessage) -> None:
         """`message` is unsent and comes next."""
@@ -81,6 +122,32 @@ class Feed:
         """How many connections in a row `message` has now broken before its final dot."""
         broken = self._breaks[message.message_no] = self._breaks.get(message.message_no, 0) + 1
         return broken
+
+    def _make_room(self) -> None:
+        room = self._room
+        if (
+            room is not None
+            and len(self._ready) <= self._most // 2
+            and self._octets <= MOST_OCTETS_AHEAD // 2
+            and not self._parking.is_full
+        ):
+            self._room = None
+            if not room.done():
+                room.set_result(None)
+
+    def _rouse(self) -> None:
+        """Wake somebody when the next message may leave that waits for its domain."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moment = self._parking.next_at()
+        if self._hungry and not self._is_over and moment < math.inf:
+            wait_s = max(moment - steady_seconds(), 0.0005)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._rouse_one)
+
+    def _rouse_one(self) -> None:
+        self._timer = None
+        self._wake(1)
 
     def _wake(self, how_many: int) -> None:
         while how_many > 0 and self._hungry:

@@ -8,9 +8,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from mail_orchestration.egress.faults import without_addresses
-from mail_orchestration.egress.pacer import Gate, Pacer
+from mail_orchestration.egress.gate import Gate
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.setup import tls_context
+from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.kernel.errors import RelayUnreachable
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,10 @@ log = logging.getLogger(__name__)
 class Lane:
     """One relay as a delivery sees it. Raises BadSettings when its `ca_file` cannot be read."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, gate: Gate | None) -> None:
         self.relay = relay
         self.context = tls_context(relay)
-        rate = relay.messages_per_second
-        self.gate = None if rate is None else Gate(Pacer(rate))
+        self.gate = gate
         self.held = 0
         """Connections that are open or being opened."""
         self.in_session = 0
@@ -35,6 +35,8 @@ class Lane:
 
     def is_open_to_one_more(self, now: float) -> bool:
         """Whether another connection may be opened. A relay that failed is first tried by a single one."""
+        if self.gate is not None and self.gate.is_exhausted:
+            return False
         return now >= self.retry_at and self.held < (self.relay.connections if self.failures == 0 else 1)
 
     def load_with(self, more: int) -> float:
@@ -45,9 +47,11 @@ class Lane:
 class Lanes:
     """All relays of one delivery. `unreachable` resolves with the error when none is of use for too long."""
 
-    def __init__(self, relays: Sequence[Relay], unreachable_after_s: float) -> None:
+    def __init__(
+        self, relays: Sequence[Relay], unreachable_after_s: float, throttle: Throttle | None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lanes = [Lane(relay) for relay in relays]
+        self._lanes = [Lane(relay, throttle.gate_of_relay(relay) if throttle else None) for relay in relays]
         self._unreachable_after_s = unreachable_after_s
         self._failing_since: float | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -58,6 +62,9 @@ class Lanes:
         self._moving = False
         self.opened = 0
         self.unreachable: asyncio.Future[RelayUnreachable] = self._loop.create_future()
+        for lane in self._lanes:
+            if lane.gate is not None:
+                lane.gate.watch(self._changed)
 
     async def acquire(self) -> Lane | None:
         """A relay for one connection, waiting until there is one; None when the delivery ends."""
@@ -128,13 +135,10 @@ class Lanes:
         return False
 
     def end(self) -> None:
-        """The delivery ends: whoever waits for a relay or for its pacer is sent away."""
+        """The delivery ends: whoever waits for a relay is sent away."""
         self._ended = True
         for timer in self._timers:
             timer.cancel()
-        for lane in self._lanes:
-            if lane.gate is not None:
-                lane.gate.close()
         self._changed()
 
     def last_errors(self) -> dict[str, str]:

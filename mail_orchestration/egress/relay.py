@@ -109,8 +109,6 @@ class Relay:
     """Share of the connections, relative to the other relays'."""
     connections: int = 20
     """Most connections at once, from one delivery."""
-    messages_per_second: float | None = None
-    """Most mail transactions begun in any one second, by one delivery; at or above 1 it is rounded down."""
     helo_name: str | None = None
     """The name we introduce ourselves by; None takes this host's, or its address as a literal."""
     pipelining: bool = True
@@ -132,8 +130,6 @@ class Relay:
             refuse("weight", "must be 1 or more")
         if self.connections < 1:
             refuse("connections", "must be 1 or more")
-        if self.messages_per_second is not None and not self.messages_per_second > 0:
-            refuse("messages_per_second", "must be more than 0")
         if (self.username is None) != (self.password is None):
             refuse("username", "and password must be given together")
         if self.auth is not None and self.username is None:

@@ -54,6 +54,9 @@ class Session:
         """Of the relay's last word on a message: the command that it answered."""
         self._needs_rset = False
         self._rset_on_the_way = False
+        self.dot_took_s = 0.0
+        """How long the relay takes to answer a final dot, by the slowest of the last ones."""
+        self._dot_written_at = 0.0
         self._time = asyncio.get_running_loop().time
         self._ends_at = self._time() + relay.session_lifetime_s
 
@@ -158,7 +161,7 @@ class Session:
                 if wire.replies:
                     return
             body = b""
-        self.dot_written = True
+        self.dot_written, self._dot_written_at = True, self._time()
         if then is None:
             wire.write(body + FINAL_DOT)
         else:
@@ -167,6 +170,7 @@ class Session:
     async def final_reply(self) -> tuple[Verdict, Reply]:
         """The relay's word on the message. Raises ConversationBroken: see `dot_written`."""
         reply = await self.wire.reply(self.relay.timeouts.final_dot_s)
+        self.dot_took_s = max(self._time() - self._dot_written_at, self.dot_took_s * 0.9)
         if not self.dot_written and not (reply.is_transient or reply.is_permanent):
             raise ConversationBroken("the relay answered a message that was not sent yet")
         self.phase = Phase.FINAL_DOT

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, check_groups
 from mail_orchestration.kernel.sending_settings import SendWindowSettings
 from mail_orchestration.kernel.settings_section import Section, TimeZoneName
 from mail_orchestration.kernel.yaml_document import read_yaml
@@ -80,7 +81,7 @@ class RelaySettings(Section):
     helo_name: Host | None = None
     weight: int = Field(default=1, ge=1)
     connections: int = Field(default=20, ge=1)
-    messages_per_second: float | None = Field(default=None, gt=0)
+    limits: LimitSettings = LimitSettings()
 
     @model_validator(mode="after")
     def _password_goes_with_username(self) -> RelaySettings:
@@ -251,6 +252,7 @@ class Settings(Section):
     """When mail may be sent (spec 6.7); None: at any time."""
     dagster: DagsterSettings = DagsterSettings()
     relays: tuple[RelaySettings, ...] = ()
+    domains: tuple[DomainSettings, ...] = ()
     mailcasters: tuple[MailcasterParameters, ...] = ()
     audiences: tuple[AudienceSettings, ...] = ()
 
@@ -259,11 +261,20 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Settings:
-        for section in ("relays", "mailcasters", "audiences"):
+        for section in ("relays", "domains", "mailcasters", "audiences"):
             names = [item.name for item in getattr(self, section)]
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{section}: two are named {name!r}")
+        check_groups(self.domains)
+        servers: dict[tuple[str, int], RelaySettings] = {}
+        for relay in self.relays:
+            same = servers.setdefault((relay.host.lower(), relay.port), relay)
+            if same.limits != relay.limits:
+                where = f"{relay.host}:{relay.port}"
+                raise ValueError(
+                    f"relays: {same.name!r} and {relay.name!r} are both {where}, and have different limits"
+                )
         relays = {relay.name for relay in self.relays}
         for mailcaster in self.mailcasters:
             for name in mailcaster.relays:

@@ -216,6 +216,7 @@ class MailJobDelivery:
             clock=self._now,
             idle=self._station.idle,
             may_send=self._keeper.may_send,
+            throttle=self._station.throttle,
         )
         return report.last_relay_errors
 

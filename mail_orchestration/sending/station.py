@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,8 +12,11 @@ from typing import Any, Self, TypeVar
 import uvloop
 
 from mail_orchestration.egress.idle_sessions import IdleSessions
+from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import DatabaseClock
+from mail_orchestration.kernel.errors import DatabaseUnavailable
+from mail_orchestration.throttling import SharedThrottle
 
 _T = TypeVar("_T")
 
@@ -28,12 +32,13 @@ class Pace:
 
 
 class Station:
-    """A worker's event loop, idle sessions with relays, clock and pace. A context manager, for one thread."""
+    """A worker's event loop, idle sessions, slots at hand, clock and pace. A context manager, for one thread."""
 
     def __init__(self, inst: Installation) -> None:
         with inst.database.begin() as connection:
             self.clock = DatabaseClock(connection)
         self.idle = IdleSessions()
+        self.throttle = Throttle(SharedThrottle(inst.database, inst.settings))
         self.pace = Pace()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
@@ -49,3 +54,5 @@ class Station:
     ) -> None:
         with self._runner:
             self._runner.run(self.idle.close())
+            with contextlib.suppress(DatabaseUnavailable):
+                self._runner.run(self.throttle.close())

@@ -586,6 +586,26 @@ CREATE TABLE mailcaster_shift (
 ) WITH (fillfactor = 50);
 
 
+-- How fast anything may be sent ----------------------------------------------------------------------------------
+
+-- What everybody who sends to a relay (scope relay, name host:port) or to a group of recipient domains (scope domain) has
+-- taken of its limits, whatever installation they are of: the limits themselves are settings. Read and written under
+-- the row's lock, in a transaction of its own; egress/slots.py says what the numbers mean. line_*: the slots by which
+-- seconds and minutes are kept, in microseconds since 1970 by the database's clock; line_heads has for each track the
+-- first slot that nobody has. taken: messages of an hour's and a day's quota, by window and period.
+CREATE TABLE throttle (
+    scope text NOT NULL,
+    name text NOT NULL,
+    line_origin bigint NOT NULL DEFAULT 0,
+    line_interval bigint NOT NULL DEFAULT 0,
+    line_heads bigint [] NOT NULL DEFAULT '{}',
+    taken jsonb NOT NULL DEFAULT '{}',
+    taken_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (scope, name),
+    CONSTRAINT throttle_scope_is_known CHECK (scope IN ('relay', 'domain'))
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
+
+
 -- Partitions -----------------------------------------------------------------------------------------------------
 
 -- Makes the partitions of one day. LIKE and ATTACH take a lock that running inserts and reads do not feel, which

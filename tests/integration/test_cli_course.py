@@ -276,7 +276,7 @@ def test_bad_input_is_named(site: CliSite, capsys: Said, arguments: list[str], t
 
 @pytest.mark.rule("5.6")
 def test_a_mailcaster_that_is_told_to_stop_finishes_what_is_in_flight(site: CliSite, capsys: Said) -> None:
-    site.write_settings(messages_per_second=20)
+    site.write_settings(limits="{per_second: 20}")
     number = answer(capsys, "release", "letter", "--now")["mail_job_id"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mail_orchestration.cli", "mailcaster", "run", "one", "--forever", "--json"],

@@ -92,9 +92,9 @@ def write_course(folder: Path, relay_port: int, dropping_port: int) -> None:
         "audiences": [{"name": name, "csv": f"{name}.csv", "mode": "replace"} for name in ("many", "few")],
     }
     _write_settings(folder / "quick.yaml", settings)
-    relay["messages_per_second"] = SLOW_PER_SECOND
+    relay["limits"] = {"per_second": SLOW_PER_SECOND}
     _write_settings(folder / "slow.yaml", settings)
-    del relay["messages_per_second"]
+    del relay["limits"]
     relay["port"] = dropping_port
     settings["mailcasters"] = [MAILCASTER_FOR_FEW]
     _write_settings(folder / "dropping.yaml", settings)

@@ -24,7 +24,6 @@ from mail_orchestration.kernel.errors import BadSettings
         ({"port": 0}, "port"),
         ({"weight": 0}, "weight"),
         ({"connections": 0}, "connections"),
-        ({"messages_per_second": 0}, "messages_per_second"),
         ({"username": "u"}, "username"),
         ({"auth": AuthMechanism.PLAIN}, "auth"),
         ({"helo_name": "x\r\nRSET"}, "helo_name"),

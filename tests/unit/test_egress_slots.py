@@ -1,0 +1,146 @@
+"""The throttle's arithmetic: takers that come, are late, give back and vanish as they like never exceed a limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mail_orchestration.egress.slots import SECOND, TRANSIT, Grant, Limits, Taken, allot, hand_back
+
+HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
+WINDOWS = {"per_second": SECOND, "per_minute": 60 * SECOND, "per_hour": HOUR, "per_day": DAY}
+
+
+@dataclass
+class Step:
+    """One taker's doing: how long after the last one it comes, what it wants, and how it uses what it gets."""
+
+    pause: int
+    wanted: int
+    lateness: list[float] = field(default_factory=list)
+    """For each slot in turn: how late it is used, as a part of what is allowed; above 1, not at all."""
+    transit: float = 0.0
+    gives_back: float = 0.0
+    """The part of the slots, from the end, that it gives back instead."""
+    share: float = 1.0
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        pause=st.one_of(st.just(0), st.integers(0, SECOND), st.integers(0, HOUR)),
+        wanted=st.integers(1, 60),
+        lateness=st.lists(st.floats(0, 1.2), min_size=1, max_size=5),
+        transit=st.floats(0, 1),
+        gives_back=st.one_of(st.just(0.0), st.floats(0, 1)),
+        share=st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.1]),
+    ),
+    min_size=1,
+    max_size=60,
+)
+limits = st.builds(
+    Limits,
+    per_second=st.one_of(st.just(0), st.integers(1, 40)),
+    per_minute=st.one_of(st.just(0), st.integers(1, 300)),
+    per_hour=st.one_of(st.just(0), st.integers(1, 400)),
+    per_day=st.one_of(st.just(0), st.integers(1, 500)),
+)
+
+
+def arrivals(limits: Limits, course: list[Step]) -> list[int]:
+    """When messages come to the relay."""
+    taken, now, found = Taken(), 1_800_000_000 * SECOND, []
+    for step in course:
+        now += step.pause
+        taken, grant = allot(taken, limits, step.wanted, now, share=step.share)
+        assert len(grant.moments) <= step.wanted
+        kept = len(grant.moments) - int(step.gives_back * len(grant.moments))
+        used = 0
+        for number, moment in enumerate(grant.moments[:kept]):
+            late = step.lateness[number % len(step.lateness)]
+            if late <= 1:
+                used += 1
+                found.append(moment + int(late * grant.lateness) + int(step.transit * TRANSIT))
+        if step.gives_back and grant.moments:
+            unused = len(grant.moments) - used
+            taken = hand_back(taken, limits, grant, len(grant.moments) - kept, unused, now)
+    return sorted(found)
+
+
+@pytest.mark.rule("6.7")
+@given(limits, steps)
+def test_no_window_has_more_than_its_limit(limits: Limits, course: list[Step]) -> None:
+    found = arrivals(limits, course)
+    for name, window in WINDOWS.items():
+        most = getattr(limits, name)
+        for first, last in zip(found, found[most:], strict=False):
+            assert not most or last - first >= window, f"{name}: {most + 1} messages in {last - first} µs"
+
+
+@pytest.mark.rule("6.7")
+@pytest.mark.parametrize("takers", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("limits", "seconds", "most"),
+    [
+        (Limits(per_second=1), 100, 100),
+        (Limits(per_second=50), 20, 1000),
+        (Limits(per_minute=600), 120, 1200),
+        (Limits(per_minute=7), 600, 70),
+        (Limits(per_second=5, per_minute=120), 600, 1200),
+        (Limits(per_hour=1000), 24 * 3600, 24_000),
+        (Limits(per_second=10, per_day=5000), 5 * 86_400, 25_000),
+    ],
+    ids=str,
+)
+def test_who_always_has_work_gets_nearly_all_of_it(
+    takers: int, limits: Limits, seconds: int, most: int
+) -> None:
+    """Each taker comes again when it has used its slots, at the moment of the last one."""
+    taken, begin = Taken(), 1_800_000_000 * SECOND
+    come, used = [begin] * takers, 0
+    while (now := min(come)) < begin + seconds * SECOND:
+        taken, grant = allot(taken, limits, 20, now)
+        used += len(grant.moments)
+        come[come.index(now)] = max(now + 1, grant.moments[-1] if grant.moments else grant.opens_at)
+    assert used >= 0.95 * most
+
+
+@pytest.mark.rule("6.7")
+def test_takers_that_can_use_a_part_each_share_the_same_time() -> None:
+    """Four that can do a quarter of the limit each: none of them waits for another's slots to pass."""
+    taken, grants, limits = Taken(), list[Grant](), Limits(per_second=400)
+    for _ in range(4):
+        taken, grant = allot(taken, limits, 24, SECOND)
+        grants.append(grant)
+    assert all(grant.moments[0] < SECOND * 5 // 4 for grant in grants)
+    assert all(grant.moments[-1] - grant.moments[0] > SECOND * 3 // 20 for grant in grants)
+
+
+@pytest.mark.rule("6.7")
+def test_what_is_given_back_goes_to_the_next() -> None:
+    limits = Limits(per_second=10, per_hour=12)
+    taken, first = allot(Taken(), limits, 2, SECOND)
+    taken, second = allot(taken, limits, 9, SECOND)
+    assert len(second.moments) > 1
+    taken = hand_back(taken, limits, second, len(second.moments), len(second.moments), SECOND)
+    taken, third = allot(taken, limits, 9, SECOND)
+    assert third.moments == second.moments
+    # Of those that somebody came after nothing is given twice.
+    taken = hand_back(taken, limits, first, 2, 0, SECOND)
+    _, fourth = allot(taken, limits, 9, SECOND)
+    assert not set(fourth.moments) & set(third.moments)
+
+
+@pytest.mark.rule("6.7")
+def test_an_exhausted_quota_says_when_to_come_again() -> None:
+    limits, now = Limits(per_hour=5), 1_800_000_000 * SECOND
+    taken, grant = allot(Taken(), limits, 9, now)
+    assert len(grant.moments) == 5
+    taken, nothing = allot(taken, limits, 9, now + SECOND)
+    assert nothing.moments == ()
+    assert HOUR < nothing.opens_at - now < HOUR * 102 // 100
+    assert not allot(taken, limits, 9, nothing.opens_at - 1)[1].moments
+    assert len(allot(taken, limits, 9, nothing.opens_at)[1].moments) == 5
