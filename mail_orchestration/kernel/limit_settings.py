@@ -1,4 +1,4 @@
-"""How many messages a relay or a recipient domain may get: the sections `limits` and `domains` of the settings (6.7)."""
+"""What a relay or a recipient domain may get: the sections `limits` and `domains` of the settings (6.7)."""
 
 from __future__ import annotations
 
