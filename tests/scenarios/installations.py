@@ -28,6 +28,7 @@ from mail_orchestration.dispatch.claims import claim_next
 from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.installation import Installation, open_installation
+from mail_orchestration.kernel.limit_settings import LimitSettings
 from mail_orchestration.kernel.states import MailJobState
 from tests.scenarios.relays.beside import relay_beside
 from tests.scenarios.relays.postfix_sink import Sink, storing_sink
@@ -147,7 +148,7 @@ def released(inst: Installation, *, again: bool = False) -> int:
 
 def at_full_speed(inst: Installation) -> Installation:
     """The same for shifts in this process, without the pace of its relay: the rest of a test need not take long."""
-    relays = [relay.model_copy(update={"messages_per_second": None}) for relay in inst.settings.relays]
+    relays = [relay.model_copy(update={"limits": LimitSettings()}) for relay in inst.settings.relays]
     return replace(inst, settings=inst.settings.model_copy(update={"relays": relays}))
 
 

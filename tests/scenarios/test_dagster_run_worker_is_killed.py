@@ -115,7 +115,7 @@ def test_its_place_is_freed_and_its_child_recovered(
                 "port": sink.port,
                 "tls": "none",
                 "connections": CONNECTIONS,
-                "messages_per_second": PACE,
+                "limits": {"per_second": PACE},
             }
         ],
         dispatcher={"heartbeat_seconds": 0.5, "hang_after_seconds": HANG_AFTER_S},

@@ -54,7 +54,7 @@ def test_a_full_disk_in_mid_delivery_costs_no_mail(
             monkeypatch,
             contacts=CONTACTS,
             mailcasters=[mailcaster],
-            relay={"messages_per_second": PACE},
+            relay={"limits": {"per_second": PACE}},
         ) as (inst, sink),
         ThreadPoolExecutor(1) as executor,
     ):

@@ -20,12 +20,11 @@ from mail_orchestration.cli.exit_codes import MEANING
 from mail_orchestration.composition.definition import CampaignDefinition
 from mail_orchestration.composition.definition_parts import AttachmentSpec, Schedule
 from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings
 from mail_orchestration.kernel.settings import (
     AudienceSettings,
     DagsterSettings,
     DispatcherSettings,
-    DomainSettings,
-    LimitSettings,
     MailcasterParameters,
     RelaySettings,
     RetentionSettings,
