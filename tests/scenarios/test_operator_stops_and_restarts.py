@@ -31,7 +31,7 @@ from tests.scenarios.relays.beside import wait_until_unanswered
 
 CONTACTS = 1200
 PACE = 100
-"""Messages per second and mailcaster: a stop comes in the midst of their children, however fast the machine."""
+"""Messages per second of all: a stop comes in the midst of their children, however fast the machine."""
 NAMES = ("m1", "m2")
 MAILCASTERS = [
     {"name": name, "min_job_size": 300, "max_job_size": 500, "percentage_job_size": 10, "connections": 5}
@@ -56,7 +56,7 @@ def test_a_stop_takes_effect_in_mid_delivery_and_a_restart_repeats_nothing(
         monkeypatch,
         contacts=CONTACTS,
         mailcasters=MAILCASTERS,
-        relay={"messages_per_second": PACE},
+        relay={"limits": {"per_second": PACE}},
     ) as (inst, sink):
         parent = released(inst)
         processes = [start_mailcaster(inst, name) for name in NAMES]
