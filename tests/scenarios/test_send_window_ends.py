@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from mail_orchestration.dispatch.send_window import SendWindow
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.sending_settings import DAYS, SendWindowSettings
-from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift, work_on
+from mail_orchestration.mailcaster import has_work, run_shift, work_on
 from tests.scenarios.installations import SETTINGS, released, site_with_sink, tally, wait_for_results
 
 CONTACTS = 600
@@ -38,25 +39,22 @@ def test_a_window_that_ends_stops_a_shift_and_nothing_is_repeated(
 ) -> None:
     is_over = threading.Event()
     monkeypatch.setattr(SendWindow, "is_open_at", lambda window, now: not is_over.is_set())
-    with site_with_sink(
-        tmp_path,
-        database_url,
-        monkeypatch,
-        sink_options=("-w", "1"),
-        contacts=CONTACTS,
-        mailcasters=[{"name": "m1", "connections": 100}],
-    ) as (inst, sink):
+    with (
+        site_with_sink(
+            tmp_path,
+            database_url,
+            monkeypatch,
+            sink_options=("-w", "1"),
+            contacts=CONTACTS,
+            mailcasters=[{"name": "m1", "connections": 100}],
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
         release_id = released(inst)
-        shifts: list[ShiftSummary] = []
-        at_work = threading.Thread(
-            target=lambda: shifts.append(run_shift(inst, "m1", stop=threading.Event()))
-        )
-        at_work.start()
+        at_work = executor.submit(run_shift, inst, "m1", stop=threading.Event())
         wait_for_results(inst, 100)
         is_over.set()
-        at_work.join(timeout=60)
-        assert not at_work.is_alive()
-        [summary] = shifts
+        summary = at_work.result(timeout=60)
         assert summary.ended_because == "send window"
         assert 100 <= summary.messages < CONTACTS
         sent = sum(sink.tally().values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from mail_orchestration import control, holding
 from mail_orchestration.control import Scope
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_next
-from mail_orchestration.mailcaster import ShiftSummary, has_work, run_shift, shift
+from mail_orchestration.mailcaster import has_work, run_shift, shift
 from tests.scenarios.installations import (
     released,
     site_with_sink,
@@ -27,26 +28,23 @@ CONTACTS = 600
 def test_a_hold_stops_a_shift_and_nothing_is_repeated(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with site_with_sink(
-        tmp_path,
-        database_url,
-        monkeypatch,
-        sink_options=("-w", "1"),
-        contacts=CONTACTS,
-        mailcasters=[{"name": "m1", "connections": 100}],
-    ) as (inst, sink):
+    with (
+        site_with_sink(
+            tmp_path,
+            database_url,
+            monkeypatch,
+            sink_options=("-w", "1"),
+            contacts=CONTACTS,
+            mailcasters=[{"name": "m1", "connections": 100}],
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
         release_id = released(inst)
-        shifts: list[ShiftSummary] = []
-        at_work = threading.Thread(
-            target=lambda: shifts.append(run_shift(inst, "m1", stop=threading.Event()))
-        )
-        at_work.start()
+        at_work = executor.submit(run_shift, inst, "m1", stop=threading.Event())
         wait_for_results(inst, 100)
         held = holding.hold(inst, "the relay is being moved", wait_s=60)
-        at_work.join(timeout=60)
-        assert not at_work.is_alive()
+        summary = at_work.result(timeout=60)
         assert [each.reason for each in held.holds] == ["the relay is being moved"]
-        [summary] = shifts
         assert summary.ended_because == "held"
         assert summary.messages < CONTACTS
         sent = sum(sink.tally().values())
