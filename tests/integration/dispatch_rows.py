@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
+import pytest
 from sqlalchemy import Connection, text
 
 from mail_orchestration.dispatch.claim import Claim, claim_of
@@ -201,3 +202,8 @@ LARGE_PRIORITY = mailcaster(
 LARGE_ONLY = mailcaster(
     "large-only", small_audience_threshold=2000, min_job_size=2000, max_job_size=5000, large_job_only=True
 )
+
+
+@pytest.fixture
+def world(database: Database) -> World:
+    return World(database)

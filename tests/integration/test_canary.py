@@ -11,20 +11,16 @@ from sqlalchemy import text
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.held_claim import HeldClaim
 from mail_orchestration.dispatch.mail_jobs import queue_mail_job, waiting_work
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.integration.dispatch_rows import DAY, HANG_AFTER_S, NOW, World
+from tests.integration.dispatch_rows import DAY, HANG_AFTER_S, NOW, World, world
 from tests.integration.operator_rows import EAGER, SOON, claim, claimed, restart, stop
 from tests.scenarios.installations import opened, released, state, tally, write_site
 from tests.scenarios.relays.postfix_sink import storing_sink
 
+__all__ = ["world"]
+
 MESSAGES, CANARY = 100, 20
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def queued(world: World, *, canary: int = CANARY, most_rejected: float = 5, kind: str = "parent") -> int:

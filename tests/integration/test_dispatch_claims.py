@@ -14,7 +14,6 @@ from mail_orchestration.dispatch.claims import Claim, claim_chosen, claim_next
 from mail_orchestration.dispatch.mail_jobs import waiting_kinds, waiting_work
 from mail_orchestration.dispatch.mailcaster_types import mailcaster_type
 from mail_orchestration.dispatch.search_order import SEARCH_ORDER, WorkKind
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind
 from tests.integration.dispatch_rows import (
@@ -26,16 +25,14 @@ from tests.integration.dispatch_rows import (
     SMALL_PRIORITY,
     World,
     mailcaster,
+    world,
 )
+
+__all__ = ["world"]
 
 LATER = NOW + timedelta(seconds=HANG_AFTER_S + 1)
 ALL_TYPES = [SMALL_ONLY, SMALL_PRIORITY, LARGE_PRIORITY, LARGE_ONLY]
 by_name = pytest.mark.parametrize("parameters", ALL_TYPES, ids=lambda parameters: parameters.name)
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def claim(world: World, parameters: MailcasterParameters) -> Claim | None:

@@ -14,18 +14,14 @@ from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next
 from mail_orchestration.dispatch.mail_jobs import mail_job, transition
 from mail_orchestration.dispatch.repeating import count_repeatable, repeatable_messages
 from mail_orchestration.dispatch.settling import end_claim
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobState
-from tests.integration.dispatch_rows import HANG_AFTER_S, NOW, World, mailcaster
+from tests.integration.dispatch_rows import HANG_AFTER_S, NOW, World, mailcaster, world
+
+__all__ = ["world"]
 
 EAGER = mailcaster("eager", small_audience_threshold=2, min_job_size=10, max_job_size=20)
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def divide(world: World, messages: int) -> list[Claim]:

@@ -16,16 +16,12 @@ from mail_orchestration.dispatch.mail_jobs import (
     transition,
 )
 from mail_orchestration.dispatch.shifts import end_shift, note_shift, shifts, start_shift
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
-from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World
+from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World, world
 
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
+__all__ = ["world"]
 
 
 @pytest.mark.rule("3.1")

@@ -13,15 +13,11 @@ from mail_orchestration.dispatch.message_store import (
     store_bypasses,
     store_messages,
 )
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.model import Bypass
-from tests.integration.dispatch_rows import DAY, NOW, World
+from tests.integration.dispatch_rows import DAY, NOW, World, world
 
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
+__all__ = ["world"]
 
 
 def unassembled(world: World, recipients: int, kind: str = "small") -> int:

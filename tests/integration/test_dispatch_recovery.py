@@ -11,7 +11,6 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next, unsent_messages
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.settings import MailcasterParameters
@@ -24,14 +23,12 @@ from tests.integration.dispatch_rows import (
     SMALL_PRIORITY,
     World,
     mailcaster,
+    world,
 )
 
+__all__ = ["world"]
+
 LATER = NOW + timedelta(seconds=HANG_AFTER_S + 1)
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def claim(
@@ -256,6 +253,7 @@ from pathlib import Path
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.kernel.database import Database
 from tests.integration.dispatch_rows import World
+
 with Database.open(sys.argv[1], Path(sys.argv[2]), application_name="holder") as database:
     world = World.__new__(World)
     world.database = database

@@ -10,17 +10,13 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.feedback.results_log import ResultsLog
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.mailcaster.repeats import Repeats
-from tests.integration.dispatch_rows import NOW, World
+from tests.integration.dispatch_rows import NOW, World, world
+
+__all__ = ["world"]
 
 pytestmark = pytest.mark.rule("5.7")
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 @pytest.fixture

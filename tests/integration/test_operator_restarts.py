@@ -13,9 +13,8 @@ from mail_orchestration.dispatch.mail_jobs import mail_job, transition, waiting_
 from mail_orchestration.dispatch.releases import mark_reported, releases_to_report
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.states import MailJobState
-from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_PRIORITY, NOW, World, mailcaster
+from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_PRIORITY, NOW, World, mailcaster, world
 from tests.integration.operator_rows import (
     DISPATCHER,
     EAGER,
@@ -28,15 +27,12 @@ from tests.integration.operator_rows import (
     told,
 )
 
+__all__ = ["world"]
+
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
 
 MUCH_LATER = NOW + timedelta(hours=96, seconds=1)
 HUNG = NOW + timedelta(seconds=HANG_AFTER_S + 1)
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def let_go(world: World, held: Claim) -> MailJobState:

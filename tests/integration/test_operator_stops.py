@@ -11,19 +11,15 @@ from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.mail_jobs import mail_job, queue_mail_job
 from mail_orchestration.dispatch.operating import Operated
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost, NotFound
 from mail_orchestration.kernel.states import MailJobState
-from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World, mailcaster
+from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World, mailcaster, world
 from tests.integration.operator_rows import DISPATCHER, LATER, SOON, claim, claimed, restart, stop, told
+
+__all__ = ["world"]
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
 HUNG = NOW + timedelta(seconds=HANG_AFTER_S + 1)
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 @pytest.mark.parametrize("kind", ["small", "parent"])

@@ -13,17 +13,13 @@ from sqlalchemy import text
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.operating import Operated
 from mail_orchestration.dispatch.stopping import mail_jobs_to_stop
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
-from tests.integration.dispatch_rows import World, mailcaster
+from tests.integration.dispatch_rows import World, mailcaster, world
 from tests.integration.operator_rows import EAGER, LATER, SOON, claim, claimed, restart, stop, told
 
+__all__ = ["world"]
+
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("3.2")]
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def is_anybody_waiting(world: World) -> bool:

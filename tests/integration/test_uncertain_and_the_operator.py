@@ -17,18 +17,14 @@ from mail_orchestration.feedback.uncertain import (
     settle_uncertain,
     uncertain_messages,
 )
-from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import MessageRange, Outcome
 from mail_orchestration.kernel.states import MailJobState
-from tests.integration.dispatch_rows import DAY, NOW, World
+from tests.integration.dispatch_rows import DAY, NOW, World, world
 from tests.integration.operator_rows import LATER, SOON, restart, stop, told
 
+__all__ = ["world"]
+
 pytestmark = pytest.mark.rule("5.7")
-
-
-@pytest.fixture
-def world(database: Database) -> World:
-    return World(database)
 
 
 def with_uncertain(world: World, *, uncertain: int = 4) -> int:
