@@ -15,8 +15,7 @@ from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
 from tests.integration.dispatch_rows import DAY, HANG_AFTER_S, NOW, World, world
 from tests.integration.operator_rows import EAGER, SOON, claim, claimed, restart, stop
-from tests.scenarios.installations import opened, released, state, tally, write_site
-from tests.scenarios.relays.postfix_sink import storing_sink
+from tests.scenarios.installations import released, site_with_sink, state, tally
 
 __all__ = ["world"]
 
@@ -144,19 +143,19 @@ def test_there_is_no_canary_where_nothing_follows_it(world: World, canary: int, 
 def test_a_relay_that_refuses_everybody_gets_the_canary_only(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with storing_sink("-f", "RCPT", "-B", "550 5.7.1 not from you") as sink:
-        settings = write_site(
-            tmp_path,
-            relay_port=sink.port,
-            contacts=400,
-            campaign={"canary": {"messages": 30}},
-            mailcasters=[{"name": "m1", "min_job_size": 100, "max_job_size": 400}],
-        )
-        with opened(settings, database_url, monkeypatch) as inst:
-            release_id = released(inst)
-            run_shift(inst, "m1", stop=threading.Event())
-            stopped, reason = state(inst, release_id)
-            assert stopped is MailJobState.STOPPED_R
-            assert reason == "canary: 30 of the first 30 messages were rejected, more than 2 %"
-            found = tally(inst, release_id)
-            assert (found.rejected, found.waiting) == (30, 370)
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        sink_options=("-f", "RCPT", "-B", "550 5.7.1 not from you"),
+        contacts=400,
+        campaign={"canary": {"messages": 30}},
+        mailcasters=[{"name": "m1", "min_job_size": 100, "max_job_size": 400}],
+    ) as (inst, _):
+        release_id = released(inst)
+        run_shift(inst, "m1", stop=threading.Event())
+        stopped, reason = state(inst, release_id)
+        assert stopped is MailJobState.STOPPED_R
+        assert reason == "canary: 30 of the first 30 messages were rejected, more than 2 %"
+        found = tally(inst, release_id)
+        assert (found.rejected, found.waiting) == (30, 370)

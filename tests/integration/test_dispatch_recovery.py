@@ -253,7 +253,6 @@ from pathlib import Path
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.kernel.database import Database
 from tests.integration.dispatch_rows import World
-
 with Database.open(sys.argv[1], Path(sys.argv[2]), application_name="holder") as database:
     world = World.__new__(World)
     world.database = database

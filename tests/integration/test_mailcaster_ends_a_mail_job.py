@@ -77,7 +77,7 @@ def test_a_mail_job_of_which_too_much_is_refused_fails(
         sink_options=("-f", "RCPT", "-B", "550 5.1.1 nobody here"),
         contacts=300,
         mailcasters=[{"name": "m1", "min_job_size": 299, "max_job_size": 300}],
-    ) as (inst, _sink):
+    ) as (inst, _):
         release_id = released(inst)
         run_shift(inst, "m1", stop=threading.Event())
         failed, _ = state(inst, release_id)

@@ -93,7 +93,7 @@ def test_what_cannot_be_read_fails_its_mail_job_and_no_other(
         monkeypatch,
         contacts=150,
         mailcasters=[MAILCASTER],
-    ) as (inst, _sink):
+    ) as (inst, _):
         release_id = released(inst)
         with inst.database.begin() as connection:
             connection.execute(text(damage))

@@ -33,7 +33,7 @@ def test_a_slow_relay_is_fed_in_small_batches(
             sink_options=A_SECOND_EACH,
             contacts=CONTACTS,
             mailcasters=[{"name": "m1", "connections": CONNECTIONS}],
-        ) as (inst, _sink),
+        ) as (inst, _),
         ThreadPoolExecutor(1) as executor,
     ):
         release_id = released(inst)
