@@ -7,14 +7,14 @@ each reservation raises it. So whoever comes back after its time is over writes 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.holds import is_held
-from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -22,7 +22,7 @@ from mail_orchestration.kernel.statements import STATEMENTS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageOfRelease:
-    """What a retry sends again: one stored message of a release, and its last result."""
+    """What a retry sends again: one stored message of a release."""
 
     released_on: date
     release_id: int
@@ -30,7 +30,6 @@ class MessageOfRelease:
     mail_job_id: int
     """Whose result the last one was; the next one is recorded under it too."""
     result_no: int
-    last_outcome: Outcome
     recipient_no: int | None
     """None where the stored message is past retention."""
     size: int | None
@@ -46,6 +45,8 @@ class ReservedMail:
     kind: LooseMailKind
     attempts: int
     """Those that were made before."""
+    last_outcome: Outcome | None
+    """That of the last of them; of a retry always."""
     fence: int
     expires_at: datetime | None
     campaign_id: int
@@ -62,6 +63,10 @@ class ReservedMail:
     """Of a retry."""
     reserved_at: float
     """This host's steady clock, in seconds, from before the reservation: the lease counts from here."""
+
+    def reserved_again(self, at: float) -> ReservedMail:
+        """The same with a longer lease, which counts from `at`."""
+        return replace(self, reserved_at=at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,27 +143,36 @@ class Chosen:
 
 
 def reserve_loose_mails(
-    connection: Connection, installation_id: int, worker: str, *, most: int, for_s: float, now: datetime
+    connection: Connection,
+    installation_id: int,
+    worker: str,
+    *,
+    kinds: Collection[LooseMailKind],
+    most: int,
+    for_s: float,
+    now: datetime,
+    began: float,
 ) -> list[ReservedMail]:
     """QUEUED → SENDING for at most `most` loose mails, reserved for `for_s` seconds, in the order in which they go.
+
+    `began` is this host's steady clock from before `now` was told.
 
     What has come to its time is made QUEUED first, also what a silent worker had reserved. Nothing while sending is
     held. Needs a transaction of the caller.
     """
     if is_held(connection, installation_id):
         return []
-    reserved_at = steady_seconds()
     whose = {"installation_id": installation_id, "now": now}
     connection.execute(STATEMENTS["end_run_out_reservations"], whose)
     connection.execute(STATEMENTS["queue_due_loose_mails"], whose)
-    rows = connection.execute(
-        STATEMENTS["reserve_loose_mails"], {**whose, "worker": worker, "most": most, "for_s": for_s}
-    ).all()
+    what = {"worker": worker, "kinds": _values(kinds), "most": most, "for_s": for_s}
+    rows = connection.execute(STATEMENTS["reserve_loose_mails"], {**whose, **what}).all()
     return [
         ReservedMail(
             loose_mail_id=row.loose_mail_id,
             kind=LooseMailKind(row.kind),
             attempts=row.attempts,
+            last_outcome=None if row.last_outcome is None else Outcome(row.last_outcome),
             fence=row.fence,
             expires_at=row.expires_at,
             campaign_id=row.campaign_id,
@@ -176,12 +190,11 @@ def reserve_loose_mails(
                 message_no=row.message_no,
                 mail_job_id=row.mail_job_id,
                 result_no=row.result_no,
-                last_outcome=Outcome(row.last_outcome),
                 recipient_no=row.recipient_no,
                 size=row.stored_size,
                 stored=row.stored,
             ),
-            reserved_at=reserved_at,
+            reserved_at=began,
         )
         for row in rows
     ]
@@ -200,10 +213,13 @@ def give_back(connection: Connection, mails: Sequence[ReservedMail]) -> int:
     return len(connection.scalars(STATEMENTS["give_back_loose_mails"], _held(mails)).all())
 
 
-def has_due_loose_mails(connection: Connection, installation_id: int, now: datetime) -> bool:
-    """Whether a worker would find something to send. Cheap, and locks nothing."""
+def has_due_loose_mails(
+    connection: Connection, installation_id: int, kinds: Collection[LooseMailKind], now: datetime
+) -> bool:
+    """Whether a worker would find something of these kinds to send. Cheap, and locks nothing."""
     due = connection.execute(
-        STATEMENTS["has_due_loose_mails"], {"installation_id": installation_id, "now": now}
+        STATEMENTS["has_due_loose_mails"],
+        {"installation_id": installation_id, "kinds": _values(kinds), "now": now},
     )
     return bool(due.scalar_one())
 
@@ -249,7 +265,7 @@ def list_loose_mails(
         STATEMENTS["list_loose_mails"],
         {
             "installation_id": installation_id,
-            "states": None if states is None else sorted(states),
+            "states": None if states is None else _values(states),
             "kind": kind,
             "campaign": campaign,
             "mail_job_id": mail_job_id,
@@ -299,7 +315,7 @@ def delivery_log(
         STATEMENTS["list_delivery_log"],
         {
             "installation_id": installation_id,
-            "outcomes": None if outcomes is None else sorted(outcomes),
+            "outcomes": None if outcomes is None else _values(outcomes),
             "kind": kind,
             "campaign": campaign,
             "address": address,
@@ -310,6 +326,10 @@ def delivery_log(
         LoggedMail(**{**row._mapping, "kind": LooseMailKind(row.kind), "outcome": Outcome(row.outcome)})
         for row in rows
     ]
+
+
+def _values(members: Collection[StrEnum]) -> list[str]:
+    return sorted(member.value for member in members)
 
 
 def _held(mails: Sequence[ReservedMail]) -> dict[str, list[int]]:

@@ -68,6 +68,11 @@ CRASH_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "flush_sent": "The flush was sent to the database; it is not known whether it is durable.",
         "flush_durable": "The results are durable; the connections do not know it.",
         "result_settled": "A connection knows that its result is durable; its next body has not left.",
+        # ── loose mails ──
+        "loose_mails_reserved": "Loose mails are SENDING in this worker's hands; none of them was sent.",
+        "loose_results_written": "Results of loose mails and all that follows are written; nothing is committed.",
+        "loose_results_durable": "Results of loose mails are durable; the connections do not know it.",
+        "loose_mails_unsent": "The worker is to end; what it has reserved and not sent is not given back.",
         # ── the end of a mail job ──
         "heartbeat_written": "The heartbeat is committed.",
         "progress_written": "The progress figures are committed.",

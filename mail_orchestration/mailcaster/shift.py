@@ -16,6 +16,7 @@ from typing import Literal
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_chosen, claim_next
 from mail_orchestration.dispatch.holds import holds, is_held
+from mail_orchestration.dispatch.loose_mails import has_due_loose_mails
 from mail_orchestration.dispatch.mail_jobs import mail_job, waiting_work
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.dispatch.send_window import send_window
@@ -31,8 +32,12 @@ from mail_orchestration.mailcaster.delivery import MailJobDelivery
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone
 from mail_orchestration.relays import relays_of
 from mail_orchestration.sending.station import Station
+from mail_orchestration.single_mailer.worker import KINDS, loose_mailer
 
 _log = logging.getLogger(__name__)
+
+LOOSE_TURN_S = 30.0
+"""How long at most loose mails go before the next mail job is looked for."""
 
 EndedBecause = Literal["no work", "stopped", "time budget", "held", "send window"]
 
@@ -43,7 +48,9 @@ class ShiftSummary:
 
     mail_jobs: int
     messages: int
-    """Messages that got a result."""
+    """Messages of them that got a result."""
+    loose_mails: int
+    """Attempts at loose mails, and decisions not to make one."""
     seconds: float
     ended_because: EndedBecause
 
@@ -54,14 +61,16 @@ def has_work(inst: Installation, mailcaster: str, *, now: datetime | None = None
     Outside the send window there is none. Cheap, and locks nothing.
     """
     with inst.database.begin() as connection:
-        now = now or database_now(connection)
-        return send_window(inst.settings).is_open_at(now) and waiting_work(
+        at = now or database_now(connection)
+        if not send_window(inst.settings).is_open_at(at):
+            return False
+        return waiting_work(
             connection,
             inst.settings.mailcaster(mailcaster),
-            now,
+            at,
             inst.settings.dispatcher.hang_after_seconds,
             installation_id=inst.installation_id,
-        )
+        ) or has_due_loose_mails(connection, inst.installation_id, KINDS, at)
 
 
 def run_shift(
@@ -73,6 +82,8 @@ def run_shift(
     on_mail_job_done: Callable[[MailJobDone], None] | None = None,
 ) -> ShiftSummary:
     """Take mail jobs and deliver them until there is no more work, `stop` is set, or the time budget is used up.
+
+    Before each of them loose mails are sent that are due.
 
     It ends as well while sending is held, and with the send window: what is in hand is handed back then, and a hold is
     noticed within a second.
@@ -136,10 +147,19 @@ class _Shift:
         self._on_mail_job_done = on_mail_job_done
         self._window = send_window(inst.settings)
         self._frozen: FrozenRelease | None = None
-        self._mail_jobs = self._messages = 0
+        self._mail_jobs = self._messages = self._loose_mails = 0
+        self._are_loose_mails_sent = True
 
     def run(self) -> ShiftSummary:
         with Station(self._inst) as self._station:
+            self._loose_mailer = loose_mailer(
+                self._inst,
+                self._parameters.name,
+                self._relays,
+                self._parameters.connections,
+                self._station,
+                self._stop,
+            )
             return self._run()
 
     def _run(self) -> ShiftSummary:
@@ -167,6 +187,7 @@ class _Shift:
         return ShiftSummary(
             mail_jobs=self._mail_jobs,
             messages=self._messages,
+            loose_mails=self._loose_mails,
             seconds=time.monotonic() - began,
             ended_because=ended_because,
         )
@@ -179,11 +200,22 @@ class _Shift:
                 return "send window"
             if self._budget_s is not None and time.monotonic() - began > self._budget_s:
                 return "time budget"
+            self._send_loose_mails()
             claim = self._claim()
             if claim is None:
                 return "held" if self._is_held() else "no work"
             self._note(claim.mail_job_id)
             self._work_on(claim)
+
+    def _send_loose_mails(self) -> None:
+        """Loose mails go before bulk mail, whoever is free sends them; but for a while, so that bulk mail goes too."""
+        if self._are_loose_mails_sent and not self._stop.is_set():
+            tally = self._loose_mailer.send_due(for_s=LOOSE_TURN_S)
+            self._loose_mails += tally.mails
+            if tally.unreachable is not None:
+                # A mail job's own attempts tell the same; what is loose waits for another shift.
+                _log.warning("loose mails: %s", tally.unreachable)
+                self._are_loose_mails_sent = False
 
     def _is_held(self) -> bool:
         with self._inst.database.begin() as connection:

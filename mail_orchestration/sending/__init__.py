@@ -2,4 +2,8 @@
 
 station         what is kept from one piece of work to the next
 components      the campaign's own, before and after a send
+loose_mailer    loose mails, as long as any is due
+preparing       what becomes of a loose mail before it leaves
+retries         how retries are prepared
+loose_log       results of loose mails, durable in groups
 """

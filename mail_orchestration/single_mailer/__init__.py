@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mail_orchestration.single_mailer.mails import SingleMail, Submission, Submitted
+from mail_orchestration.single_mailer.shift import LooseShiftSummary, run_loose_shift
 from mail_orchestration.single_mailer.submitting import submit
 
-__all__ = ["SingleMail", "Submission", "Submitted", "submit"]
+__all__ = ["LooseShiftSummary", "SingleMail", "Submission", "Submitted", "run_loose_shift", "submit"]

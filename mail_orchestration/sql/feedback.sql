@@ -440,7 +440,7 @@ held AS (
     SELECT
         l.loose_mail_id, l.installation_id, l.kind, l.asked_state, l.created_at, l.campaign_id, l.contact_id, l.address,
         l.released_on, l.release_id, l.message_no, l.mail_job_id, l.result_no, l.last_outcome, l.history_key,
-        CAST(l.attempts + CASE WHEN g.is_counted THEN 1 ELSE 0 END AS smallint) AS attempts,
+        CAST(l.attempts + CASE WHEN g.is_counted AND g.relay <> '' THEN 1 ELSE 0 END AS smallint) AS attempts,
         g.occurred_at, g.outcome, g.reply_code, g.enhanced_code, g.reply_text, g.relay, g.is_hard_bounce, g.enters,
         g.next_at, g.is_counted, g.code, g.description
     FROM loose_mail AS l

@@ -55,6 +55,7 @@ WHERE loose_mail.loose_mail_id = due.loose_mail_id AND campaign.campaign_id = lo
 WITH chosen AS (
     SELECT loose_mail_id FROM loose_mail
     WHERE state = 'QUEUED' AND installation_id = CAST(:installation_id AS integer)
+        AND kind = ANY(CAST(:kinds AS loose_mail_kind[]))
     ORDER BY kind, priority DESC, due_at, loose_mail_id
     LIMIT CAST(:most AS integer)
     FOR NO KEY UPDATE SKIP LOCKED
@@ -101,13 +102,15 @@ WHERE loose_mail.loose_mail_id = held.loose_mail_id AND loose_mail.fence = held.
 RETURNING loose_mail.loose_mail_id;
 
 -- name: has_due_loose_mails
--- Whether a worker would find something: due, or reserved by somebody whose time is over.
+-- Whether a worker would find something of these kinds: due, or reserved by somebody whose time is over.
 SELECT
     EXISTS (
-        SELECT FROM loose_mail WHERE state = 'QUEUED' AND installation_id = CAST(:installation_id AS integer)
+        SELECT FROM loose_mail
+        WHERE state = 'QUEUED' AND installation_id = CAST(:installation_id AS integer)
+            AND kind = ANY(CAST(:kinds AS loose_mail_kind[]))
     )
     OR EXISTS (
-        SELECT FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS known (kind)
+        SELECT FROM unnest(CAST(:kinds AS loose_mail_kind[])) AS known (kind)
         WHERE EXISTS (
             SELECT FROM loose_mail AS l
             WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
@@ -117,7 +120,7 @@ SELECT
     OR EXISTS (
         SELECT FROM loose_mail
         WHERE state = 'SENDING' AND reserved_until <= CAST(:now AS timestamptz)
-            AND installation_id = CAST(:installation_id AS integer)
+            AND installation_id = CAST(:installation_id AS integer) AND kind = ANY(CAST(:kinds AS loose_mail_kind[]))
     );
 
 -- name: ensure_log_day

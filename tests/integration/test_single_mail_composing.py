@@ -22,7 +22,9 @@ from mail_orchestration.composition.compression import BadStoredMessage
 from mail_orchestration.dispatch.loose_mails import ReservedMail, give_back, reserve_loose_mails
 from mail_orchestration.dispatch.releases import freeze_content
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.failure_codes import FailureCode
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.single_mailer import SingleMail, submit
 from mail_orchestration.single_mailer.composing import Prepared, SingleMailComposer
@@ -52,7 +54,14 @@ def mails(inst: Installation, *mails: SingleMail) -> list[ReservedMail]:
 def reserved(inst: Installation) -> list[ReservedMail]:
     with inst.database.begin() as connection:
         return reserve_loose_mails(
-            connection, inst.installation_id, "worker", most=100, for_s=1800, now=now()
+            connection,
+            inst.installation_id,
+            "worker",
+            kinds=[LooseMailKind.SINGLE],
+            most=100,
+            for_s=1800,
+            now=now(),
+            began=steady_seconds(),
         )
 
 

@@ -52,10 +52,11 @@ SLOW_PER_SECOND = 20
 """Of the relay in the slow settings: a child takes two seconds, in which there is time for a heartbeat and a stop."""
 
 
-def write_course(folder: Path, relay_port: int, dropping_port: int) -> None:
+def write_course(folder: Path, relay_port: int, dropping_port: int, deferring_port: int) -> None:
     """Settings, the campaigns and the lists, in `folder`.
 
-    The relay of the settings is quick, slow, one that drops each connection after the final dot, or not there.
+    The relay of the settings is quick, slow, one that defers every message or drops each connection after the final
+    dot, or not there.
     """
     for name in ("many", "few"):
         campaign = folder / "campaigns" / name
@@ -95,6 +96,8 @@ def write_course(folder: Path, relay_port: int, dropping_port: int) -> None:
     relay["limits"] = {"per_second": SLOW_PER_SECOND}
     _write_settings(folder / "slow.yaml", settings)
     del relay["limits"]
+    relay["port"] = deferring_port
+    _write_settings(folder / "deferring.yaml", settings)
     relay["port"] = dropping_port
     settings["mailcasters"] = [MAILCASTER_FOR_FEW]
     _write_settings(folder / "dropping.yaml", settings)
@@ -143,14 +146,18 @@ class Interference:
         thread.join()
 
     def _interfere(self, inst: Installation, stop: threading.Event) -> None:
-        is_begun = False
-        while not is_begun:
-            with inst.database.begin() as connection:
-                is_begun = bool(connection.scalar(text("SELECT EXISTS (SELECT FROM result)")))
+        before = _results(inst)
+        while _results(inst) == before:
+            pass
         if self.end_shift:
             stop.set()
         if self.stop_everything:
             stop_mail_jobs(inst, Scope(everything=True))
+
+
+def _results(inst: Installation) -> int:
+    with inst.database.begin() as connection:
+        return int(connection.scalar(text("SELECT count(*) FROM result")) or 0)
 
 
 NO_INTERFERENCE = Interference()

@@ -75,7 +75,18 @@ HALF_DONE = {
                 AND before.result_no = result.result_no - 1 AND before.outcome = result.supersedes
         )
     """,
-    "second results of what was not uncertain": "SELECT count(*) FROM result WHERE supersedes <> 'uncertain'",
+    "second results of what was at its end": """
+        SELECT count(*) FROM result WHERE supersedes NOT IN ('uncertain', 'deferred')
+    """,
+    "loose mails that are left": "SELECT count(*) FROM loose_mail",
+    "retries that are not logged": """
+        SELECT count(*)
+        FROM (SELECT DISTINCT release_id, message_no FROM result WHERE outcome = 'deferred') AS deferred
+        WHERE 1 <> (
+            SELECT count(*) FROM delivery_log AS logged
+            WHERE logged.release_id = deferred.release_id AND logged.message_no = deferred.message_no
+        )
+    """,
     "imports of a list that were cut off and not done again": """
         SELECT count(*) FROM audience
         WHERE NOT EXISTS (

@@ -37,6 +37,9 @@ _RESTARTED = Crash(
     after=_STOPPED,
     after_at="stop_committed",
 )
+_DEFERRED = Crash(first="deliver", settings="deferring")
+"""All that is not stopped was deferred: it waits as loose mails."""
+_RETRIED = Crash(first="deliver", passing=3, after=_DEFERRED, after_at="shift_over")
 CRASHES: Mapping[str, Crash] = {
     "import_begun": Crash(first="fill"),
     "import_chunk_taken": Crash(first="fill"),
@@ -82,6 +85,16 @@ CRASHES: Mapping[str, Crash] = {
     "flush_sent": Crash(first="deliver", passing=8),
     "flush_durable": Crash(first="deliver", passing=8),
     "result_settled": Crash(first="deliver", passing=30),
+    "loose_mails_reserved": _RETRIED,
+    "loose_results_written": _RETRIED,
+    "loose_results_durable": _RETRIED,
+    "loose_mails_unsent": Crash(
+        first="deliver",
+        settings="slow",
+        interference=Interference(end_shift=True),
+        after=_DEFERRED,
+        after_at="shift_over",
+    ),
     "heartbeat_written": Crash(first="deliver", settings="slow"),
     "progress_written": Crash(first="deliver", settings="slow"),
     "delivery_ended": Crash(first="deliver", passing=2),

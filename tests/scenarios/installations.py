@@ -168,12 +168,19 @@ def wait_for_results(inst: Installation, count: int) -> None:
 
 
 def hours_pass(inst: Installation, hours: int) -> None:
-    """Nobody waits for the hang time: what the dead wrote is older instead."""
+    """Nobody waits for the hang time or the next attempt: what the dead wrote is older instead."""
     with inst.database.begin() as connection:
         connection.execute(
             text(
                 "UPDATE mail_job SET heartbeat_at = heartbeat_at - make_interval(hours => :hours), "
                 "queued_at = queued_at - make_interval(hours => :hours) WHERE state IN ('RUNNING', 'STOPPING')"
+            ),
+            {"hours": hours},
+        )
+        connection.execute(
+            text(
+                "UPDATE loose_mail SET due_at = due_at - make_interval(hours => :hours), "
+                "reserved_until = reserved_until - make_interval(hours => :hours)"
             ),
             {"hours": hours},
         )

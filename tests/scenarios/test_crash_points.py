@@ -92,7 +92,8 @@ def site(
         use_database(url, patch)
         victims = stack.enter_context(VictimServer())
         dropping = stack.enter_context(storing_sink("-q", "."))
-        write_course(folder, sink.port, dropping.port)
+        deferring = stack.enter_context(storing_sink("-r", "rcpt"))
+        write_course(folder, sink.port, dropping.port, deferring.port)
         made = Site(folder, sink, victims, server_url, create_database)
         with made.opened() as inst:
             fill_audience(inst, "many", source=CsvSource(path=folder / "older.csv"), now=now())

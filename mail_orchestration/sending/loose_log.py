@@ -1,0 +1,78 @@
+"""Results of loose mails become durable in groups: while one write is under way, the next gathers (spec 5.1)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
+from mail_orchestration.kernel.crash_points import crash_point
+from mail_orchestration.kernel.database import Database
+
+MOST_OF_A_WRITE = 500
+"""Results that are written in one transaction."""
+
+
+class LooseLog:
+    """Where attempts of one delivery are written, for one event loop."""
+
+    def __init__(self, database: Database, on_written: Callable[[LooseResult, bool], None]) -> None:
+        """`on_written` is told of each result once it is durable; False: its reservation was lost, and it is not."""
+        self._database = database
+        self._on_written = on_written
+        self._gathering: list[tuple[LooseResult, asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+
+    def record(self, result: LooseResult) -> asyncio.Future[None]:
+        """Begin to write `result`; the future resolves when it is durable, or known to be somebody else's to write.
+
+        After a failure, this one and all that wait raise it: DatabaseUnavailable, say.
+        """
+        if self._failure is not None:
+            raise self._failure
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gathering.append((result, future))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_all())
+        return future
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        if self._writing is not None:
+            await self._writing
+
+    async def _write_all(self) -> None:
+        try:
+            while self._gathering:
+                batch, self._gathering = (
+                    self._gathering[:MOST_OF_A_WRITE],
+                    self._gathering[MOST_OF_A_WRITE:],
+                )
+                await self._write(batch)
+        finally:
+            self._writing = None
+
+    async def _write(self, batch: list[tuple[LooseResult, asyncio.Future[None]]]) -> None:
+        try:
+            written = await asyncio.to_thread(self._commit, [result for result, _ in batch])
+        except Exception as error:
+            self._failure = error
+            failed, self._gathering = [*batch, *self._gathering], []
+            for _, future in failed:
+                if not future.done():
+                    future.set_exception(error)
+                    # Whoever was cancelled meanwhile asks no more, and asyncio need not complain of that.
+                    future.exception()
+            return
+        for result, future in batch:
+            self._on_written(result, result.loose_mail_id in written)
+            if not future.done():
+                future.set_result(None)
+
+    def _commit(self, results: list[LooseResult]) -> set[int]:
+        with self._database.begin() as connection:
+            written = record_loose_results(connection, results)
+            crash_point("loose_results_written")
+        crash_point("loose_results_durable")
+        return written

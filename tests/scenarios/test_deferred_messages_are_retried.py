@@ -1,0 +1,300 @@
+"""A relay defers some messages at first: their child finishes, and they come back as loose mails (6.3, 6.4)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.dispatch.loose_mails import (
+    Chosen,
+    count_loose_mails,
+    delete_loose_mails,
+    delivery_log,
+    list_loose_mails,
+    resubmit_loose_mails,
+)
+from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.egress.relay import Backoff
+from mail_orchestration.feedback.reports import mail_job_report
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
+from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import has_work, run_shift, shift
+from mail_orchestration.single_mailer import run_loose_shift
+from mail_orchestration.single_mailer import shift as loose_shift
+from tests.scenarios.installations import execute, now, opened, released, state, tally, write_site
+from tests.scenarios.relays.beside import relay_beside
+from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
+
+CONTACTS = 1000
+GREYLISTED = [f"once-451-at-rcpt-4-7-1-r{n}" for n in range(CONTACTS // 50)]
+
+
+@contextmanager
+def site(
+    folder: Path,
+    server: ScriptedRelay,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    locals_: Sequence[str],
+    *,
+    campaign: dict[str, object] | None = None,
+    connections: int = 10,
+    **dispatcher: object,
+) -> Iterator[Installation]:
+    settings = write_site(
+        folder,
+        relay_port=server.port,
+        campaign=campaign,
+        mailcasters=[{"name": "m1", "min_job_size": 400, "max_job_size": 1000, "connections": connections}],
+        dispatcher={"heartbeat_seconds": 0.5, "retry_after_minutes": 0.0001, **dispatcher},
+    )
+    lines = [f"{local}@example.net,Reader,{n}\n" for n, local in enumerate(locals_)]
+    (folder / "everybody.csv").write_text("email,name,number\n" + "".join(lines), encoding="utf-8")
+    relay = relay_to(server, name="sink", backoff=Backoff(first_s=0.005, longest_s=0.02), connections=20)
+    for module in (shift, loose_shift):
+        monkeypatch.setattr(module, "relays_of", lambda *_: [relay])
+    with opened(settings, database_url, monkeypatch) as inst:
+        yield inst
+
+
+def at(local: str) -> str:
+    return f"{local}@example.net"
+
+
+def send_mail_jobs(inst: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shift that leaves loose mails alone."""
+    with monkeypatch.context() as patch:
+        patch.setattr(shift._Shift, "_send_loose_mails", lambda _: None)
+        run_shift(inst, "m1", stop=threading.Event())
+
+
+def waiting(inst: Installation) -> dict[LooseMailState, int]:
+    with inst.database.begin() as connection:
+        found = count_loose_mails(connection, inst.installation_id)
+    assert {each.kind for each in found} <= {LooseMailKind.RETRY}
+    return {each.state: each.mails for each in found}
+
+
+def retry(inst: Installation) -> None:
+    run_loose_shift(inst, "loose", stop=threading.Event())
+
+
+def retry_until_nothing_waits(inst: Installation) -> None:
+    while LooseMailState.SCHEDULED in waiting(inst):
+        retry(inst)
+
+
+@pytest.mark.rule("6.2")
+@pytest.mark.rule("6.3")
+@pytest.mark.rule("6.4")
+@pytest.mark.rule("1.8")
+def test_greylisted_messages_are_all_delivered_and_none_twice(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = [f"r{n}" for n in range(CONTACTS - len(GREYLISTED))]
+    for place, local in enumerate(GREYLISTED):
+        who.insert(50 * place, local)
+    with relay_beside() as server, site(tmp_path, server, database_url, monkeypatch, who) as inst:
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        assert state(inst, release_id)[0] is MailJobState.P_FINISHED, "the children do not wait"
+        found = tally(inst, release_id)
+        assert (found.accepted, found.deferred) == (CONTACTS - len(GREYLISTED), len(GREYLISTED))
+        assert waiting(inst) == {LooseMailState.SCHEDULED: len(GREYLISTED)}
+        assert has_work(inst, "m1"), "any worker takes any"
+        with inst.database.begin() as connection:
+            mail_job_report(connection, release_id)
+            connection.execute(text("UPDATE release SET reported_at = now()"))
+
+        summary = run_shift(inst, "m1", stop=threading.Event())
+
+        assert (summary.mail_jobs, summary.loose_mails) == (0, len(GREYLISTED))
+        assert waiting(inst) == {}
+        assert not has_work(inst, "m1")
+        found = tally(inst, release_id)
+        assert (found.accepted, found.deferred) == (CONTACTS, 0)
+        assert server.accepted == dict.fromkeys(map(at, who), 1)
+        assert {server.tries[local] for local in GREYLISTED} == {2}
+        with inst.database.begin() as connection:
+            parent, made = mail_job(connection, release_id), children(connection, release_id)
+            logged = delivery_log(connection, inst.installation_id)
+            reported_at = connection.scalar(text("SELECT reported_at FROM release"))
+            wrong = connection.scalar(text(FIGURES_THAT_ARE_NOT_THOSE_OF_RESULTS))
+        assert (parent.accepted, parent.deferred) == (CONTACTS, 0)
+        assert sum(each.accepted for each in made) == CONTACTS
+        assert wrong == 0
+        assert {(each.outcome, each.attempts, each.relay) for each in logged} == {
+            (Outcome.ACCEPTED, 2, "sink")
+        }
+        assert {each.address for each in logged} == set(map(at, GREYLISTED))
+        assert reported_at is None, "it is reported on once more"
+
+
+FIGURES_THAT_ARE_NOT_THOSE_OF_RESULTS = """
+    SELECT count(*) FROM mail_job AS j WHERE kind <> 'parent' AND (accepted, deferred, rejected) <> (
+        SELECT count(*) FILTER (WHERE outcome = 'accepted'),
+            count(*) FILTER (WHERE outcome = 'deferred') - count(*) FILTER (WHERE supersedes = 'deferred'),
+            count(*) FILTER (WHERE outcome = 'rejected')
+        FROM result WHERE result.mail_job_id = j.mail_job_id
+    )
+"""
+
+
+@pytest.mark.rule("6.3")
+@pytest.mark.rule("2.4")
+def test_after_the_most_attempts_it_is_a_dead_letter_until_somebody_resubmits_it(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never, late = "450-at-dot-4-2-1", "r1"
+    with (
+        relay_beside(Script(defers_first=10)) as server,
+        site(tmp_path, server, database_url, monkeypatch, [never, late]) as inst,
+    ):
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        retry_until_nothing_waits(inst)
+        assert waiting(inst) == {LooseMailState.FAILED: 2}
+        assert server.tries == {never: 5, late: 5, "bounces": 10}
+        retry(inst)
+        assert server.tries[late] == 5, "nothing more is done unasked"
+        found = tally(inst, release_id)
+        assert found.deferred == 2
+
+        with inst.database.begin() as connection:
+            first, second = list_loose_mails(connection, inst.installation_id)
+            assert {each.code for each in (first, second)} == {"recipient_not_accepted"}
+            numbers = resubmit_loose_mails(
+                connection, inst.installation_id, Chosen(campaign="letter"), now=now()
+            )
+        assert numbers == sorted([first.loose_mail_id, second.loose_mail_id])
+        retry_until_nothing_waits(inst)
+        found = tally(inst, release_id)
+        assert (found.accepted, found.deferred) == (1, 1)
+        assert server.accepted == {at(late): 1}
+        copies = server.received[at(never)]
+        assert len(copies) == 5
+        assert len(set(copies)) == 1, "byte for byte the same, Message-ID and all"
+        with inst.database.begin() as connection:
+            (dead,) = list_loose_mails(connection, inst.installation_id)
+            assert (dead.state, dead.attempts, dead.reply_code) == (LooseMailState.FAILED, 5, 450)
+            chosen = Chosen(loose_mail_ids=[dead.loose_mail_id, 10**9])
+            assert delete_loose_mails(connection, inst.installation_id, chosen, by="somebody", now=now()) == [
+                dead.loose_mail_id
+            ]
+            last, *_ = delivery_log(connection, inst.installation_id)
+        assert (last.loose_mail_id, last.outcome, last.deleted_by) == (
+            dead.loose_mail_id,
+            Outcome.DEFERRED,
+            "somebody",
+        )
+        assert tally(inst, release_id).deferred == 1
+
+
+@pytest.mark.rule("6.4")
+def test_a_rejecting_relay_has_exactly_the_addresses_suppressed_that_it_speaks_of(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hard = [f"550-at-rcpt-5-1-1-r{n}" for n in range(20)]
+    late = [f"550-at-dot-5-1-1-r{n}" for n in range(2)]
+    about_us = [f"554-at-dot-5-7-1-r{n}" for n in range(5)]
+    full = [f"552-at-dot-5-2-2-r{n}" for n in range(5)]
+    who = [*late, *hard, *about_us, *full, *(f"r{n}" for n in range(318))]
+    with (
+        relay_beside(Script(defers_first=len(late))) as server,
+        site(tmp_path, server, database_url, monkeypatch, who, connections=1) as inst,
+    ):
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        assert suppressed(inst) == {at(local): "550 5.1.1" for local in hard}
+        retry_until_nothing_waits(inst)
+        found = tally(inst, release_id)
+        assert (found.accepted, found.rejected, found.deferred) == (318, 32, 0)
+        assert suppressed(inst) == {at(local): "550 5.1.1" for local in [*hard, *late]}
+
+
+def suppressed(inst: Installation) -> dict[str, str]:
+    with inst.database.begin() as connection:
+        rows = connection.execute(
+            text("SELECT address, reason, detail FROM suppression INNER JOIN contact USING (contact_id)")
+        ).all()
+    assert {row.reason for row in rows} <= {"hard_bounce"}
+    return {row.address: row.detail for row in rows}
+
+
+@pytest.mark.rule("6.4")
+def test_421_counts_no_attempt(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        relay_beside(Script(defers_first=1)) as server,
+        site(tmp_path, server, database_url, monkeypatch, ["r1"], max_attempts=2) as inst,
+    ):
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        server.script.once["mail"] = ["421"] * 3
+        retry(inst)
+        with inst.database.begin() as connection:
+            (mail,) = list_loose_mails(connection, inst.installation_id)
+        assert (mail.state, mail.attempts, mail.reply_code) == (LooseMailState.SCHEDULED, 1, 421)
+        assert (mail.due_at - now()).total_seconds() > 30, "not at once"
+        execute(inst, "UPDATE loose_mail SET due_at = now()")
+        retry(inst)
+        assert server.accepted == {at("r1"): 1}
+        assert tally(inst, release_id).accepted == 1
+
+
+@pytest.mark.rule("5.7")
+@pytest.mark.parametrize(("on_uncertain", "attempts"), [("resend", 3), ("hold", 2)])
+def test_a_retry_that_may_have_arrived_is_sent_again_or_left_to_the_operator(
+    on_uncertain: str, attempts: int, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local, campaign = "drop-at-dot-r1", {"on_uncertain": on_uncertain}
+    with (
+        relay_beside(Script(defers_first=1)) as server,
+        site(tmp_path, server, database_url, monkeypatch, [local], campaign=campaign, max_attempts=3) as inst,
+    ):
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        retry_until_nothing_waits(inst)
+        assert waiting(inst) == {}
+        assert server.tries[local] == attempts
+        assert tally(inst, release_id).uncertain == 1
+        with inst.database.begin() as connection:
+            (logged,) = delivery_log(connection, inst.installation_id)
+        assert (logged.outcome, logged.attempts) == (Outcome.UNCERTAIN, attempts)
+
+
+@pytest.mark.rule("1.5")
+@pytest.mark.rule("3.6")
+@pytest.mark.rule("1.8")
+@pytest.mark.parametrize("why", ["suppressed", "expired"])
+def test_what_must_not_be_sent_any_more_ends_without_another_attempt(
+    why: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        relay_beside(Script(defers_first=2)) as server,
+        site(tmp_path, server, database_url, monkeypatch, ["r1", "r2"]) as inst,
+    ):
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        if why == "suppressed":
+            execute(
+                inst,
+                "INSERT INTO suppression (contact_id, reason) SELECT contact_id, 'opted_out' FROM contact",
+            )
+        else:
+            execute(inst, "UPDATE loose_mail SET expires_at = now()")
+        retry(inst)
+        assert waiting(inst) == {}
+        assert not server.accepted
+        found = tally(inst, release_id)
+        assert (found.stopped, found.expired) == ((2, 0) if why == "suppressed" else (0, 2))
+        with inst.database.begin() as connection:
+            logged = delivery_log(connection, inst.installation_id)
+        outcome = Outcome.STOPPED if why == "suppressed" else Outcome.EXPIRED
+        assert {(each.outcome, each.attempts, each.relay) for each in logged} == {(outcome, 1, "")}
