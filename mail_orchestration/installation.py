@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from mail_orchestration.audience.importing import ensure_installation
 from mail_orchestration.dispatch.restore_fence import recognise
+from mail_orchestration.dispatch.turns import note_settings
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.migrations import migrate
@@ -47,6 +48,7 @@ def open_installation(
         keys = load_signing_keys(settings.data_dir, may_create=database.is_embedded)
         with database.begin() as connection:
             installation_id = ensure_installation(connection, settings.installation)
+            note_settings(connection, installation_id, settings.for_others())
             look_at_database(connection, settings)
         yield Installation(settings=settings, database=database, installation_id=installation_id, keys=keys)
         # How far the database got is remembered; one that was exchanged meanwhile is noticed.

@@ -12,6 +12,7 @@ from jobs.mailcaster import Shift, mailcaster
 from jobs.tags import MAILCASTER
 from mail_orchestration.control import end_stopping_of_dead_now
 from mail_orchestration.holding import why_closed, why_held
+from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.mailcaster import has_work
 from mail_orchestration.processes import process
 from schedules.release_sensors import LOOK_EVERY_S
@@ -34,13 +35,19 @@ def global_queue_sensor(
     installation = mail.shared()
     # First, since what was restarted before its mailcaster died is work from then on.
     end_stopping_of_dead_now(installation)
-    if held := why_held(installation):
-        return dg.SensorResult(skip_reason=f"Nothing is sent: {'; '.join(each.reason for each in held)}.")
+    # Looks at the database as well: one that was restored holds everything from here on.
+    held = why_held(installation)
     requests = []
-    said = []
+    said = [f"nothing is sent: {each.reason}" for each in held]
     for parameters in installation.settings.mailcasters:
         name = parameters.name
-        if not has_work(installation, name):
+        try:
+            if not has_work(installation, name):
+                continue
+        except BadSettings as error:
+            # One that serves an unknown installation keeps nobody else from working.
+            context.log.error(str(error))
+            said.append(f"{name}: {error}")
             continue
         reason = why_not_now(context.instance, mailcaster.name, {MAILCASTER: name})
         if reason is not None:

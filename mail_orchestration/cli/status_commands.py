@@ -45,7 +45,8 @@ def status(face: Face) -> ExitCode | None:
         embedded = inst.database.is_embedded
     with ThreadPoolExecutor(max_workers=8) as pool:
         relays = list(pool.map(_relay_status, settings.relays))
-    warnings = fleet_warnings(settings.mailcasters, settings.dispatcher.small_audience_threshold)
+    fleet = [each for each in settings.mailcasters if each.serves(settings.installation)]
+    warnings = fleet_warnings(fleet, settings.dispatcher.small_audience_threshold)
     if not settings.relays:
         warnings.append("no relay is configured: nothing can be sent")
     warnings += [fault for relay in settings.relays if (fault := _secret_fault(relay))]

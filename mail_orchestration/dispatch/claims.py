@@ -43,16 +43,15 @@ _PAUSE_S = (0.002, 0.02)
 
 def claim_next(
     database: Database,
-    installation_id: int | None,
+    installation_id: int,
     parameters: MailcasterParameters,
     *,
     now: datetime,
     hang_after_s: float,
 ) -> Claim | None:
-    """Take the first work there is for this mailcaster, in one short transaction; None when there is none.
+    """Take the first work of an installation for this mailcaster, in one short transaction; None when there is none.
 
-    `installation_id` None looks among the mail jobs of all installations. While sending is held (with None:
-    for any of them) nothing is taken, also when the database was restored (spec 5.8). Mail jobs of a paused
+    While sending is held nothing is taken, also when the database was restored (spec 5.8). Mail jobs of a paused
     campaign are left alone, as are those that wait of a deleted one (spec 3.4); those of an expired release
     are taken, so that they end. A mail job whose heartbeat is older than `hang_after_s` seconds is recovered
     (spec 5.2, 5.3). Hold the claim with `HeldClaim` at once.

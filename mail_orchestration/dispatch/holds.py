@@ -36,8 +36,8 @@ class Hold:
     held_by: str
 
 
-def is_held(connection: Connection, installation_id: int | None) -> bool:
-    """True when nothing may be sent for an installation; with None when there is any hold at all.
+def is_held(connection: Connection, installation_id: int) -> bool:
+    """True when nothing may be sent for an installation.
 
     Also when the database was restored and nobody has noticed yet: a claim asks this in its own transaction.
     """

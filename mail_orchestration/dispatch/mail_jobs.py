@@ -187,11 +187,9 @@ def children(connection: Connection, parent_id: int) -> list[MailJob]:
 
 
 def waiting_kinds(
-    connection: Connection, now: datetime, hang_after_s: float, *, installation_id: int | None = None
+    connection: Connection, now: datetime, hang_after_s: float, *, installation_id: int
 ) -> frozenset[WorkKind]:
-    """The classes of work that wait, of one installation or of all: asked once for a whole fleet. None while
-    sending is held. Locks nothing.
-    """
+    """The classes of work that wait: asked once for a whole fleet. None while sending is held. Locks nothing."""
     if is_held(connection, installation_id):
         return frozenset()
     row = connection.execute(
@@ -211,7 +209,7 @@ def waiting_work(
     now: datetime,
     hang_after_s: float,
     *,
-    installation_id: int | None = None,
+    installation_id: int,
 ) -> bool:
     """True when there is work that this mailcaster would take. Locks nothing."""
     waiting = waiting_kinds(connection, now, hang_after_s, installation_id=installation_id)

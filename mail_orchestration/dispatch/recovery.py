@@ -40,8 +40,7 @@ _log = logging.getLogger(__name__)
 class Search:
     """Who looks for work, among whose mail jobs, and when."""
 
-    installation_id: int | None
-    """None: among those of all installations (spec 6.2)."""
+    installation_id: int
     parameters: MailcasterParameters
     now: datetime
     hung_before: datetime

@@ -70,11 +70,11 @@ def stop_mail_job(
 
 def end_stopping_of_dead(
     database: Database,
-    installation_id: int | None,
+    installation_id: int,
     dispatcher: DispatcherSettings,
     now: datetime | None = None,
 ) -> list[Operated]:
-    """Let go of STOPPING mail jobs in the place of holders that are dead, of one installation or of all.
+    """Let go of STOPPING mail jobs of an installation in the place of holders that are dead.
 
     They are dead at `now`, or at this moment by the database's clock. Any number may call it at once, as often as they
     like: with nothing to do it is one look by an index.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from mail_orchestration.kernel.settings_section import Section, TimeZoneName
 
@@ -22,7 +22,13 @@ def _minute_of_day(value: Any) -> int:
     return minute
 
 
-MinuteOfDay = Annotated[int, BeforeValidator(_minute_of_day)]
+def _written(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
+
+
+MinuteOfDay = Annotated[
+    int, BeforeValidator(_minute_of_day), PlainSerializer(_written, return_type=str, when_used="json")
+]
 """Written as hours and minutes, 08:30; 24:00 is the day's end."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, check_groups
@@ -131,6 +132,12 @@ class MailcasterParameters(Section):
     connections: int = Field(default=20, ge=1, le=1000)
     relays: tuple[Name, ...] = ()
     """The relays it delivers to; none named: all of them."""
+    installations: tuple[Name, ...] | Literal["all"] = ()
+    """Those whose mail jobs it takes, in fair turns (spec 6.2); none named: its own installation alone."""
+
+    def serves(self, installation: str) -> bool:
+        """Whether it takes work of its own installation, which is this one."""
+        return self.installations in ((), "all") or installation in self.installations
 
     @model_validator(mode="after")
     def _min_is_below_max(self) -> MailcasterParameters:
@@ -235,6 +242,10 @@ class DagsterSettings(Section):
             raise BadSettings(f"{WEBSERVER_VARIABLE} {error}") from None
 
 
+_FOR_OTHERS = ("time_zone", "public_base_url", "dispatcher", "send_window")
+"""The settings that belong to an installation's mails, and not to who sends them."""
+
+
 class Settings(Section):
     """The whole file."""
 
@@ -291,6 +302,26 @@ class Settings(Section):
     def database_url(self) -> str | None:
         """DATABASE_URL, or None: then the embedded server under `data_dir` serves."""
         return os.environ.get("DATABASE_URL") or None
+
+    def for_others(self) -> dict[str, Any]:
+        """What those must know who work for this installation with other settings, in JSON's terms (spec 6.2)."""
+        return self.model_dump(mode="json", by_alias=True, include=set(_FOR_OTHERS))
+
+    def working_for(self, installation: str, told: Mapping[str, Any]) -> Settings:
+        """These settings for work of another installation, which told us what `for_others` says.
+
+        Raises BadSettings when what it told cannot be read: its processes run another version.
+        """
+        try:
+            theirs = Settings.model_validate({**told, "installation": installation})
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise BadSettings(
+                f"what installation {installation} noted of its settings cannot be read here: "
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}; run the same version everywhere"
+            ) from None
+        ours = set(type(self).model_fields) - {"installation", *_FOR_OTHERS}
+        return theirs.model_copy(update={name: getattr(self, name) for name in ours})
 
     def mailcaster(self, name: str) -> MailcasterParameters:
         """The mailcaster of that name. Raises BadSettings listing the names there are."""

@@ -10,29 +10,29 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
 from mail_orchestration.dispatch.claim import Claim
-from mail_orchestration.dispatch.claims import claim_chosen, claim_next
+from mail_orchestration.dispatch.claims import claim_chosen
 from mail_orchestration.dispatch.holds import holds, is_held
-from mail_orchestration.dispatch.loose_mails import has_due_loose_mails
-from mail_orchestration.dispatch.mail_jobs import mail_job, waiting_work
+from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.dispatch.shifts import note_shift, start_shift
-from mail_orchestration.dispatch.stopping import end_stopping_of_dead
+from mail_orchestration.dispatch.turns import Work
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation, look_at_database
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import BadInput, ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.kernel.states import MailJobKind
+from mail_orchestration.mailcaster.claiming import claim_in_turn
 from mail_orchestration.mailcaster.delivery import MailJobDelivery
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone
 from mail_orchestration.relays import relays_of
+from mail_orchestration.sending.loose_mailer import LooseMailer
 from mail_orchestration.sending.station import Station
-from mail_orchestration.single_mailer.worker import KINDS, loose_mailer
+from mail_orchestration.serving import Served
+from mail_orchestration.single_mailer.worker import KINDS, KINDS_FOR_OTHERS, loose_mailer
 
 _log = logging.getLogger(__name__)
 
@@ -53,24 +53,6 @@ class ShiftSummary:
     """Attempts at loose mails, and decisions not to make one."""
     seconds: float
     ended_because: EndedBecause
-
-
-def has_work(inst: Installation, mailcaster: str, *, now: datetime | None = None) -> bool:
-    """True when there is work that this mailcaster would take, now by the database's clock or at `now`.
-
-    Outside the send window there is none. Cheap, and locks nothing.
-    """
-    with inst.database.begin() as connection:
-        at = now or database_now(connection)
-        if not send_window(inst.settings).is_open_at(at):
-            return False
-        return waiting_work(
-            connection,
-            inst.settings.mailcaster(mailcaster),
-            at,
-            inst.settings.dispatcher.hang_after_seconds,
-            installation_id=inst.installation_id,
-        ) or has_due_loose_mails(connection, inst.installation_id, KINDS, at)
 
 
 def run_shift(
@@ -141,25 +123,19 @@ class _Shift:
     ) -> None:
         self._inst = inst
         self._parameters = inst.settings.mailcaster(mailcaster)
+        self._served = Served(inst, self._parameters.installations, Work.MAIL_JOB)
+        self._served_with_loose_mails = Served(inst, self._parameters.installations, Work.LOOSE_MAIL)
+        self._loose_mailers: dict[int, LooseMailer] = {}
         self._relays = relays_of(inst.settings, self._parameters.relays)
         self._stop = stop
         self._budget_s = time_budget_s
         self._on_mail_job_done = on_mail_job_done
-        self._window = send_window(inst.settings)
         self._frozen: FrozenRelease | None = None
         self._mail_jobs = self._messages = self._loose_mails = 0
         self._are_loose_mails_sent = True
 
     def run(self) -> ShiftSummary:
         with Station(self._inst) as self._station:
-            self._loose_mailer = loose_mailer(
-                self._inst,
-                self._parameters.name,
-                self._relays,
-                self._parameters.connections,
-                self._station,
-                self._stop,
-            )
             return self._run()
 
     def _run(self) -> ShiftSummary:
@@ -196,46 +172,66 @@ class _Shift:
         while True:
             if self._stop.is_set():
                 return "stopped"
-            if not self._window.is_open_at(self._station.clock.now()):
-                return "send window"
             if self._budget_s is not None and time.monotonic() - began > self._budget_s:
                 return "time budget"
-            self._send_loose_mails()
-            claim = self._claim()
-            if claim is None:
-                return "held" if self._is_held() else "no work"
+            loose_mails = self._send_loose_mails()
+            taken = claim_in_turn(self._served, self._parameters, self._station.clock.now)
+            if taken is None and loose_mails:
+                # Another installation's may be due, or more of the same.
+                continue
+            if taken is None:
+                return self._why_nothing()
+            inst, claim = taken
             self._note(claim.mail_job_id)
-            self._work_on(claim)
+            self._work_on(inst, claim)
 
-    def _send_loose_mails(self) -> None:
-        """Loose mails go before bulk mail, whoever is free sends them; but for a while, so that bulk mail goes too."""
-        if self._are_loose_mails_sent and not self._stop.is_set():
-            tally = self._loose_mailer.send_due(for_s=LOOSE_TURN_S)
+    def _send_loose_mails(self) -> int:
+        """Loose mails of the installation whose turn it is go before bulk mail; but for a while, so that it goes too.
+
+        Returns how many there were.
+        """
+        for inst in self._served_with_loose_mails.in_turn(self._station.clock.now()):
+            if self._stop.is_set() or not self._are_loose_mails_sent:
+                break
+            tally = self._loose_mailer_of(inst).send_due(for_s=LOOSE_TURN_S)
             self._loose_mails += tally.mails
             if tally.unreachable is not None:
                 # A mail job's own attempts tell the same; what is loose waits for another shift.
                 _log.warning("loose mails: %s", tally.unreachable)
                 self._are_loose_mails_sent = False
+            if tally.mails:
+                self._served_with_loose_mails.note_turn(inst.installation_id)
+                return tally.mails
+        return 0
 
-    def _is_held(self) -> bool:
+    def _loose_mailer_of(self, inst: Installation) -> LooseMailer:
+        known = self._loose_mailers.get(inst.installation_id)
+        if known is None or known.inst != inst:
+            known = self._loose_mailers[inst.installation_id] = loose_mailer(
+                inst,
+                self._parameters.name,
+                self._relays,
+                self._parameters.connections,
+                self._station,
+                self._stop,
+                kinds=KINDS if inst is self._inst else KINDS_FOR_OTHERS,
+            )
+        return known
+
+    def _why_nothing(self) -> EndedBecause:
+        """Nothing was found: for whom it serves there is none, or it may not be sent now."""
+        now = self._station.clock.now()
+        in_window = [each for each in self._served.all() if send_window(each.settings).is_open_at(now)]
+        if not in_window:
+            return "send window"
         with self._inst.database.begin() as connection:
-            return is_held(connection, self._inst.installation_id)
+            is_all_held = all(is_held(connection, each.installation_id) for each in in_window)
+        return "held" if is_all_held else "no work"
 
-    def _claim(self) -> Claim | None:
-        database, dispatcher = self._inst.database, self._inst.settings.dispatcher
-        end_stopping_of_dead(database, self._inst.installation_id, dispatcher, self._station.clock.now())
-        return claim_next(
-            database,
-            self._inst.installation_id,
-            self._parameters,
-            now=self._station.clock.now(),
-            hang_after_s=dispatcher.hang_after_seconds,
-        )
-
-    def _work_on(self, claim: Claim) -> None:
+    def _work_on(self, inst: Installation, claim: Claim) -> None:
         delivery = MailJobDelivery(
-            self._inst,
-            lambda: self._frozen_release(claim),
+            inst,
+            lambda: self._frozen_release(inst, claim),
             claim,
             self._parameters,
             self._relays,
@@ -261,11 +257,11 @@ class _Shift:
         if self._on_mail_job_done is not None:
             self._on_mail_job_done(done)
 
-    def _frozen_release(self, claim: Claim) -> FrozenRelease:
+    def _frozen_release(self, inst: Installation, claim: Claim) -> FrozenRelease:
         """The release of the claim; children of one parent follow each other, so the last one is kept."""
         if self._frozen is None or self._frozen.release.release_id != claim.release_id:
             with self._inst.database.begin() as connection:
-                self._frozen = read_frozen(connection, self._inst, claim.release_id)
+                self._frozen = read_frozen(connection, inst, claim.release_id)
         return self._frozen
 
     def _note(self, mail_job_id: int | None, *, is_over: bool = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.installation import Installation
@@ -14,6 +14,8 @@ from mail_orchestration.sending.station import Station
 
 KINDS = (LooseMailKind.RETRY,)
 """What such a worker sends."""
+KINDS_FOR_OTHERS = (LooseMailKind.RETRY,)
+"""What it sends for other installations: what need not be composed, and so not be signed with keys that it has not."""
 
 
 def loose_mailer(
@@ -23,7 +25,10 @@ def loose_mailer(
     connections: int,
     station: Station,
     stop: threading.Event,
+    *,
+    kinds: Collection[LooseMailKind] = KINDS,
 ) -> LooseMailer:
     """One that is called `worker`, over so many connections to these relays."""
     preparers = {LooseMailKind.RETRY: RetryPreparer(inst)}
-    return LooseMailer(inst, worker, relays, connections, station, stop, preparers)
+    chosen = {kind: preparer for kind, preparer in preparers.items() if kind in kinds}
+    return LooseMailer(inst, worker, relays, connections, station, stop, chosen)

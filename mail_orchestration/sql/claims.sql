@@ -15,7 +15,7 @@ WITH candidate AS (
     SELECT mail_job.mail_job_id
     FROM mail_job
     WHERE mail_job.state = 'QUEUED'
-        AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+        AND mail_job.installation_id = CAST(:installation_id AS integer)
         AND (CAST(:only AS bigint) IS NULL OR mail_job.mail_job_id = CAST(:only AS bigint))
         AND (
             SELECT campaign.state NOT IN ('paused', 'deleted')
@@ -41,7 +41,7 @@ SELECT mail_job.mail_job_id, mail_job.first_message, mail_job.last_message, mail
     mail_job.canary_messages
 FROM mail_job
 WHERE mail_job.state = 'P_ASSIGNING' AND mail_job.canary_messages IS NULL
-    AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+    AND mail_job.installation_id = CAST(:installation_id AS integer)
     AND (
         SELECT campaign.state <> 'paused'
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
@@ -57,7 +57,7 @@ SELECT mail_job.mail_job_id, mail_job.first_message, mail_job.last_message, mail
     mail_job.canary_messages
 FROM mail_job
 WHERE mail_job.state = 'P_QUEUED'
-    AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+    AND mail_job.installation_id = CAST(:installation_id AS integer)
     AND (
         SELECT campaign.state NOT IN ('paused', 'deleted')
         FROM release INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
@@ -103,7 +103,7 @@ SELECT mail_job.mail_job_id, mail_job.parent_id, mail_job.queued_at, mail_job.he
     (SELECT release.expires_at FROM release WHERE release.release_id = mail_job.release_id) AS release_expires_at
 FROM mail_job
 WHERE mail_job.state = 'RECOVERING' AND mail_job.kind = CAST(:kind AS mail_job_kind)
-    AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+    AND mail_job.installation_id = CAST(:installation_id AS integer)
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
     AND (CAST(:only AS bigint) IS NULL OR mail_job.mail_job_id = CAST(:only AS bigint))
     AND (
@@ -122,7 +122,7 @@ SELECT mail_job.mail_job_id, mail_job.parent_id, mail_job.queued_at, mail_job.he
 FROM mail_job
 WHERE mail_job.state = 'RUNNING' AND mail_job.kind = CAST(:kind AS mail_job_kind)
     AND mail_job.heartbeat_at < CAST(:hung_before AS timestamptz)
-    AND (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+    AND mail_job.installation_id = CAST(:installation_id AS integer)
     AND mail_job.mail_job_id <> ALL(CAST(:passed_over AS bigint[]))
     AND (
         SELECT campaign.state <> 'paused'

@@ -123,11 +123,11 @@ WHERE mail_job.parent_id = CAST(:parent_id AS bigint)
 ORDER BY mail_job.mail_job_id;
 
 -- name: find_waiting_work
--- Which classes of work wait, for one installation or for all; locks nothing.
+-- Which classes of work wait, for one installation; locks nothing.
 WITH workable AS NOT MATERIALIZED (
     SELECT mail_job.state, mail_job.kind, mail_job.heartbeat_at, mail_job.canary_messages
     FROM mail_job
-    WHERE (CAST(:installation_id AS integer) IS NULL OR mail_job.installation_id = CAST(:installation_id AS integer))
+    WHERE mail_job.installation_id = CAST(:installation_id AS integer)
         AND (
             SELECT campaign.state <> 'paused'
                 AND (campaign.state <> 'deleted' OR mail_job.state NOT IN ('QUEUED', 'P_QUEUED'))

@@ -2,7 +2,7 @@
 -- that it was.
 
 -- name: is_sending_held
--- Whether nothing may be sent for an installation (null: for any), asked before work is taken and while it is done.
+-- Whether nothing may be sent for an installation, asked before work is taken and while it is done.
 SELECT sending_is_held(CAST(:installation_id AS integer));
 
 -- name: open_holds

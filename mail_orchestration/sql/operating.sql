@@ -92,7 +92,7 @@ RETURNING state;
 SELECT mail_job_id, installation_id
 FROM mail_job
 WHERE state = 'STOPPING' AND heartbeat_at < CAST(:silent_before AS timestamptz)
-    AND (CAST(:installation_id AS integer) IS NULL OR installation_id = CAST(:installation_id AS integer))
+    AND installation_id = CAST(:installation_id AS integer)
 ORDER BY mail_job_id;
 
 -- name: end_stopping_of_dead

@@ -9,10 +9,12 @@
 
 -- Who may be written to ------------------------------------------------------------------------------------------
 
+-- settings is what of its settings file those must know who work for it elsewhere: see Settings.for_others.
 CREATE TABLE installation (
     installation_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    settings jsonb NOT NULL DEFAULT '{}'
 );
 
 -- address is as it goes on the envelope; address_key is what two spellings of one mailbox have in common.
@@ -196,9 +198,10 @@ CREATE TABLE mail_job (
     )
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200);
 
--- What mailcasters look for, in the order in which they take it. The states are in the index's key and not in its
+-- What mailcasters look for, in the order in which they take it, one installation at a time: another's millions are not
+-- read. The states are in the index's key and not in its
 -- predicate only for the live ones: ended mail jobs, which are most, are not in it.
-CREATE INDEX mail_job_to_take ON mail_job (state, priority DESC, queued_at, mail_job_id)
+CREATE INDEX mail_job_to_take ON mail_job (installation_id, state, priority DESC, queued_at, mail_job_id)
     WHERE state IN ('QUEUING', 'QUEUED', 'P_QUEUED', 'P_ASSIGNING', 'P_ASSIGNED', 'RUNNING', 'STOPPING', 'RECOVERING');
 CREATE INDEX mail_job_children ON mail_job (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX mail_job_of_release ON mail_job (release_id);
@@ -558,12 +561,11 @@ BEGIN
 END
 $$;
 
--- Whether nothing may be sent for an installation; null asks about holds of any.
+-- Whether nothing may be sent for an installation.
 CREATE FUNCTION sending_is_held(installation integer) RETURNS boolean LANGUAGE sql VOLATILE AS $$
     SELECT EXISTS (
         SELECT FROM sending_hold AS h
-        WHERE h.lifted_at IS NULL
-            AND (h.installation_id IS NULL OR installation IS NULL OR h.installation_id = installation)
+        WHERE h.lifted_at IS NULL AND (h.installation_id IS NULL OR h.installation_id = installation)
     ) OR cardinality(database_differs()) > 0
 $$;
 
@@ -583,6 +585,17 @@ CREATE TABLE mailcaster_shift (
     mail_jobs_done integer NOT NULL DEFAULT 0,
     messages_done bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (installation_id, mailcaster)
+) WITH (fillfactor = 50);
+
+
+-- When each installation last had its turn with a worker that serves several: the one longest ago is next. Mail jobs and
+-- loose mails have turns of their own: many small ones of the one kind must not cost the other its turn.
+CREATE TABLE turn (
+    installation_id integer NOT NULL REFERENCES installation,
+    work text NOT NULL,
+    taken_at timestamptz NOT NULL,
+    PRIMARY KEY (installation_id, work),
+    CONSTRAINT work_is_known CHECK (work IN ('mail_job', 'loose_mail'))
 ) WITH (fillfactor = 50);
 
 

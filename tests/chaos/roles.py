@@ -38,7 +38,7 @@ from mail_orchestration.installation import Installation, open_installation
 from mail_orchestration.kernel import clock
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import StateConflict, Unavailable
-from mail_orchestration.mailcaster import run_shift, shift
+from mail_orchestration.mailcaster import claiming, run_shift
 from mail_orchestration.maintenance import clean_delivery_queue
 from tests.chaos.site import JOURNAL, SETTINGS, WORKERS_LOG
 
@@ -202,7 +202,7 @@ def _introduced_as(inst: Installation, helo_name: str) -> Installation:
 
 def _tell_claims(journal: Journal) -> None:
     """Have every claim in the journal: a process that was killed cannot be asked what it held."""
-    claim_next = shift.claim_next
+    claim_next = claiming.claim_next
 
     def told(*args: Any, **named: Any) -> Any:
         claim = claim_next(*args, **named)
@@ -213,7 +213,7 @@ def _tell_claims(journal: Journal) -> None:
             journal.write("claimed", mail_job=claim.mail_job_id, release=claim.release_id, messages=messages)
         return claim
 
-    shift.claim_next = told  # type: ignore[assignment]
+    claiming.claim_next = told  # type: ignore[assignment]
 
 
 def _shift_clock(skew_s: float) -> None:

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from sqlalchemy import text
 
 from assets.mail_system import MailSystem
 from jobs.tags import MAIL_JOBS_DONE, MAILCASTER
@@ -196,6 +197,27 @@ def test_mailcasters_that_are_added_to_the_settings_are_seen_by_the_next_tick(wo
     world.write_settings(mailcasters=[*world.settings["mailcasters"], {"name": "another"}])
 
     assert len(tick(world, global_queue_sensor).run_requests or []) == 2
+
+
+@pytest.mark.rule("6.2")
+def test_a_mailcaster_that_serves_others_is_woken_for_them_while_its_own_sending_is_held(
+    world: World,
+) -> None:
+    world.queued()
+    with world.installation() as opened, opened.database.begin() as connection:
+        connection.execute(text("INSERT INTO installation (name) VALUES ('hub')"))
+    shared = {"name": "shared", "min_job_size": 50, "max_job_size": 120, "installations": "all"}
+    unknown = {"name": "strange", "min_job_size": 50, "max_job_size": 120, "installations": ["alpha"]}
+    world.write_settings(installation="hub", mailcasters=[shared, unknown])
+    holding.hold(world.mail.shared(), "the hub is being moved")
+
+    told = tick(world, global_queue_sensor)
+
+    assert [request.tags[MAILCASTER] for request in told.run_requests or []] == ["shared"]
+    an_unfinished_run(world, "mailcaster", **{MAILCASTER: "shared"})
+    said = tick(world, global_queue_sensor).skip_message or ""
+    assert "nothing is sent: the hub is being moved" in said
+    assert "strange: mailcasters: installations names 'alpha', which this database does not know" in said
 
 
 def test_what_was_released_and_delivered_without_dagster_becomes_partitions(world: World) -> None:

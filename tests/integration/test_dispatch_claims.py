@@ -89,7 +89,8 @@ def test_waiting_work_is_what_a_claim_would_find(world: World, parameters: Mailc
     assert not is_waiting()
     one_of_each(world)
     with world.database.begin() as connection:
-        assert waiting_kinds(connection, LATER, HANG_AFTER_S) == set(WorkKind)
+        found = waiting_kinds(connection, LATER, HANG_AFTER_S, installation_id=world.installation_id)
+    assert found == set(WorkKind)
     assert is_waiting()
     while claim(world, parameters) is not None:
         pass
@@ -128,7 +129,7 @@ def test_of_a_deleted_campaign_only_what_has_begun_is_taken(
     assert world.state(made[WorkKind.SMALL_QUEUED]) == "QUEUED"
     assert world.state(made[WorkKind.P_QUEUED]) == "P_QUEUED"
     with world.database.begin() as connection:
-        left = waiting_kinds(connection, LATER, HANG_AFTER_S)
+        left = waiting_kinds(connection, LATER, HANG_AFTER_S, installation_id=world.installation_id)
     assert left.isdisjoint({WorkKind.SMALL_QUEUED, WorkKind.P_QUEUED})
 
 
@@ -164,7 +165,7 @@ def test_mail_jobs_of_other_installations_are_left_to_them(world: World) -> None
         world.database, world.installation_id + 1, SMALL_ONLY, now=LATER, hang_after_s=HANG_AFTER_S
     )
     assert found is None
-    found = claim_next(world.database, None, SMALL_ONLY, now=LATER, hang_after_s=HANG_AFTER_S)
+    found = claim(world, SMALL_ONLY)
     assert found is not None
     assert found.mail_job_id == mail_job_id
 

@@ -135,7 +135,9 @@ def test_a_parent_does_not_count_children_that_were_replaced(world: World) -> No
     large = mailcaster("large", small_audience_threshold=2, min_job_size=10, max_job_size=20)
     recovered = []
     while (
-        found := claim_next(world.database, None, large, now=later, hang_after_s=HANG_AFTER_S)
+        found := claim_next(
+            world.database, world.installation_id, large, now=later, hang_after_s=HANG_AFTER_S
+        )
     ) is not None:
         recovered.append(found)
     assert len(recovered) == len(claims) - 1
@@ -227,14 +229,16 @@ def test_another_fence_is_another_claim(world: World) -> None:
 def test_a_child_that_ends_while_the_last_messages_are_handed_out_is_seen(world: World) -> None:
     """The first child ends before, the last one is made after: the parent's row orders the two."""
     parent = world.queue(30, kind="parent")
-    first = claim_next(world.database, None, EAGER, now=NOW, hang_after_s=HANG_AFTER_S)
+    first = claim_next(world.database, world.installation_id, EAGER, now=NOW, hang_after_s=HANG_AFTER_S)
     assert first is not None
     world.deliver(first)
     with HeldClaim(world.database, first) as held:
         held.finish(NOW)
     assert world.state(parent) == "P_ASSIGNING"
     while (
-        claimed := claim_next(world.database, None, EAGER, now=NOW, hang_after_s=HANG_AFTER_S)
+        claimed := claim_next(
+            world.database, world.installation_id, EAGER, now=NOW, hang_after_s=HANG_AFTER_S
+        )
     ) is not None:
         world.deliver(claimed)
         with HeldClaim(world.database, claimed) as held:

@@ -121,7 +121,9 @@ def test_a_parents_figures_are_those_of_its_children(world: World) -> None:
     parent = world.queue(11_000, kind="parent")
     small = world.queue(10, kind="small")
     for _ in range(2):
-        claimed = claim_next(world.database, None, LARGE_ONLY, now=NOW, hang_after_s=HANG_AFTER_S)
+        claimed = claim_next(
+            world.database, world.installation_id, LARGE_ONLY, now=NOW, hang_after_s=HANG_AFTER_S
+        )
         assert claimed is not None
         with HeldClaim(world.database, claimed) as held:
             held.progress({Outcome.ACCEPTED: 100, Outcome.REJECTED: 3, Outcome.STOPPED: 1})

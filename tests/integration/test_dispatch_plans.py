@@ -94,12 +94,40 @@ SEARCHES: dict[str, dict[str, object]] = {
 }
 
 
+def queue_ended_for_a_neighbour(world: World) -> int:
+    """Make the 10,000 ended mail jobs wait, as those of another installation: its number."""
+    with world.database.begin() as connection:
+        neighbour = connection.scalar(
+            text("INSERT INTO installation (name) VALUES ('neighbour') RETURNING installation_id")
+        )
+        connection.execute(
+            text(
+                "UPDATE mail_job SET state = 'QUEUED', ended_at = NULL, installation_id = :neighbour "
+                "WHERE state = 'FINISHED'"
+            ),
+            {"neighbour": neighbour},
+        )
+    with world.database.connect_autocommit() as connection:
+        connection.execute(text("VACUUM ANALYZE mail_job"))
+    return int(neighbour)
+
+
+@pytest.mark.rule("6.2")
+def test_whose_turn_it_is_is_found_without_reading_what_waits(world: World) -> None:
+    both = [world.installation_id, queue_ended_for_a_neighbour(world)]
+    plan = explain(world, "order_mail_job_turns", installation_ids=both)
+    assert scans(plan)["mail_job"] == {"mail_job_to_take"}
+    read = [node for node in plan if node.get("Relation Name") == "mail_job"]
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in read) <= 2
+
+
 @pytest.mark.rule("4.6")
-@pytest.mark.parametrize("installation", ["one", "all"])
-def test_searches_read_live_mail_jobs_only(world: World, installation: str) -> None:
-    installation_id = world.installation_id if installation == "one" else None
+@pytest.mark.parametrize("neighbour", ["none", "with thousands waiting"])
+def test_searches_read_live_mail_jobs_of_their_installation_only(world: World, neighbour: str) -> None:
+    if neighbour != "none":
+        queue_ended_for_a_neighbour(world)
     for name, binds in SEARCHES.items():
-        plan = explain(world, name, installation_id=installation_id, now=NOW, only=None, **binds)
+        plan = explain(world, name, installation_id=world.installation_id, now=NOW, only=None, **binds)
         read = scans(plan)
         assert read["mail_job"] <= {"mail_job_to_take", "mail_job_pkey"}, name
         assert read.get("release", set()) <= {"release_pkey"}, name
@@ -117,7 +145,9 @@ def test_many_waiting_mail_jobs_are_not_all_read_to_find_the_first(world: World)
     with world.database.connect_autocommit() as connection:
         connection.execute(text("VACUUM ANALYZE mail_job"))
     for name in ("claim_small", "find_waiting_work"):
-        plan = explain(world, name, installation_id=None, now=NOW, only=None, **SEARCHES[name])
+        plan = explain(
+            world, name, installation_id=world.installation_id, now=NOW, only=None, **SEARCHES[name]
+        )
         read = sum(
             node["Actual Rows"] * node["Actual Loops"]
             for node in plan

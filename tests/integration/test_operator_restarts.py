@@ -82,7 +82,9 @@ def test_a_parent_goes_on_where_it_was(world: World) -> None:
         (cut.mail_job_id, "STOPPED_R", "RECOVERING"),
     ]
     with world.database.begin() as connection:
-        assert waiting_work(connection, LARGE_PRIORITY, SOON, HANG_AFTER_S)
+        assert waiting_work(
+            connection, LARGE_PRIORITY, SOON, HANG_AFTER_S, installation_id=world.installation_id
+        )
     recovered = claimed(world)
     assert recovered.recovers_id == cut.mail_job_id
     assert unsent(world, recovered) == list(range(15, 21))

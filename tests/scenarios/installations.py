@@ -66,6 +66,7 @@ def write_site(
     dispatcher: Mapping[str, object] | None = None,
     relay: Mapping[str, object] | None = None,
     html: str = HTML,
+    installation: str = "main",
 ) -> Path:
     """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path."""
     (folder / "campaigns" / "letter").mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,7 @@ def write_site(
         csv.write("email,name,number\n")
         csv.writelines(f"r{n}@example.net,Reader {n},{n}\n" for n in range(1, contacts + 1))
     settings = {
-        "installation": "main",
+        "installation": installation,
         "relays": [
             {"name": "sink", "host": "127.0.0.1", "port": relay_port, "tls": "none", "connections": 100}
             | dict(relay or {})

@@ -13,7 +13,7 @@ from mail_orchestration import control, holding
 from mail_orchestration.control import Scope
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_next
-from mail_orchestration.mailcaster import has_work, run_shift, shift
+from mail_orchestration.mailcaster import claiming, has_work, run_shift
 from tests.scenarios.installations import (
     released,
     site_with_sink,
@@ -82,7 +82,7 @@ def test_what_is_asked_for_while_a_claim_is_made_is_seen_before_the_first_messag
             return claim
 
         with monkeypatch.context() as meanwhile:
-            meanwhile.setattr(shift, "claim_next", claimed)
+            meanwhile.setattr(claiming, "claim_next", claimed)
             assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
         assert not sink.tally()
 
