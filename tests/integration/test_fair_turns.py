@@ -93,8 +93,8 @@ def test_one_with_two_hundred_thousand_waiting_does_not_starve_one_with_ten(two:
         "  SELECT 0, :installation_id, 'small', 'QUEUED', :now, 1, 10 FROM generate_series(1, 2000) "
         "  RETURNING mail_job_id), "
         "frozen AS (INSERT INTO release (release_id, campaign_id, released_at, released_on, files, digest, "
-        "    audience_ids) "
-        "  SELECT mail_job_id, :campaign_id, :now, current_date, '{}', '', '{}' FROM new) "
+        "    content_digest, audience_ids) "
+        "  SELECT mail_job_id, :campaign_id, :now, current_date, '{}', '', '', '{}' FROM new) "
         "SELECT",
         installation_id=two.main.installation_id,
         campaign_id=two.main.campaign_id,
