@@ -39,15 +39,17 @@ def dry_run(
     folder: Path,
     *,
     now: datetime,
+    again: bool = False,
     on_resolved: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> DryRun:
     """Freeze, dedup, verify, filter and assemble a campaign, and stop before the queue.
 
     Nobody else carries it on, and mail jobs of the campaign that wait are left alone. `on_resolved` is told how many
-    are to be written to. Raises what `release_campaign`, `resolve_release` and `assemble_release` raise.
+    are to be written to; `again` as in `release_campaign`. Raises what `release_campaign`, `resolve_release` and
+    `assemble_release` raise.
     """
-    made = release_campaign(inst, folder, now=now, dry_run=True)
+    made = release_campaign(inst, folder, now=now, again=again, dry_run=True)
     release_id = made.release_id
     resolved = resolve_release(inst, release_id, now=now)
     if on_resolved is not None:

@@ -1,30 +1,44 @@
-"""Before a launch: `dry-run`."""
+"""Before a launch: `dry-run`, `forecast`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.campaign_commands import PANEL, CampaignArgument, campaign_folder
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, escaped, shown, table
+from mail_orchestration.cli.release_commands import MailJobArgument
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mail_orchestration.broadcast import DryRun
+    from mail_orchestration.forecasts import ReleaseForecast
 
 DOMAINS_SHOWN = 20
 
 
 @command("dry-run", PANEL)
-def dry_run_(face: Face, campaign: CampaignArgument) -> ExitCode | None:
+def dry_run_(
+    face: Face,
+    campaign: CampaignArgument,
+    again: Annotated[
+        bool, typer.Option("--again", help="As if also to those who were queued the same content lately.")
+    ] = False,
+) -> ExitCode | None:
     """Take a whole release through dedup and assembly, and send nothing. Exit code 1 when nobody would get it."""
     from mail_orchestration.broadcast import dry_run
+    from mail_orchestration.forecasts import forecast_release
     from mail_orchestration.kernel.clock import utc_now
 
-    with face.open() as inst, face.progress("assembling") as progress:
-        found = dry_run(inst, campaign_folder(inst.settings, campaign), now=utc_now(), progress=progress)
+    with face.open() as inst:
+        with face.progress("assembling") as progress:
+            folder = campaign_folder(inst.settings, campaign)
+            found = dry_run(inst, folder, now=utc_now(), again=again, progress=progress)
+        foreseen = forecast_release(inst, found.mail_job_id, now=utc_now())
     document = {
         "mail_job_id": found.mail_job_id,
         "campaign": found.campaign,
@@ -35,12 +49,31 @@ def dry_run_(face: Face, campaign: CampaignArgument) -> ExitCode | None:
         "messages": found.messages,
         "assembled": found.assembled,
         "domains": found.domains,
+        "forecast": foreseen,
     }
-    face.answer(document, lambda console: _show(console, found))
+
+    def show(console: Console) -> None:
+        _show_dry_run(console, found)
+        if found.messages:
+            _show_forecast(console, foreseen)
+
+    face.answer(document, show)
     return None if found.messages else ExitCode.NOT_WELL
 
 
-def _show(console: Console, found: DryRun) -> None:
+@command("forecast", PANEL)
+def forecast_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
+    """When a mail job's unsent messages will be through, under the limits and with the fleet of the settings."""
+    from mail_orchestration.forecasts import forecast_release
+    from mail_orchestration.kernel.clock import utc_now
+
+    with face.open() as inst:
+        foreseen = forecast_release(inst, mail_job, now=utc_now())
+    face.answer(foreseen, lambda console: _show_forecast(console, foreseen))
+    return None
+
+
+def _show_dry_run(console: Console, found: DryRun) -> None:
     console.print(f"[bold]dry run of {escaped(found.campaign)}[/]: nothing was sent")
     rows: list[tuple[str, int]] = [
         ("audience rows", found.books.audience_rows),
@@ -66,4 +99,38 @@ def _show(console: Console, found: DryRun) -> None:
     console.print(table("domain", "messages", "share", rows=shares))
     console.print(
         f"What each would get is stored: mail-orchestration message {found.mail_job_id} ADDRESS shows it."
+    )
+
+
+def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:
+    found = foreseen.forecast
+    if not found.messages:
+        console.print("Nothing is left to be sent.")
+        return
+    if foreseen.finish_at is None or found.seconds is None:
+        console.print(
+            "[yellow]It would not be through within a year:[/] it waits for " + escaped(found.limited_by)
+        )
+        return
+    console.print(
+        f"begun now, it is through at [bold]{foreseen.finish_at:%Y-%m-%d %H:%M:%S %Z}[/], "
+        f"in {_duration(found.seconds)}; what holds it back most: {escaped(found.limited_by)}"
+    )
+    if foreseen.ahead:
+        console.print(f"{shown(foreseen.ahead)} messages of other mail jobs come first or beside it")
+    rows = [
+        (each.domain, each.messages, "" if each.seconds is None else _duration(each.seconds))
+        for each in found.domains[:DOMAINS_SHOWN]
+    ]
+    console.print(table("domain", "messages", "through after", rows=rows))
+    if foreseen.assumed:
+        names = ", ".join(sorted(foreseen.assumed))
+        console.print(f"The speed of {escaped(names)} is a guess: nothing was sent by them in 30 days.")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
     )

@@ -16,6 +16,8 @@ from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import TRANSITIONS, MailJobKind, MailJobState
 
+LEAST_MEASURED = 200
+"""A mail job of fewer messages says little of a mailcaster's speed."""
 DRY_RUN = "dry run: nothing was sent"
 """Why a release that was only tried out is STOPPED."""
 HANDED_BACK_AT = datetime.fromtimestamp(0, UTC)
@@ -229,3 +231,15 @@ def _conflict(
 ) -> StateConflict:
     expected = " or ".join(sorted(leaves))
     return StateConflict(f"mail job {mail_job_id} is {found}, not {expected}, and cannot become {enters}")
+
+
+def releases_before(connection: Connection, release_id: int) -> list[int]:
+    """The other releases whose messages are being sent or wait to be."""
+    return list(connection.execute(STATEMENTS["find_releases_before"], {"release_id": release_id}).scalars())
+
+
+def best_rates(connection: Connection, installation_id: int, since: datetime) -> dict[str, float]:
+    """The most messages per second of each mailcaster in a mail job of LEAST_MEASURED messages or more."""
+    binds = {"installation_id": installation_id, "since": since, "least": LEAST_MEASURED}
+    rows = connection.execute(STATEMENTS["find_best_rates"], binds)
+    return {row.mailcaster: float(row.per_second) for row in rows if row.per_second}

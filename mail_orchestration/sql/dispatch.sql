@@ -161,6 +161,28 @@ WHERE release_id = CAST(:release_id AS bigint) AND assembled_at IS NULL
     AND (CAST(:first_message AS integer) IS NULL OR message_count = CAST(:first_message AS integer) - 1)
 RETURNING message_count;
 
+-- name: find_releases_before
+-- Releases, of all installations that share the relays, whose messages are being sent or wait to be, but for this one.
+SELECT mail_job.release_id
+FROM mail_job
+INNER JOIN release ON mail_job.release_id = release.release_id
+INNER JOIN campaign ON release.campaign_id = campaign.campaign_id
+WHERE mail_job.mail_job_id = mail_job.release_id AND mail_job.mail_job_id <> CAST(:release_id AS bigint)
+    AND mail_job.state IN ('QUEUED', 'P_QUEUED', 'P_ASSIGNING', 'P_ASSIGNED', 'RUNNING', 'RECOVERED')
+    AND campaign.state NOT IN ('paused', 'deleted')
+    AND EXISTS (SELECT FROM mail_job AS live WHERE live.release_id = mail_job.release_id AND live.ended_at IS NULL)
+ORDER BY mail_job.release_id;
+
+-- name: find_best_rates
+-- The most messages per second that each mailcaster has done in a mail job of some size.
+SELECT mailcaster,
+    max((accepted + deferred + rejected + uncertain) / extract(EPOCH FROM ended_at - started_at)) AS per_second
+FROM mail_job
+WHERE state = 'FINISHED' AND installation_id = CAST(:installation_id AS integer)
+    AND ended_at > CAST(:since AS timestamptz) AND ended_at > started_at
+    AND last_message - first_message >= CAST(:least AS integer) - 1
+GROUP BY mailcaster;
+
 -- name: count_unsent_by_domain
 -- The recipient domains of a release's messages that have no result, by number of messages. A quoted local part may hold
 -- an @.

@@ -1,0 +1,101 @@
+"""How long a mail job will take: its messages, what waits before it, the fleet, the limits of relays and domains."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from mail_orchestration.dispatch.forecasting import Ceiling, Forecast, forecast
+from mail_orchestration.dispatch.mail_jobs import best_rates, releases_before
+from mail_orchestration.dispatch.releases import read_release
+from mail_orchestration.dispatch.send_window import send_window
+from mail_orchestration.dispatch.unsent import unsent_by_domain
+from mail_orchestration.egress.slots import SECOND, interval_of
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
+from mail_orchestration.throttling import limits_of
+
+ASSUMED_PER_SECOND = 50.0
+"""Of a mailcaster that has not sent yet: what twenty connections do with a relay that takes its time."""
+MEASURED_FOR = timedelta(days=30)
+DOMAINS = 20
+OTHERS = "other domains"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseForecast:
+    """When a release is through, if it begins now and everybody configured works."""
+
+    finish_at: datetime | None
+    """None when that is more than a year off."""
+    ahead: int
+    """Messages of other mail jobs that wait or are being sent, and come first or beside it."""
+    mailcasters: Mapping[str, float]
+    """The fleet: the most messages per second that each has done in 30 days."""
+    assumed: frozenset[str]
+    """Mailcasters that have not sent yet: theirs is a guess."""
+    forecast: Forecast
+
+
+def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> ReleaseForecast:
+    """Foresee the end of a release's unsent messages. Raises NotFound.
+
+    Deferred messages, which come back later, are not foreseen, nor is a relay that backs off.
+    """
+    with inst.database.begin() as connection:
+        read_release(connection, inst.installation_id, release_id)
+        messages = Counter(unsent_by_domain(connection, release_id))
+        before: Counter[str] = Counter()
+        for other in releases_before(connection, release_id):
+            before.update(unsent_by_domain(connection, other))
+        measured = best_rates(connection, inst.installation_id, now - MEASURED_FOR)
+    names = [mailcaster.name for mailcaster in inst.settings.mailcasters]
+    rates = {name: measured.get(name, ASSUMED_PER_SECOND) for name in names}
+    relays = [_ceiling(f"relay {relay.name}", relay.limits) for relay in inst.settings.relays]
+    flows, domains = _flows(inst, messages + before)
+    window = send_window(inst.settings)
+    found = forecast(
+        flows,
+        fleet=Ceiling(name="the fleet", per_second=max(sum(rates.values()), 1e-3)),
+        relays=relays,
+        domains=domains,
+        closed_for=lambda seconds: window.closed_for(now + timedelta(seconds=seconds)),
+    )
+    return ReleaseForecast(
+        finish_at=None if found.seconds is None else now + timedelta(seconds=found.seconds),
+        ahead=before.total(),
+        mailcasters=rates,
+        assumed=frozenset(set(names) - set(measured)),
+        forecast=found,
+    )
+
+
+def _flows(inst: Installation, messages: Counter[str]) -> tuple[dict[str, int], dict[str, Ceiling]]:
+    """Messages by what limits them: a group of domains, a domain by itself, or nothing; and those limits."""
+    groups = {group.name: group for group in inst.settings.domains}
+    group_of = {domain: group.name for group in inst.settings.domains for domain in group.members}
+    each_other = groups.get(EACH_OTHER_DOMAIN)
+    largest = {domain for domain, _ in messages.most_common(DOMAINS)}
+    flows: Counter[str] = Counter()
+    domains: dict[str, Ceiling] = {}
+    for domain, count in messages.items():
+        group = groups.get(group_of.get(domain, ""), each_other)
+        name = group.name if group is not None and group is not each_other else domain
+        if name == domain and domain not in largest:
+            name = OTHERS
+        elif group is not None and name not in domains:
+            domains[name] = _ceiling(f"domain {name}", group.limits)
+        flows[name] += count
+    return dict(flows.most_common()), domains
+
+
+def _ceiling(name: str, settings: LimitSettings) -> Ceiling:
+    limits = limits_of(settings)
+    interval = interval_of(limits)
+    return Ceiling(
+        name=name,
+        per_second=SECOND / interval if interval else float("inf"),
+        quotas=[(most, window / SECOND) for window, most in limits.quotas.items()],
+    )

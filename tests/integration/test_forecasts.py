@@ -1,0 +1,128 @@
+"""A forecast counts what waits, by domain, under the settings' limits, with the fleet as it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mail_orchestration.broadcast import dry_run
+from mail_orchestration.cli.commands import run
+from mail_orchestration.forecasts import ASSUMED_PER_SECOND, ReleaseForecast, forecast_release
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.errors import NotFound
+from tests.scenarios.installations import execute, opened, released, write_site
+
+CONTACTS = 400
+SPLIT = 300
+"""Contacts of the first domain; the others are of the second."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Two recipient domains; nobody has started the relay."""
+    write_site(tmp_path, relay_port=9, contacts=CONTACTS, mailcasters=[{"name": "m1"}, {"name": "m2"}])
+    lines = (tmp_path / "everybody.csv").read_text().splitlines()
+    moved = [line.replace("@example.net", "@slow.example") for line in lines[SPLIT + 1 :]]
+    (tmp_path / "everybody.csv").write_text("\n".join([*lines[: SPLIT + 1], *moved]) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def inst(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    with opened(site / "mail_orchestration.yaml", database_url, monkeypatch) as opened_installation:
+        yield opened_installation
+
+
+def limited(inst: Installation, *, relay: dict[str, int] | None = None, **sections: object) -> Installation:
+    """The same installation with limits in its settings."""
+    file = inst.settings.folder / "mail_orchestration.yaml"
+    document = yaml.safe_load(file.read_text()) | sections
+    if relay:
+        document["relays"][0]["limits"] = relay
+    file.write_text(yaml.safe_dump(document))
+    from dataclasses import replace
+
+    from mail_orchestration.kernel.settings import load_settings
+
+    return replace(inst, settings=load_settings(file))
+
+
+def foresee(inst: Installation, release_id: int) -> tuple[datetime, ReleaseForecast]:
+    now = datetime(2026, 5, 20, 12, 0, tzinfo=UTC)
+    return now, forecast_release(inst, release_id, now=now)
+
+
+def test_the_slowest_limit_decides_and_is_named(inst: Installation) -> None:
+    mail_job = released(inst)
+    now, found = foresee(limited(inst, relay={"per_second": 20}), mail_job)
+    assert found.forecast.messages == CONTACTS
+    assert found.finish_at is not None
+    # 4 % of a second's limit are given for lateness.
+    assert found.finish_at - now == pytest.approx(
+        timedelta(seconds=CONTACTS / 20 * 1.04), abs=timedelta(seconds=0.5)
+    )
+    assert found.forecast.limited_by == "relay sink"
+
+    slow = {"name": "slow.example", "limits": {"per_minute": 60}}
+    now, found = foresee(limited(inst, relay={"per_second": 20}, domains=[slow]), mail_job)
+    assert found.forecast.limited_by == "domain slow.example"
+    through = {each.domain: each.seconds for each in found.forecast.domains}
+    assert through["slow.example"] == pytest.approx(CONTACTS - SPLIT, rel=0.05)
+    assert through["example.net"] == pytest.approx(SPLIT / 18.2, rel=0.1)
+
+
+def test_the_fleet_is_measured_and_a_guess_is_told(inst: Installation) -> None:
+    mail_job = released(inst)
+    _, found = foresee(inst, mail_job)
+    assert found.mailcasters == {"m1": ASSUMED_PER_SECOND, "m2": ASSUMED_PER_SECOND}
+    assert found.assumed == {"m1", "m2"}
+    execute(
+        inst,
+        "INSERT INTO mail_job (release_id, installation_id, kind, state, mailcaster, first_message, last_message, "
+        "  queued_at, started_at, ended_at, accepted) "
+        "SELECT release_id, installation_id, 'small', 'FINISHED', 'm1', 1, 1000, queued_at, "
+        "  CAST('2026-05-19 12:00 UTC' AS timestamptz), CAST('2026-05-19 12:00:05 UTC' AS timestamptz), 1000 "
+        "FROM mail_job",
+    )
+    _, found = foresee(inst, mail_job)
+    assert found.mailcasters == {"m1": 200.0, "m2": ASSUMED_PER_SECOND}
+    assert found.assumed == {"m2"}
+    assert found.forecast.limited_by == "the fleet"
+
+
+def test_what_waits_before_it_is_counted_and_what_is_paused_is_not(inst: Installation) -> None:
+    first = released(inst)
+    second = released(inst, again=True)
+    assert foresee(inst, second)[1].ahead == CONTACTS
+    assert foresee(inst, second)[1].forecast.messages == 2 * CONTACTS
+    execute(inst, f"UPDATE mail_job SET state = 'STOPPED_Q' WHERE mail_job_id = {first}")
+    assert foresee(inst, second)[1].ahead == 0
+
+
+def test_a_send_window_that_is_closed_is_waited_for(inst: Installation) -> None:
+    mail_job = released(inst)
+    window = {"spans": [{"from": "14:00", "to": "15:00"}], "time_zone": "UTC"}
+    now, found = foresee(limited(inst, send_window=window), mail_job)
+    assert found.finish_at is not None
+    assert timedelta(hours=2) < found.finish_at - now < timedelta(hours=2, minutes=1)
+    assert found.forecast.limited_by == "send window"
+
+
+def test_a_dry_run_brings_its_forecast_and_a_mail_job_that_is_not_there_is_told(
+    inst: Installation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mail_job = released(inst)
+    tried = dry_run(inst, inst.settings.folder / "campaigns" / "letter", now=datetime.now(UTC), again=True)
+    assert foresee(inst, tried.mail_job_id)[1].ahead == CONTACTS
+    with pytest.raises(NotFound):
+        foresee(inst, 4711)
+    monkeypatch.setenv("MAIL_ORCHESTRATION_SETTINGS", str(inst.settings.folder / "mail_orchestration.yaml"))
+    assert run(["forecast", str(mail_job)]) == 0
+    shown = capsys.readouterr().out
+    assert "it is through at" in shown
+    assert "slow.example" in shown
+    assert "a guess" in shown
