@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from mail_orchestration.dispatch import turns
 from mail_orchestration.dispatch.holds import HoldCause, place_hold
 from mail_orchestration.dispatch.turns import Work, note_settings
 from mail_orchestration.installation import Installation
@@ -43,6 +44,22 @@ class Neighbour(World):
                 ),
                 {"id": self.installation_id},
             )
+
+
+def retry(world: World, *, state: str, due_at: datetime, reserved_until: datetime | None = None) -> None:
+    """A message that waits to be sent again, as a row and nothing behind it."""
+    world.execute(
+        "INSERT INTO loose_mail (installation_id, kind, state, due_at, campaign_id, contact_id, address, released_on, "
+        "  release_id, message_no, mail_job_id, result_no, last_outcome, worker, reserved_until) "
+        "SELECT :installation_id, 'retry', CAST(:state AS loose_mail_state), :due_at, :campaign_id, 1, 'r@x.example', "
+        "  current_date, 1, count(*) + 1, 1, 1, 'deferred', CASE WHEN :state = 'SENDING' THEN 'm' END, "
+        "  CAST(:reserved_until AS timestamptz) FROM loose_mail",
+        installation_id=world.installation_id,
+        campaign_id=world.campaign_id,
+        state=state,
+        due_at=due_at,
+        reserved_until=reserved_until,
+    )
 
 
 def installation_of(world: World, parameters: MailcasterParameters) -> Installation:
@@ -152,8 +169,8 @@ def test_with_one_installation_the_order_is_that_of_the_search(
     order = [*large, *small] if parameters.name == "large-priority" else [*small, *large]
     assert list(dict.fromkeys(found)) == order
     with database.begin() as connection:
-        turns = connection.scalar(text("SELECT count(*) FROM turn"))
-    assert turns == (0 if named == () else 1), "who serves nobody else notes no turn"
+        noted = connection.scalar(text("SELECT count(*) FROM turn"))
+    assert noted == (0 if named == () else 1), "who serves nobody else notes no turn"
 
 
 @pytest.mark.rule("6.2")
@@ -254,3 +271,27 @@ def test_another_is_worked_for_with_its_own_settings_and_our_relays(two: Two) ->
         note_settings(connection, two.beta.installation_id, {"dispatcher": {"of_a_later_version": 1}})
     with pytest.raises(BadSettings, match=r"installation beta noted .*dispatcher\.of_a_later_version"):
         Served(ours, "all", Work.MAIL_JOB).all()
+
+
+@pytest.mark.rule("6.2")
+@pytest.mark.rule("6.3")
+def test_loose_mails_have_turns_of_their_own(two: Two) -> None:
+    """What is due has one: ready to be sent, come to its time, or left behind by a worker that is gone."""
+    worlds = (two.main, two.beta)
+    ids = [world.installation_id for world in worlds]
+
+    def in_turn(at: datetime) -> list[int]:
+        with two.main.database.begin() as connection:
+            return turns.in_turn(connection, ids, Work.LOOSE_MAIL, at)
+
+    assert in_turn(SOON) == []
+    retry(two.main, state="SCHEDULED", due_at=SOON)
+    retry(two.beta, state="SENDING", due_at=NOW, reserved_until=SOON)
+    assert in_turn(NOW) == []
+    assert in_turn(SOON) == ids
+    with two.main.database.begin() as connection:
+        turns.note_turn(connection, ids[0], Work.LOOSE_MAIL)
+        turns.note_turn(connection, ids[1], Work.MAIL_JOB)
+    assert in_turn(SOON) == [ids[1], ids[0]], "a turn with mail jobs counts for nothing here"
+    retry(two.main, state="QUEUED", due_at=NOW)
+    assert in_turn(NOW) == [ids[0]]

@@ -13,7 +13,7 @@ from mail_orchestration import holding
 from mail_orchestration.dispatch.mail_jobs import children
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.mailcaster import MailJobDone, run_shift
+from mail_orchestration.mailcaster import MailJobDone, has_work, run_shift, shift
 from tests.scenarios.installations import (
     addresses,
     durable_results,
@@ -27,6 +27,7 @@ from tests.scenarios.installations import (
     wait_for_results,
     write_site,
 )
+from tests.scenarios.relays.beside import relay_beside
 from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
 
 SHARED = {"name": "shared", "min_job_size": 20, "max_job_size": 200, "installations": "all"}
@@ -127,3 +128,42 @@ def test_what_another_installations_mailcaster_left_hanging_is_recovered(
         got = slow.tally() + ours.tally()
         assert set(got) == addresses(contacts)
         assert got.total() - contacts <= 10, "at most one for each connection is repeated"
+
+
+@pytest.mark.rule("6.2")
+@pytest.mark.rule("6.3")
+def test_retries_of_another_installation_are_sent_in_its_turn(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deferred = [f"451-at-rcpt-4-7-1-r{n}@example.net" for n in range(5)]
+    with (
+        relay_beside() as busy,
+        storing_sink() as ours,
+        installation(
+            tmp_path, "hub", database_url, monkeypatch, relay_port=ours.port, contacts=1, mailcasters=[SHARED]
+        ) as hub,
+        installation(
+            tmp_path,
+            "alpha",
+            database_url,
+            monkeypatch,
+            relay_port=busy.port,
+            contacts=20,
+            mailcasters=[OWN],
+            dispatcher={"retry_after_minutes": 0.0001, "max_attempts": 2},
+        ) as alpha,
+    ):
+        with (alpha.settings.folder / "everybody.csv").open("a", encoding="utf-8") as csv:
+            csv.writelines(f"{address},Reader,{n}\n" for n, address in enumerate(deferred))
+        release_id = released(alpha)
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(shift._Shift, "_send_loose_mails", lambda _: 0)
+            run_shift(alpha, "own", stop=threading.Event())
+        assert tally(alpha, release_id).deferred == 5
+
+        assert has_work(hub, "shared")
+        summary = run_shift(hub, "shared", stop=threading.Event())
+
+        assert (summary.mail_jobs, summary.loose_mails) == (0, 5)
+        assert tally(alpha, release_id).accepted == 25
+        assert ours.tally() == dict.fromkeys(deferred, 1)
