@@ -11,7 +11,7 @@ from operator import attrgetter
 from mail_orchestration.egress.ports import Scope, Slice, Unused
 from mail_orchestration.kernel.clock import steady_seconds
 
-LEAD_S = 0.1
+LEAD_S = 0.3
 """More slots are asked for when those at hand end so soon."""
 
 

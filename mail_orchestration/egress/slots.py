@@ -22,7 +22,7 @@ PERIODS = 100
 """A quota's window is counted in so many periods: it is kept by one of them longer."""
 _LATENESS = {SECOND: 40_000, 60 * SECOND: 2 * SECOND}
 """How much longer each window of a line is made: 4 % and 3 % of the limit are given for lateness."""
-TRANSIT = 20_000
+TRANSIT = 10_000
 """Of the lateness, this much is left for the way from us to the relay."""
 MOST_LATENESS = 2 * SECOND
 HORIZON = SECOND // 4

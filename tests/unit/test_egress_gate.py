@@ -1,0 +1,150 @@
+"""A gate's doings with slots that come, go by and are not used; its source is a list of slices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+
+import pytest
+
+from mail_orchestration.egress.ports import Scope, Slice, Unused
+from mail_orchestration.egress.relay import Relay
+from mail_orchestration.egress.throttle import Throttle
+from mail_orchestration.kernel.clock import steady_seconds
+
+LATE_S = 30.0
+RELAY = Relay(name="r", host="r.example", tls="none")  # type: ignore[arg-type]
+
+
+class Slices:
+    """A SlotSource that gives as many slots as are in `gives`, one number a time: all open, or none until `again_s`."""
+
+    def __init__(self, gives: Sequence[int], again_s: float = 3600.0, lateness_s: float = LATE_S) -> None:
+        self.gives = list(gives)
+        self.wishes: list[int] = []
+        self.unused: list[Unused] = []
+        self._again_s, self._lateness_s = again_s, lateness_s
+
+    def scope_of_relay(self, relay: Relay) -> Scope | None:
+        return Scope("relay", relay.host)
+
+    def scope_of_domain(self, domain: str) -> Scope | None:
+        return Scope("domain", domain) if domain.startswith("limited") else None
+
+    async def take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:
+        self.wishes.extend(wishes.values())
+        self.unused.extend(unused)
+        now, slices = steady_seconds(), []
+        for scope in wishes:
+            if not self.gives:
+                raise LookupError("nothing left")
+            count = self.gives.pop(0)
+            again_at = 0.0 if count else now + self._again_s
+            slices.append(Slice(scope, [now - 1e-6] * count, self._lateness_s, again_at, None))
+        return slices
+
+
+def run(scenario: Coroutine[None, None, None]) -> None:
+    asyncio.run(asyncio.wait_for(scenario, 30))
+
+
+@pytest.mark.rule("6.7")
+def test_it_asks_for_twice_as_many_while_all_are_used() -> None:
+    async def scenario() -> None:
+        source = Slices([1, 2, 4, 8])
+        gate = Throttle(source).gate_of_relay(RELAY)
+        assert gate is not None
+        for _ in range(1 + 2 + 4):
+            assert await gate.enter() is not None
+        assert source.wishes == [1, 2, 4]
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_what_was_missed_is_not_asked_for_again_and_given_back() -> None:
+    async def scenario() -> None:
+        source = Slices([20, 5], lateness_s=0.0)
+        gate = Throttle(source).gate_of_relay(RELAY)
+        assert gate is not None
+        # Too late for all of them: it waits for the next, which are too late as well.
+        waiting = asyncio.create_task(gate.enter())
+        while len(source.wishes) < 2:
+            await asyncio.sleep(0)
+        assert source.wishes == [1, 1]
+        assert [(each.unreached, each.unused) for each in source.unused] == [(0, 20)]
+        gate.rest()
+        assert await waiting is None
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_a_slot_that_was_put_back_is_the_next_ones() -> None:
+    async def scenario() -> None:
+        source = Slices([2, 9])
+        throttle = Throttle(source)
+        gate = throttle.gate_of_relay(RELAY)
+        assert gate is not None
+        first, second = await gate.enter(), await gate.enter()
+        assert first is not None
+        assert second is not None
+        second.put_back()
+        assert await gate.enter() is second
+        first.put_back()
+        await throttle.close()
+        # Of the first slice the one that was put back, and all of the second.
+        assert sorted((each.unreached, each.unused) for each in source.unused) == [(1, 1), (9, 9)]
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_an_exhausted_limit_sends_its_line_away_and_asks_again_in_time() -> None:
+    async def scenario() -> None:
+        source = Slices([0, 1, 1], again_s=0.05)
+        gate = Throttle(source).gate_of_relay(RELAY)
+        assert gate is not None
+        supplied = asyncio.Event()
+        gate.watch(supplied.set)
+        assert await gate.enter() is None
+        assert gate.is_exhausted
+        supplied.clear()
+        await supplied.wait()
+        assert not gate.is_exhausted
+        assert gate.try_enter() is not None
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_nobody_overtakes_the_line_and_an_envelope_ahead_needs_a_slot_that_lasts() -> None:
+    async def scenario() -> None:
+        gate = Throttle(Slices([1, 3, 8], lateness_s=10.0)).gate_of_relay(RELAY)
+        assert gate is not None
+        in_line = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        assert gate.try_enter() is None
+        assert await in_line is not None
+        while gate.next_at() > steady_seconds():
+            await asyncio.sleep(0)
+        assert gate.try_enter(ahead_s=6.0) is None
+        assert gate.try_enter(ahead_s=1.0) is not None
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_what_the_source_raises_comes_through() -> None:
+    async def scenario() -> None:
+        throttle = Throttle(Slices([]))
+        gate = throttle.gate_of_address("a@limited.example")
+        assert throttle.gate_of_address("a@free.example") is None
+        assert gate is not None
+        failing = asyncio.create_task(throttle.failure())
+        await asyncio.sleep(0)
+        assert gate.try_enter() is None
+        with pytest.raises(LookupError):
+            await failing
+
+    run(scenario())
