@@ -20,6 +20,7 @@ for _module in (
     "message",
     "status",
     "uncertain",
+    "loose_mail",
     "operator",
     "mailcaster",
     "process",

@@ -27,6 +27,7 @@ RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 def status(face: Face) -> ExitCode | None:
     """The installation at a glance: holds, database, relays, mailcasters, waiting work, audiences, warnings."""
     from mail_orchestration.audience.importing import audience_sizes
+    from mail_orchestration.dispatch.loose_mails import count_loose_mails
     from mail_orchestration.dispatch.mail_jobs import mail_jobs
     from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
     from mail_orchestration.dispatch.shifts import shifts
@@ -39,6 +40,7 @@ def status(face: Face) -> ExitCode | None:
             last = {shift.mailcaster: shift for shift in shifts(connection, inst.installation_id)}
             live = [state for state in MailJobState if not state.is_ended]
             waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
+            loose_mails = count_loose_mails(connection, inst.installation_id)
             audiences = audience_sizes(connection, inst.installation_id)
         holds, closed = why_held(inst), why_closed(inst)
         database = database_name(inst)
@@ -63,6 +65,7 @@ def status(face: Face) -> ExitCode | None:
         "relays": relays,
         "mailcasters": mailcasters,
         "mail_jobs": waiting,
+        "loose_mails": loose_mails,
         "audiences": audiences,
         "warnings": warnings,
     }
@@ -86,6 +89,9 @@ def status(face: Face) -> ExitCode | None:
             show_mail_jobs(console, waiting)
         else:
             console.print("No mail job waits or runs.")
+        if loose_mails:
+            rows = [(each.kind, each.state, each.mails, each.first_due_at) for each in loose_mails]
+            console.print(table("loose mails", "state", "mails", "first due", rows=rows))
         for warning in warnings:
             console.print(f"[yellow]warning[/] {escaped(warning)}")
 

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.loose_mail_states import WAITING, LooseMailState
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 
@@ -44,6 +45,10 @@ class Books:
     uncertain: int
     stopped: int
     """Not sent on purpose: the recipient was suppressed meanwhile, or the release was stopped."""
+    retried: int = 0
+    """Of the deferred ones, and of uncertain ones that are sent once more: those that wait for another attempt."""
+    resting: int = 0
+    """Those of them that wait for somebody: dead letters, and what is paused or stopped."""
     stray_results: int = 0
     """Results of messages that do not exist. There should be none."""
     broken_chains: int = 0
@@ -72,6 +77,10 @@ class Books:
             f" + {self.accepted:,} accepted + {self.deferred:,} deferred + {self.rejected:,} rejected"
             f" + {self.uncertain:,} uncertain + {self.stopped:,} stopped",
         ]
+        if self.retried or self.resting:
+            lines.append(
+                f"{self.retried:,} loose mails wait for another attempt, {self.resting:,} for the operator"
+            )
         return "\n".join([*lines, *(f"WRONG: {fault}" for fault in self._faults())])
 
     def _faults(self) -> list[str]:
@@ -148,6 +157,9 @@ def _books_of(rows: Sequence[Row[Any]]) -> Books:
         elif line == "outcome":
             # A later result comes with a line that takes away what it supersedes.
             ends[detail] = ends.get(detail, 0) + number
+        elif line == "retry":
+            key = "retried" if LooseMailState(detail) in WAITING else "resting"
+            lines[key] = lines.get(key, 0) + number
         else:
             lines[line] = lines.get(line, 0) + number
     unsent = lines.get("sending", 0) + lines.get("waiting", 0) + lines.get("stopped_unsent", 0)
@@ -167,6 +179,8 @@ def _books_of(rows: Sequence[Row[Any]]) -> Books:
         rejected=ends.get("rejected", 0),
         uncertain=ends.get("uncertain", 0),
         stopped=ends.get("stopped", 0) + lines.get("stopped_unsent", 0),
+        retried=lines.get("retried", 0),
+        resting=lines.get("resting", 0),
         stray_results=lines.get("stray", 0),
         broken_chains=lines.get("broken_chain", 0),
     )

@@ -124,12 +124,25 @@ class MailJobReport:
     @property
     def hint(self) -> str:
         """What is left to the operator, in a sentence; '' where nothing is."""
-        if not self.books.uncertain or not self.state.is_ended:
+        if not self.state.is_ended:
             return ""
-        return (
-            f"Of {self.books.uncertain:,} nobody knows whether they arrived: "
-            f"`mail-orchestration uncertain {self.release_id}` lists them, and takes what you find out."
-        )
+        hints = []
+        if self.books.uncertain:
+            hints.append(
+                f"Of {self.books.uncertain:,} nobody knows whether they arrived: "
+                f"`mail-orchestration uncertain {self.release_id}` lists them, and takes what you find out."
+            )
+        if self.books.retried:
+            hints.append(
+                f"{self.books.retried:,} wait for another attempt: "
+                f"`mail-orchestration loose-mails --mail-job {self.release_id}` lists them."
+            )
+        if self.books.resting:
+            hints.append(
+                f"{self.books.resting:,} are tried no more until you say so: `mail-orchestration dead-letters` lists "
+                "them, resubmits and deletes them."
+            )
+        return " ".join(hints)
 
     def tables(self) -> Mapping[str, tuple[type[Any], Sequence[Any]]]:
         """The report's tables by name: what a row is, and the rows."""

@@ -248,6 +248,10 @@ SELECT line, coalesce(CAST(outcome AS text), ''), number FROM fate
 UNION ALL
 SELECT line, CAST(supersedes AS text), -number FROM fate WHERE line = 'outcome' AND supersedes IS NOT NULL
 UNION ALL
+SELECT 'retry', CAST(state AS text), count(*) FROM loose_mail
+WHERE kind = 'retry' AND release_id = CAST(:release_id AS bigint)
+GROUP BY state
+UNION ALL
 SELECT 'broken_chain', '', count(*) FROM result AS later
 WHERE later.release_id = CAST(:release_id AS bigint) AND later.released_on = CAST(:released_on AS date)
     AND later.supersedes IS NOT NULL

@@ -14,6 +14,7 @@ from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.feedback.uncertain import (
     AT_REST,
     UncertainMessage,
+    resend_uncertain,
     settle_uncertain,
     uncertain_messages,
 )
@@ -164,3 +165,28 @@ def waits_for_lock(world: World) -> None:
             return
         patience.wait(0.01)
     raise TimeoutError("nobody waits for a lock")
+
+
+def test_they_are_sent_once_more_as_loose_mails_and_are_nobody_elses_meanwhile(world: World) -> None:
+    mail_job_id = with_uncertain(world)
+    messages = MessageRange(release_id=mail_job_id, released_on=DAY, first_message=1, last_message=10)
+    with world.database.begin() as connection:
+        assert resend_uncertain(connection, messages, now=NOW) == 0, "its mailcaster is at work"
+    finish(world, mail_job_id, failed=True)
+    with world.database.begin() as connection:
+        assert resend_uncertain(connection, messages, now=NOW, recipient_nos=[7, 8]) == 2
+        assert resend_uncertain(connection, messages, now=NOW, recipient_nos=[8, 9]) == 1, "not twice"
+        assert settle_uncertain(connection, messages, Outcome.ACCEPTED, now=NOW) == 1, "the one that is left"
+        listed = uncertain_messages(connection, messages)
+    assert [(each.message_no, each.waits_for_the_operator) for each in listed] == [
+        (7, False),
+        (8, False),
+        (9, False),
+    ]
+    restart(world, mail_job_id)
+    with world.database.begin() as connection:
+        kinds = connection.execute(text("SELECT state, attempts, result_no FROM loose_mail")).all()
+        assert mail_job(connection, mail_job_id).state is MailJobState.FAILED, (
+            "nothing is left to send for it"
+        )
+    assert {tuple(each) for each in kinds} == {("SCHEDULED", 0, 1)}
