@@ -1,7 +1,8 @@
 """Clean delivery queue: what was cut off is marked, what is dead is said to be, what is old goes (spec
 6.5)."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import dagster as dg
 
@@ -11,10 +12,12 @@ from assets.mail_system import MailSystem, presence_of
 from jobs.dead_runs import fail_abandoned_runs, fail_dead_runs
 from jobs.mailcaster import mailcaster
 from jobs.old_keys import delete_old_keys
+from jobs.old_runs import delete_old_runs
 from jobs.tags import PROCESS
 from mail_orchestration import maintenance
 from mail_orchestration.dispatch.mail_jobs import mail_job
 from mail_orchestration.dispatch.presence import is_present
+from mail_orchestration.dispatch.retention import mail_jobs_ended_before
 from mail_orchestration.dispatch.shifts import shifts
 from mail_orchestration.holding import why_held
 from mail_orchestration.installation import Installation
@@ -24,7 +27,7 @@ from mail_orchestration.kernel.database_clock import database_now
 @dg.op(tags={"stage": "dispatch"}, out=dg.Out(dg.Nothing))
 def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) -> None:
     """Mark mail jobs whose dedup was cut off, end stops in the place of dead mailcasters, fail runs whose
-    process is gone, take old partition keys away."""
+    process is gone, drop what is past its retention."""
     with told_to_operators(), mail.opened("cleaning", context.run.run_id) as installation:
         # Heartbeats are told by the database's clock: one of a host that is off would have every run for dead.
         with installation.database.begin() as connection:
@@ -40,13 +43,18 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
                 but_of=mailcaster.name,
                 now=now,
             )
-    keys = delete_old_keys(context.instance)
+        before = now - timedelta(days=installation.settings.retention.dagster_days)
+        keys = delete_old_keys(context.instance, lambda numbers: ended_before(installation, numbers, before))
+    runs = delete_old_runs(context.instance, before)
+    retained = summary.retained
     context.log.info(
-        "%d mail jobs interrupted, %d stopped, %d dead runs, %d old partition keys",
+        "%d mail jobs interrupted, %d stopped, %d dead runs, %d partitions dropped, %d old partition keys, %d old runs",
         len(summary.interrupted),
         len(summary.stopped),
         len(dead),
+        len(retained.dropped),
         keys,
+        runs,
     )
     for each in held:
         context.log.warning("nothing is sent: %s", each.reason)
@@ -69,9 +77,34 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
                 nothing="No mailcaster died while it was to stop.",
             ),
             "dead_runs": shown.table(("run",), ((run_id,) for run_id in dead), nothing="No run is dead."),
+            "dropped": shown.table(
+                ("table", "day", "octets"),
+                ((each.parent, str(each.day), f"{each.octets:,}") for each in retained.dropped),
+                nothing="Nothing is past its retention.",
+            ),
+            "dropped_octets": sum(each.octets for each in retained.dropped),
+            "kept": shown.table(
+                ("day", "number", "why"),
+                ((str(each.day), each.number, each.reason) for each in retained.kept),
+                nothing="Nothing that is past its retention is needed still.",
+            ),
+            "in_use": shown.table(
+                ("partition",),
+                ((name,) for name in retained.in_use),
+                nothing="Nothing that was to be dropped was in use.",
+            ),
+            "reservations_taken_back": summary.run_out,
+            "old_records": retained.records,
             "old_partition_keys": keys,
+            "old_runs": runs,
         }
     )
+
+
+def ended_before(installation: Installation, mail_jobs: Sequence[int], before: datetime) -> set[int]:
+    """Which of these mail jobs ended before a moment, or are known no more."""
+    with installation.database.begin() as connection:
+        return mail_jobs_ended_before(connection, mail_jobs, before)
 
 
 def last_signs_of_life(installation: Installation) -> dict[str, datetime]:
@@ -91,7 +124,8 @@ def last_signs_of_life(installation: Installation) -> dict[str, datetime]:
     description=(
         "Clean delivery queue: marks mail jobs whose dedup was cut off as INTERRUPTED, stops those that wait and "
         "whose campaign was edited or deleted, ends stops that no mailcaster is alive to end, reports the runs "
-        "of mailcasters whose process is gone as failed, and deletes partition keys of long ago."
+        "of mailcasters whose process is gone as failed, takes back what dead workers reserved, and drops what is past "
+        "its retention: partitions of days, and partition keys, runs and events of Dagster."
     ),
     executor_def=dg.in_process_executor,
     tags={PROCESS: "clean_delivery_queue"},

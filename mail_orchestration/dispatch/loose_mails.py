@@ -142,6 +142,12 @@ class Chosen:
         return {"loose_mail_ids": ids, "campaign": self.campaign}
 
 
+def end_run_out_reservations(connection: Connection, installation_id: int, now: datetime) -> int:
+    """SENDING → QUEUED, or as was asked for, where the worker let its reservation run out; how many."""
+    whose = {"installation_id": installation_id, "now": now}
+    return connection.execute(STATEMENTS["end_run_out_reservations"], whose).rowcount
+
+
 def reserve_loose_mails(
     connection: Connection,
     installation_id: int,
@@ -163,7 +169,7 @@ def reserve_loose_mails(
     if is_held(connection, installation_id):
         return []
     whose = {"installation_id": installation_id, "now": now}
-    connection.execute(STATEMENTS["end_run_out_reservations"], whose)
+    end_run_out_reservations(connection, installation_id, now)
     connection.execute(STATEMENTS["queue_due_loose_mails"], whose)
     what = {"worker": worker, "kinds": _values(kinds), "most": most, "for_s": for_s}
     rows = connection.execute(STATEMENTS["reserve_loose_mails"], {**whose, **what}).all()

@@ -163,7 +163,8 @@ def read_message(
     ).one_or_none()
     if row is None:
         raise NotFound(
-            f"mail job {release_id} has no such message: nobody of that number or address, or bypassed"
+            f"mail job {release_id} has no such message: nobody of that number or address, or bypassed, "
+            "or past its retention"
         )
     return StoredMessage(**row._mapping)
 

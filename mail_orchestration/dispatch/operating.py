@@ -18,6 +18,7 @@ from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.mail_jobs import transition
 from mail_orchestration.dispatch.recovery import holder_is_gone
 from mail_orchestration.dispatch.repeating import count_repeatable
+from mail_orchestration.dispatch.retention import are_messages_kept
 from mail_orchestration.dispatch.settling import bring_figures_up_to_date, settle_parent
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.database_clock import database_now
@@ -148,8 +149,11 @@ def let_go_for_dead(connection: Connection, row: Row[Any], signs: Signs) -> Mail
 def has_unsent(connection: Connection, row: Row[Any]) -> bool:
     """Whether something is left to do for a mailcaster: a message without a result, or an uncertain one.
 
-    Whether that one will be sent again is the campaign's choice, which only a mailcaster reads: it ends at once if not.
+    What retention has dropped is not. Whether an uncertain one will be sent again is the campaign's choice, which only
+    a mailcaster reads: it ends at once if not.
     """
+    if not are_messages_kept(connection, row.release_id):
+        return False
     messages = MessageRange(
         release_id=row.release_id,
         released_on=row.released_on,

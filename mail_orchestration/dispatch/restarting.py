@@ -26,6 +26,7 @@ from mail_orchestration.dispatch.operating import (
     settled,
 )
 from mail_orchestration.dispatch.recovery import expire, too_old
+from mail_orchestration.dispatch.retention import are_messages_kept
 from mail_orchestration.dispatch.settling import settle_parent
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
@@ -132,7 +133,9 @@ class _Restart:
             case _S.FAILED if row.first_message is None:
                 return operated(row, state, "it failed before it was queued: release the campaign again")
             case _S.FAILED if not has_unsent(self.connection, row):
-                return operated(row, state, "every message of it has a result")
+                kept = are_messages_kept(self.connection, row.release_id)
+                note = "every message of it has a result" if kept else "its messages are past their retention"
+                return operated(row, state, note)
             case _S.FAILED:
                 if not self.failed_too:
                     return operated(row, state, "it failed: restart it by its number")

@@ -122,10 +122,15 @@ class ReleaseFacts:
 
 
 def release_facts(connection: Connection, release_id: int) -> ReleaseFacts:
-    """The release of that number. Raises NotFound."""
+    """The release of that number. Raises NotFound, also when retention has dropped its results."""
     row = connection.execute(STATEMENTS["release_for_report"], {"release_id": release_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no release {release_id}")
+    if row.results_dropped_at is not None:
+        raise NotFound(
+            f"the results of mail job {release_id} are past their retention, and were dropped on "
+            f"{row.results_dropped_at:%Y-%m-%d}"
+        )
     return ReleaseFacts(
         released_on=row.released_on,
         released_at=row.released_at,

@@ -97,6 +97,9 @@ CRASH_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "clean_marked": "A mail job whose dedup was cut off is INTERRUPTED; this is not committed.",
         "day_counted": "A day's mails are counted and the day is not closed; nothing is committed.",
         "day_closed": "A day is closed; the next one is not.",
+        "day_given_up": "The releases of a day are marked as dropped; nothing is dropped.",
+        "partition_detached": "A partition is out of its table and still there.",
+        "partition_dropped": "A partition is dropped; the next one is not.",
         "report_marked": "The report is marked as written; this is not committed.",
     }
 )

@@ -185,7 +185,7 @@ ORDER BY w.days, w.mails;
 
 -- name: release_for_report
 -- What is known of a release besides its rows.
-SELECT r.released_on, r.released_at, c.name AS campaign, j.state, j.kind, j.reason
+SELECT r.released_on, r.released_at, r.results_dropped_at, c.name AS campaign, j.state, j.kind, j.reason
 FROM release AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 INNER JOIN campaign AS c ON c.campaign_id = r.campaign_id
@@ -215,6 +215,8 @@ fate AS (
     FROM (
         SELECT message_no FROM assembled_message
         WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+        UNION ALL
+        SELECT generate_series(1, message_count) FROM this_release WHERE messages_dropped_at IS NOT NULL
     ) AS m
     FULL JOIN (
         SELECT message_no, outcome, supersedes FROM result

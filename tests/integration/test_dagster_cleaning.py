@@ -7,11 +7,13 @@ from typing import Any, Self
 
 import dagster as dg
 import pytest
+from sqlalchemy import text
 
 from assets.mail_system import presence_of
 from jobs import old_keys
 from jobs.dead_runs import GONE_AFTER, fail_abandoned_runs, fail_dead_runs
 from jobs.old_keys import delete_old_keys
+from jobs.old_runs import delete_old_runs
 from jobs.tags import MAILCASTER, PROCESS
 from mail_orchestration.dispatch.presence import is_present
 from mail_orchestration.dispatch.shifts import start_shift
@@ -104,9 +106,70 @@ def test_the_oldest_keys_go_and_typed_ones_before_them(monkeypatch: pytest.Monke
         instance.add_dynamic_partitions("child_jobs", ["9", "10", "typed", "11"])
         instance.add_dynamic_partitions("mail_jobs", ["7"])
 
-        assert delete_old_keys(instance) == 2
+        assert delete_old_keys(instance, lambda mail_jobs: set()) == 2
         assert set(instance.get_dynamic_partitions("child_jobs")) == {"10", "11"}
         assert instance.get_dynamic_partitions("mail_jobs") == ["7"]
+
+
+@pytest.mark.rule("6.5")
+def test_keys_of_mail_jobs_of_long_ago_go_and_later_ones_stay() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("child_jobs", ["9", "10", "11"])
+        instance.add_dynamic_partitions("mail_jobs", ["8", "12"])
+
+        assert delete_old_keys(instance, {8, 9, 11}.intersection) == 3
+        assert set(instance.get_dynamic_partitions("child_jobs")) == {"10"}
+        assert instance.get_dynamic_partitions("mail_jobs") == ["12"]
+
+
+@pytest.mark.rule("6.5")
+def test_runs_of_long_ago_go_with_their_events() -> None:
+    @dg.asset
+    def shown() -> None: ...
+
+    @dg.op
+    def work() -> None: ...
+
+    @dg.job
+    def any_job() -> None:
+        work()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        asset_run, old = (
+            dg.materialize([shown], instance=instance),
+            any_job.execute_in_process(instance=instance),
+        )
+        running = instance.create_run_for_job(any_job, status=dg.DagsterRunStatus.STARTED)
+
+        assert delete_old_runs(instance, utc_now() - timedelta(hours=1)) == 0
+        assert delete_old_runs(instance, utc_now() + timedelta(hours=1)) == 1
+        assert instance.get_run_by_id(old.run_id) is None
+        assert instance.all_logs(old.run_id) == []
+        assert instance.get_run_by_id(asset_run.run_id), "the asset's page shows what it did"
+        assert instance.get_run_by_id(running.run_id)
+
+
+@pytest.mark.rule("6.5")
+def test_the_job_drops_what_is_old_and_says_what_it_kept(world: World) -> None:
+    with world.installation() as opened, opened.database.begin() as connection:
+        for day in ("2020-01-01", "2020-01-02"):
+            connection.execute(text("SELECT ensure_day_partitions(CAST(:day AS date))"), {"day": day})
+    key = world.release()
+    with world.installation() as opened, opened.database.begin() as connection:
+        connection.execute(
+            text("UPDATE release SET released_on = '2020-01-02' WHERE release_id = :id"), {"id": int(key)}
+        )
+    result = world.run("clean_delivery_queue")
+    [told] = [
+        event.step_output_data.metadata
+        for event in result.filter_events(lambda event: event.is_successful_output)
+        if event.step_output_data
+    ]
+    assert "bypass | 2020-01-01" in str(told["dropped"].value)
+    assert "bypass | 2020-01-02" not in str(told["dropped"].value)
+    assert "2020-01-02 | 1 | mail jobs that have not ended" in str(told["kept"].value)
+    assert int(str(told["dropped_octets"].value)) > 0
+    assert told["old_runs"].value == 0
 
 
 def begin_shift(world: World, ago: timedelta = timedelta(0)) -> None:

@@ -22,6 +22,7 @@ from mail_orchestration.broadcast import assembling
 from mail_orchestration.control import Scope, restart
 from mail_orchestration.control import stop as stop_mail_jobs
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.partitions import day_partitions
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.maintenance import clean_delivery_queue, close_days
 
@@ -215,6 +216,14 @@ def close(inst: Installation, interference: Interference) -> None:
     close_days(inst, now=now() + timedelta(days=2))
 
 
+def clean(inst: Installation, interference: Interference) -> None:
+    with inst.database.begin() as connection:
+        connection.execute(text("SELECT ensure_day_partitions('2020-01-01')"))
+    clean_delivery_queue(inst, now=now())
+    with inst.database.begin() as connection:
+        assert all(each.day.year > 2020 for each in day_partitions(connection))
+
+
 STEPS: tuple[Callable[[Installation, Interference], None], ...] = (
     fill,
     release,
@@ -224,6 +233,7 @@ STEPS: tuple[Callable[[Installation, Interference], None], ...] = (
     deliver,
     report,
     close,
+    clean,
 )
 
 

@@ -116,5 +116,8 @@ CRASHES: Mapping[str, Crash] = {
     "clean_marked": Crash(first="resolve", after=Crash(first="resolve"), after_at="dedup_inserted"),
     "day_counted": Crash(first="close"),
     "day_closed": Crash(first="close"),
+    "day_given_up": Crash(first="clean"),
+    "partition_detached": Crash(first="clean", passing=2),
+    "partition_dropped": Crash(first="clean", passing=2),
     "report_marked": Crash(first="report"),
 }

@@ -111,6 +111,17 @@ def test_min_must_be_smaller_than_max(tmp_path: Path) -> None:
             "dispatcher: {hang_after_seconds: 15, heartbeat_seconds: 10}\n",
             r"dispatcher: hang_after_seconds \(15\) must be at least twice",
         ),
+        ("retention: {history_days: 0}\n", r":1: retention\.history_days: "),
+        ("retention: {messages_days: 6}\n", r":1: retention\.messages_days: "),
+        ("retention: {daily_log_days: 90}\n", r":1: retention\.daily_log_days: "),
+        (
+            "retention: {results_days: 60}\n",
+            r"retention: messages_days \(90\) must not be more than results_days",
+        ),
+        (
+            "retention: {results_days: 2000}\n",
+            r"retention: results_days \(2000\) must not be more than records_days \(1100\)",
+        ),
         ("installation: [\n", r"mail_orchestration\.yaml:\d: "),
     ],
 )

@@ -210,6 +210,7 @@ CREATE UNIQUE INDEX mail_job_is_recovered_once ON mail_job (recovers_id) WHERE r
 -- What a release froze, and what dedup and assembly counted. One row for each top-level mail job.
 -- digest is of all that was frozen, and an edit changes it; content_digest is of what the messages say. The same content
 -- goes once to each contact for one occurrence of the campaign, but for a release that the operator made again (spec 6.6).
+-- The record stays when retention has dropped the messages, and later recipients and results.
 -- released_on is the partition of everything big that belongs to the release.
 CREATE TABLE release (
     release_id bigint PRIMARY KEY REFERENCES mail_job,
@@ -242,6 +243,10 @@ CREATE TABLE release (
     bypassed_count integer NOT NULL DEFAULT 0,
     dictionary bytea REFERENCES content,
     reported_at timestamptz,
+    messages_dropped_at timestamptz,
+    results_dropped_at timestamptz,
+    CONSTRAINT results_are_not_dropped_before_messages
+        CHECK (results_dropped_at IS NULL OR messages_dropped_at IS NOT NULL),
     CONSTRAINT canary_has_a_size_and_a_limit CHECK ((canary_messages IS NULL) = (canary_most_rejected IS NULL)),
     CONSTRAINT resolved_is_counted
         CHECK (resolved_at IS NULL OR audience_rows = duplicates + recipient_count),
@@ -597,6 +602,15 @@ CREATE TABLE turn (
     PRIMARY KEY (installation_id, work),
     CONSTRAINT work_is_known CHECK (work IN ('mail_job', 'loose_mail'))
 ) WITH (fillfactor = 50);
+
+
+-- How long each installation keeps what: partitions hold the rows of all, and go when the last one lets them.
+CREATE TABLE retention (
+    installation_id integer NOT NULL REFERENCES installation,
+    what text NOT NULL,
+    days integer NOT NULL CHECK (days > 0),
+    PRIMARY KEY (installation_id, what)
+);
 
 
 -- How fast anything may be sent ----------------------------------------------------------------------------------

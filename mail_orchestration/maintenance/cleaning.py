@@ -1,4 +1,4 @@
-"""The maintenance story: what runs beside the mail, by schedule, and may be run at any time (spec 6.5, 8.2)."""
+"""What time leaves behind in the queue is put in order, and days that are over are closed (spec 6.5, 8.2)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from datetime import datetime
 
 from mail_orchestration.audience.resolving import mark_interrupted
 from mail_orchestration.campaigns import stop_edited_and_deleted
+from mail_orchestration.dispatch.loose_mails import end_run_out_reservations
 from mail_orchestration.dispatch.releases import stop_cut_off_dry_runs
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, close_days_due, counters
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
+from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.maintenance.retention import Retained, drop_what_is_old
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,19 +27,27 @@ class CleanSummary:
     """Mail jobs that waited and whose campaign was edited or deleted."""
     let_go: list[int]
     """Mail jobs that were to stop and whose mailcaster was dead: they are stopped now."""
+    run_out: int
+    """Loose mails whose worker let its reservation run out: any worker may take them."""
+    retained: Retained
+    """What was past its retention."""
 
 
 def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
     """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5), stop those that wait and whose
-    campaign was edited or deleted (spec 3.4), and let go of those that were to stop in the place of dead mailcasters.
+    campaign was edited or deleted (spec 3.4), let go of those that were to stop in the place of dead mailcasters, take
+    back what dead workers reserved, and drop what is past its retention.
     """
     with inst.database.begin() as connection:
         stop_cut_off_dry_runs(connection, now)
+        run_out = end_run_out_reservations(connection, inst.installation_id, database_now(connection))
     let_go = end_stopping_of_dead(inst.database, inst.installation_id, inst.settings.dispatcher)
     return CleanSummary(
         interrupted=mark_interrupted(inst.database, now),
         stopped=stop_edited_and_deleted(inst, now=now),
         let_go=[each.mail_job_id for each in let_go],
+        run_out=run_out,
+        retained=drop_what_is_old(inst.database, inst.installation_id, inst.settings.retention),
     )
 
 
