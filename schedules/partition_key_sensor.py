@@ -45,4 +45,8 @@ def partition_key_sensor(
     add_keys(context.instance, MAIL_JOBS, sorted(releases))
     add_keys(context.instance, CHILD_JOBS, sorted(pieces))
     context.update_cursor(str(min(unsettled) - 1 if unsettled else max(releases, default=settled_up_to)))
-    return dg.SkipReason(f"{len(releases)} releases and {len(pieces)} children or small mail jobs are known.")
+    if not releases:
+        return dg.SkipReason("All mail jobs are known.")
+    return dg.SkipReason(
+        f"{len(releases)} mail jobs and {len(pieces)} pieces of theirs were looked at and are known."
+    )

@@ -142,7 +142,7 @@ def _show(console: Console, installation: str, url: str, found: Overview) -> Non
                 each.process.scope.value,
                 run and (run.started_at or run.asked_at),
                 Text(run.status.lower() if run else "", "red" if is_failed else ""),
-                each.next_look_at,
+                each.next_look_at or ("due" if each.is_on else ""),
                 look.reason if look and each.is_on else "",
             )
         )

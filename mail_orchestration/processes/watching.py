@@ -19,7 +19,9 @@ from mail_orchestration.processes.table import PROCESSES, Process, Trigger
 _STATE = """\
 {
     id status nextTick { timestamp }
-    ticks(limit: 1) { status timestamp skipReason error { message causes { message } } }
+    ticks(limit: 1, statuses: [SKIPPED, SUCCESS, FAILURE]) {
+      status timestamp skipReason error { message causes { message } }
+    }
   }"""
 
 _TRIGGERS = f"""\
@@ -87,7 +89,7 @@ class ProcessStatus:
     last_run: Run | None
     last_look: Look | None
     next_look_at: datetime | None
-    """None while it is switched off."""
+    """None while it is switched off, and for a sensor when it is due."""
 
     @property
     def is_well(self) -> bool:
