@@ -23,6 +23,8 @@ for _module in (
     "loose_mail",
     "operator",
     "mailcaster",
+    "single_mail",
+    "single_mailer",
     "process",
     "care",
     "hold",

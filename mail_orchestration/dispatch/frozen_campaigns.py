@@ -28,15 +28,32 @@ class FrozenCampaign:
 
 
 def campaign_of_single_mails(
-    connection: Connection, installation_id: int, *, name: str, state: str, digest: bytes, now: datetime
+    connection: Connection,
+    installation_id: int,
+    *,
+    name: str,
+    state: str,
+    digest: bytes,
+    folder: str,
+    folder_host: str,
+    folder_inode: int,
+    now: datetime,
 ) -> tuple[int, CampaignState]:
     """The campaign's number and its state, which stays as it is until the transaction ends.
 
-    One that was never released becomes known, in `state`.
+    One that was never released becomes known, in `state`; the rest is as for `releases.register_campaign`.
     """
     known = {"installation_id": installation_id, "name": name}
     while (found := connection.execute(STATEMENTS["find_single_mail_campaign"], known).one_or_none()) is None:
-        binds = {**known, "state": state, "digest": digest, "now": now}
+        binds = {
+            **known,
+            "state": state,
+            "digest": digest,
+            "folder": folder,
+            "folder_host": folder_host,
+            "folder_inode": folder_inode,
+            "now": now,
+        }
         connection.execute(STATEMENTS["insert_single_mail_campaign"], binds)
     return found.campaign_id, CampaignState(found.state)
 

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.holds import is_held
+from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -56,6 +57,8 @@ class ReservedMail:
     """Why its contact must not be written to, at the moment of the reservation."""
     message: bytes | None
     """Of a mail of its own: what was composed at the first attempt, compressed."""
+    size: int | None
+    """Octets of that, composed."""
     frozen_campaign_id: int | None
     """Of a mail of its own: what it is composed from, as `attributes`."""
     attributes: Mapping[str, Any] | None
@@ -135,11 +138,13 @@ class Chosen:
 
     loose_mail_ids: Collection[int] | None = None
     campaign: str | None = None
+    kind: LooseMailKind | None = None
+    code: FailureCode | None = None
 
     def binds(self) -> dict[str, Any]:
         """As the statements want it."""
         ids = None if self.loose_mail_ids is None else sorted(self.loose_mail_ids)
-        return {"loose_mail_ids": ids, "campaign": self.campaign}
+        return {"loose_mail_ids": ids, "campaign": self.campaign, "kind": self.kind, "code": self.code}
 
 
 def end_run_out_reservations(connection: Connection, installation_id: int, now: datetime) -> int:
@@ -186,6 +191,7 @@ def reserve_loose_mails(
             address=row.address,
             suppressed_because=row.suppressed_because,
             message=row.message,
+            size=row.size,
             frozen_campaign_id=row.frozen_campaign_id,
             attributes=row.attributes,
             of_release=None

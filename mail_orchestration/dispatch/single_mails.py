@@ -1,15 +1,19 @@
-"""Single mails enter the queue of loose mails (spec 7.1)."""
+"""Single mails in the queue of loose mails: how they enter it, and what became of those that failed (spec 7)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from mail_orchestration.dispatch.loose_mails import Chosen
+from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
+from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -97,3 +101,108 @@ def store_composed_mails(connection: Connection, composed: Sequence[ComposedMail
         },
     )
     return set(stored)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureGroup:
+    """Single mails that failed, of one campaign and for one reason."""
+
+    campaign: str
+    code: FailureCode | None
+    mails: int
+    first_submitted_at: datetime
+    last_submitted_at: datetime
+    not_composed: int
+    """Those of which there is no message yet: a resubmit may have them say something else."""
+    description: str | None
+    """Of the last one, for people; may quote a relay, which may quote an address."""
+
+
+def failure_groups(
+    connection: Connection, installation_id: int, *, campaign: str | None = None
+) -> list[FailureGroup]:
+    """What failed, by campaign and code, the largest groups first (spec 7.3)."""
+    rows = connection.execute(
+        STATEMENTS["count_single_mail_failures"], {"installation_id": installation_id, "campaign": campaign}
+    )
+    return [
+        FailureGroup(**{**row._mapping, "code": None if row.code is None else FailureCode(row.code)})
+        for row in rows
+    ]
+
+
+class NotComposed(NamedTuple):
+    """A single mail that rests and has no message."""
+
+    loose_mail_id: int
+    campaign_id: int
+    campaign: str
+    folder: str | None
+    """Of the campaign, relative to the settings' folder."""
+
+
+def lock_not_composed(connection: Connection, installation_id: int, chosen: Chosen) -> list[NotComposed]:
+    """Those of the chosen that were never composed, locked until the transaction ends."""
+    binds = {"installation_id": installation_id, **chosen.binds()}
+    del binds["kind"]
+    rows = connection.execute(STATEMENTS["find_not_composed"], binds)
+    return [NotComposed(*row) for row in rows]
+
+
+def freeze_anew(connection: Connection, loose_mail_ids: Sequence[int], content: SingleMailContent) -> None:
+    """Let single mails that were never composed say this instead."""
+    connection.execute(
+        STATEMENTS["freeze_single_mails_anew"],
+        {
+            "loose_mail_ids": list(loose_mail_ids),
+            "frozen_campaign_id": content.frozen_campaign_id,
+            "topic": content.topic,
+            "is_transactional": content.is_transactional,
+            "expires_at": content.expires_at,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleMailDetails:
+    """One single mail that has not come to its end. Holds an address: not for logs, nor for Dagster."""
+
+    loose_mail_id: int
+    campaign: str
+    state: LooseMailState
+    priority: int
+    address: str
+    contact_id: int
+    attributes: dict[str, Any]
+    occurrence: str
+    created_at: datetime
+    due_at: datetime
+    expires_at: datetime | None
+    attempts: int
+    last_outcome: Outcome | None
+    reply_code: int | None
+    enhanced_code: str | None
+    reply_text: str | None
+    relay: str | None
+    code: FailureCode | None
+    description: str | None
+    frozen_campaign_id: int
+    message: bytes | None
+    """Compressed; None before it is composed."""
+
+
+def read_single_mail(connection: Connection, installation_id: int, loose_mail_id: int) -> SingleMailDetails:
+    """Raises NotFound, also for one that has come to its end: the delivery log tells of those."""
+    row = connection.execute(
+        STATEMENTS["read_single_mail"],
+        {"installation_id": installation_id, "loose_mail_id": loose_mail_id},
+    ).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"no single mail {loose_mail_id} waits or failed; if it has ended, the delivery log has it"
+        )
+    values = dict(row._mapping)
+    values["state"] = LooseMailState(row.state)
+    values["last_outcome"] = None if row.last_outcome is None else Outcome(row.last_outcome)
+    values["code"] = None if row.code is None else FailureCode(row.code)
+    return SingleMailDetails(**values)

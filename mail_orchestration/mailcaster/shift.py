@@ -136,7 +136,11 @@ class _Shift:
 
     def run(self) -> ShiftSummary:
         with Station(self._inst) as self._station:
-            return self._run()
+            try:
+                return self._run()
+            finally:
+                for each in self._loose_mailers.values():
+                    each.close()
 
     def _run(self) -> ShiftSummary:
         began = time.monotonic()
@@ -207,6 +211,8 @@ class _Shift:
     def _loose_mailer_of(self, inst: Installation) -> LooseMailer:
         known = self._loose_mailers.get(inst.installation_id)
         if known is None or known.inst != inst:
+            if known is not None:
+                known.close()
             known = self._loose_mailers[inst.installation_id] = loose_mailer(
                 inst,
                 self._parameters.name,

@@ -114,6 +114,11 @@ class LooseMailer:
             if (is_open_for_singles if kind is LooseMailKind.SINGLE else is_open)
         ]
 
+    def close(self) -> None:
+        """The shift is over: end the processes that compose."""
+        for preparer in self.preparers.values():
+            preparer.close()
+
     def send_due(self, *, for_s: float | None = None) -> LooseTally:
         """Send until nothing is due, all that was sent has its result, or `stop` is set.
 

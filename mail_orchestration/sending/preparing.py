@@ -66,6 +66,10 @@ class Preparer(Protocol):
         """The turn is over: nothing that was prepared is still to be sent."""
         ...
 
+    def close(self) -> None:
+        """The shift is over: end what is kept from one turn to the next."""
+        ...
+
 
 def not_sent(mail: ReservedMail, outcome: Literal[Outcome.STOPPED, Outcome.EXPIRED], why: str) -> NotSent:
     """It ends without another attempt. One that may have arrived stays uncertain: that is the truth of it."""

@@ -54,6 +54,9 @@ class RetryPreparer:
         for release in self._releases.values():
             await release.finish()
 
+    def close(self) -> None:
+        """Nothing is kept that must be ended."""
+
     async def _release(self, release_id: int) -> _RetriedRelease:
         known = self._releases.get(release_id)
         if known is None:

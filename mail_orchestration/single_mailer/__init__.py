@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from mail_orchestration.single_mailer.failures import delete, failures, resubmit
 from mail_orchestration.single_mailer.mails import SingleMail, Submission, Submitted
 from mail_orchestration.single_mailer.shift import LooseShiftSummary, run_loose_shift
 from mail_orchestration.single_mailer.submitting import submit
 
-__all__ = ["LooseShiftSummary", "SingleMail", "Submission", "Submitted", "run_loose_shift", "submit"]
+__all__ = [
+    "LooseShiftSummary",
+    "SingleMail",
+    "Submission",
+    "Submitted",
+    "delete",
+    "failures",
+    "resubmit",
+    "run_loose_shift",
+    "submit",
+]

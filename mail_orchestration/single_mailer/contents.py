@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mail_orchestration.campaigns import folder_named
+from sqlalchemy import Connection
+
+from mail_orchestration.campaigns import folder_named, folder_of
 from mail_orchestration.composition.checking import refuse_bad_templates
 from mail_orchestration.composition.definition import Campaign, load_campaign
+from mail_orchestration.dispatch.campaigns import CampaignState
+from mail_orchestration.dispatch.frozen_campaigns import campaign_of_single_mails, freeze_campaign
+from mail_orchestration.dispatch.single_mails import SingleMailContent
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.components import load_components
 from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.single_mailer.checking import Refused
-
-STAGES = ("preprocess", "filter", "cookies", "compose")
-"""Those of a campaign's components (spec 1.6) that see single mails: they look at recipients."""
 
 
 class BadContent(Refused):
@@ -26,12 +29,21 @@ class BadContent(Refused):
         self.code = code
 
 
-def load_content(inst: Installation, named: str | Path, now: datetime) -> Campaign:
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A campaign as it is in its folder now."""
+
+    folder: Path
+    campaign: Campaign
+
+
+def load_content(inst: Installation, named: str | Path, now: datetime) -> Content:
     """The campaign as a single mail may say it. Raises BadContent with the code under which it would fail."""
     if not isinstance(named, str | Path):
         raise BadContent(FailureCode.CAMPAIGN_NOT_LOADED, "campaign: must be a name or a folder")
     try:
-        campaign = load_campaign(named if isinstance(named, Path) else folder_named(inst, named))
+        folder = named if isinstance(named, Path) else folder_named(inst, named)
+        campaign = load_campaign(folder)
     except BadCampaign as error:
         raise BadContent(FailureCode.CAMPAIGN_NOT_LOADED, f"campaign: {error}") from None
     try:
@@ -40,13 +52,47 @@ def load_content(inst: Installation, named: str | Path, now: datetime) -> Campai
         raise BadContent(FailureCode.TEMPLATE_FORMAT_EXCEPTION, f"campaign: {error}") from None
     definition = campaign.definition
     try:
-        for stage in STAGES:
+        for stage in definition.components:
             load_components(definition.components, stage)
     except (NotFound, ComponentFailed) as error:
         raise BadContent(FailureCode.CUSTOM_FUNCTION_FAILED, f"campaign: {error}") from None
     if definition.expired(now):
         raise BadContent(None, f"campaign {definition.name}: expires_at has passed, so nothing of it is sent")
-    return campaign
+    return Content(folder, campaign)
+
+
+def freeze_content(
+    connection: Connection, inst: Installation, content: Content, now: datetime
+) -> SingleMailContent:
+    """Freeze what the campaign says; it is neither paused, resumed nor deleted until the transaction ends.
+
+    Raises Refused for a deleted one.
+    """
+    definition, digest = content.campaign.definition, bytes.fromhex(content.campaign.digest)
+    place = folder_of(inst, content.folder)
+    campaign_id, state = campaign_of_single_mails(
+        connection,
+        inst.installation_id,
+        name=definition.name,
+        state=definition.state,
+        digest=digest,
+        folder=place.path,
+        folder_host=place.host,
+        folder_inode=place.inode,
+        now=now,
+    )
+    if state is CampaignState.DELETED:
+        raise Refused(f"campaign: {definition.name} is deleted")
+    return SingleMailContent(
+        campaign_id=campaign_id,
+        frozen_campaign_id=freeze_campaign(
+            connection, campaign_id, digest=digest, files=content.campaign.files, now=now
+        ),
+        topic=definition.topic or "",
+        is_transactional=definition.transactional,
+        expires_at=definition.expires_at,
+        is_paused=state is CampaignState.PAUSED,
+    )
 
 
 def moment_of(campaign: Campaign, due_at: datetime) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,8 +51,10 @@ def run_loose_shift(
     relays = relays_of(inst.settings)
     with inst.database.begin() as connection:
         look_at_database(connection, inst.settings)
-    with Station(inst) as station:
-        mailer = loose_mailer(inst, worker, relays, connections, station, stop)
+    with (
+        Station(inst) as station,
+        closing(loose_mailer(inst, worker, relays, connections, station, stop)) as mailer,
+    ):
         last_mail_at = began
         while True:
             left_s = None if until is None else until - time.monotonic()

@@ -24,8 +24,6 @@ from mail_orchestration.audience.contacts import (
 )
 from mail_orchestration.audience.suppressing import why_suppressed
 from mail_orchestration.composition.definition import Campaign
-from mail_orchestration.dispatch.campaigns import CampaignState
-from mail_orchestration.dispatch.frozen_campaigns import campaign_of_single_mails, freeze_campaign
 from mail_orchestration.dispatch.queue_history import QueuedMail, history_key, remember
 from mail_orchestration.dispatch.single_mails import SingleMailContent, SingleMailRow, queue_single_mails
 from mail_orchestration.installation import Installation
@@ -37,6 +35,8 @@ from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from mail_orchestration.single_mailer.checking import CheckedMail, Refused, checked
 from mail_orchestration.single_mailer.contents import (
     BadContent,
+    Content,
+    freeze_content,
     load_content,
     moment_of,
     refuse_stranger_to_test,
@@ -74,10 +74,14 @@ class _Candidate:
     """A mail about which there is nothing to be said yet."""
 
     index: int
-    campaign: Campaign
+    content: Content
     checked: CheckedMail
     due_at: datetime
     contact: Contact
+
+    @property
+    def campaign(self) -> Campaign:
+        return self.content.campaign
 
 
 class _Submission:
@@ -85,7 +89,7 @@ class _Submission:
         self._inst = inst
         self._now = now
         self._answers: dict[int, Submitted] = {}
-        self._contents: dict[str | Path, Campaign | BadContent] = {}
+        self._contents: dict[str | Path, Content | BadContent] = {}
 
     def run(self, mails: Sequence[SingleMail]) -> list[Submitted]:
         good = [found for index, mail in enumerate(mails) if (found := self._looked_at(index, mail))]
@@ -104,17 +108,17 @@ class _Submission:
             index=index, submission=Submission.REFUSED, code=code, reason=str(error)
         )
 
-    def _looked_at(self, index: int, mail: SingleMail) -> tuple[int, Campaign, CheckedMail, datetime] | None:
+    def _looked_at(self, index: int, mail: SingleMail) -> tuple[int, Content, CheckedMail, datetime] | None:
         """The mail with its campaign, or None once its refusal is told."""
         try:
             found = checked(mail, self._now)
-            campaign = self._content(mail.campaign)
-            return index, campaign, found, moment_of(campaign, found.due_at)
+            content = self._content(mail.campaign)
+            return index, content, found, moment_of(content.campaign, found.due_at)
         except BadInput as error:
             self._refuse(index, error)
             return None
 
-    def _content(self, named: str | Path) -> Campaign:
+    def _content(self, named: str | Path) -> Content:
         if named not in self._contents:
             try:
                 self._contents[named] = load_content(self._inst, named, self._now)
@@ -125,9 +129,7 @@ class _Submission:
             raise found
         return found
 
-    def _with_contacts(
-        self, mails: Sequence[tuple[int, Campaign, CheckedMail, datetime]]
-    ) -> list[_Candidate]:
+    def _with_contacts(self, mails: Sequence[tuple[int, Content, CheckedMail, datetime]]) -> list[_Candidate]:
         # In a transaction of its own: it may wait for an import, and nobody shall wait for it meanwhile.
         with self._inst.database.begin() as connection:
             by_key = ensure_contacts(
@@ -138,7 +140,7 @@ class _Submission:
             numbers = {each.contact_id for _, _, each, _ in mails if each.contact_id is not None}
             by_number = contacts_by_number(connection, self._inst.installation_id, numbers)
         candidates = []
-        for index, campaign, each, due_at in mails:
+        for index, content, each, due_at in mails:
             try:
                 if each.address is not None:
                     contact = replace(by_key[address_key(each.address)], address=each.address)
@@ -146,11 +148,11 @@ class _Submission:
                     contact = by_number[each.contact_id]
                 else:
                     raise Refused(f"to: there is no contact {each.contact_id} in this installation")
-                refuse_stranger_to_test(campaign, contact.address)
+                refuse_stranger_to_test(content.campaign, contact.address)
             except BadInput as error:
                 self._refuse(index, error)
                 continue
-            candidates.append(_Candidate(index, campaign, each, due_at, contact))
+            candidates.append(_Candidate(index, content, each, due_at, contact))
         return candidates
 
     def _not_suppressed(self, connection: Connection, mails: Sequence[_Candidate]) -> list[_Candidate]:
@@ -198,30 +200,12 @@ class _Submission:
 
     def _frozen(self, connection: Connection, mails: Sequence[_Candidate]) -> SingleMailContent | None:
         """What the mails share; None once it is told that their campaign is deleted."""
-        campaign, definition = mails[0].campaign, mails[0].campaign.definition
-        digest = bytes.fromhex(campaign.digest)
-        campaign_id, state = campaign_of_single_mails(
-            connection,
-            self._inst.installation_id,
-            name=definition.name,
-            state=definition.state,
-            digest=digest,
-            now=self._now,
-        )
-        if state is CampaignState.DELETED:
+        try:
+            return freeze_content(connection, self._inst, mails[0].content, self._now)
+        except Refused as error:
             for each in mails:
-                self._refuse(each.index, Refused(f"campaign: {definition.name} is deleted"))
+                self._refuse(each.index, error)
             return None
-        return SingleMailContent(
-            campaign_id=campaign_id,
-            frozen_campaign_id=freeze_campaign(
-                connection, campaign_id, digest=digest, files=campaign.files, now=self._now
-            ),
-            topic=definition.topic or "",
-            is_transactional=definition.transactional,
-            expires_at=definition.expires_at,
-            is_paused=state is CampaignState.PAUSED,
-        )
 
     def _new(
         self,

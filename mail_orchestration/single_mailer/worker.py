@@ -9,10 +9,12 @@ from mail_orchestration.egress.relay import Relay
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.sending.loose_mailer import LooseMailer
+from mail_orchestration.sending.preparing import Preparer
 from mail_orchestration.sending.retries import RetryPreparer
+from mail_orchestration.sending.singles import SinglePreparer
 from mail_orchestration.sending.station import Station
 
-KINDS = (LooseMailKind.RETRY,)
+KINDS = (LooseMailKind.SINGLE, LooseMailKind.RETRY)
 """What such a worker sends."""
 KINDS_FOR_OTHERS = (LooseMailKind.RETRY,)
 """What it sends for other installations: what need not be composed, and so not be signed with keys that it has not."""
@@ -28,7 +30,10 @@ def loose_mailer(
     *,
     kinds: Collection[LooseMailKind] = KINDS,
 ) -> LooseMailer:
-    """One that is called `worker`, over so many connections to these relays."""
-    preparers = {LooseMailKind.RETRY: RetryPreparer(inst)}
+    """One that is called `worker`, over so many connections to these relays. Close it when its shift is over."""
+    preparers: dict[LooseMailKind, Preparer] = {
+        LooseMailKind.SINGLE: SinglePreparer(inst, station.clock.now),
+        LooseMailKind.RETRY: RetryPreparer(inst),
+    }
     chosen = {kind: preparer for kind, preparer in preparers.items() if kind in kinds}
     return LooseMailer(inst, worker, relays, connections, station, stop, chosen)

@@ -71,7 +71,8 @@ reserved AS (
 )
 
 SELECT r.loose_mail_id, r.kind, r.attempts, r.fence, r.expires_at, r.campaign_id, r.contact_id, r.address, r.released_on,
-    r.release_id, r.message_no, r.mail_job_id, r.result_no, r.last_outcome, r.message, r.frozen_campaign_id, r.attributes,
+    r.release_id, r.message_no, r.mail_job_id, r.result_no, r.last_outcome, r.message, r.size, r.frozen_campaign_id,
+    r.attributes,
     stored.recipient_no, stored.size AS stored_size, stored.message AS stored, suppressed.reason AS suppressed_because
 FROM reserved AS r
 LEFT JOIN assembled_message AS stored
@@ -191,6 +192,8 @@ FROM (
     SELECT l.loose_mail_id FROM loose_mail AS l
     WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
         AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+        AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+        AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
         AND (
             CAST(:campaign AS text) IS NULL
             OR l.campaign_id = (
@@ -211,6 +214,8 @@ WITH meant AS (
     SELECT l.* FROM loose_mail AS l
     WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
         AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+        AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+        AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
         AND (
             CAST(:campaign AS text) IS NULL
             OR l.campaign_id = (

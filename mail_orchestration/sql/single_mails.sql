@@ -8,8 +8,13 @@ FOR SHARE;
 
 -- name: insert_single_mail_campaign
 -- A campaign that was never released becomes known by its first single mail.
-INSERT INTO campaign (installation_id, name, state, resumes_as, digest, changed_at)
-VALUES (CAST(:installation_id AS integer), :name, :state, :state, CAST(:digest AS bytea), CAST(:now AS timestamptz))
+INSERT INTO campaign (
+    installation_id, name, state, resumes_as, digest, changed_at, folder, folder_host, folder_inode
+)
+VALUES (
+    CAST(:installation_id AS integer), :name, :state, :state, CAST(:digest AS bytea), CAST(:now AS timestamptz),
+    :folder, :folder_host, CAST(:folder_inode AS numeric)
+)
 ON CONFLICT (installation_id, name) DO NOTHING;
 
 -- name: find_frozen_campaign
@@ -70,3 +75,45 @@ FROM unnest(
 WHERE loose_mail.loose_mail_id = c.loose_mail_id AND loose_mail.fence = c.fence AND loose_mail.state = 'SENDING'
     AND loose_mail.message IS NULL
 RETURNING loose_mail.loose_mail_id;
+
+-- name: count_single_mail_failures
+-- Single mails that failed, by what they were to say and why they could not; one of the descriptions stands for all.
+SELECT c.name AS campaign, l.code, count(*) AS mails, min(l.created_at) AS first_submitted_at,
+    max(l.created_at) AS last_submitted_at, count(*) FILTER (WHERE l.message IS NULL) AS not_composed,
+    (array_agg(l.description ORDER BY l.loose_mail_id DESC))[1] AS description
+FROM loose_mail AS l
+INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
+WHERE l.installation_id = CAST(:installation_id AS integer) AND l.kind = 'single' AND l.state = 'FAILED'
+    AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
+GROUP BY c.name, l.code
+ORDER BY mails DESC, c.name, l.code;
+
+-- name: find_not_composed
+-- Single mails that rest and were never composed, with the campaign's folder: they may say what that says now.
+SELECT l.loose_mail_id, l.campaign_id, c.name AS campaign, c.folder
+FROM loose_mail AS l
+INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
+WHERE l.installation_id = CAST(:installation_id AS integer) AND l.kind = 'single' AND l.state IN ('FAILED', 'STOPPED')
+    AND l.message IS NULL
+    AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+    AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
+    AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
+ORDER BY l.loose_mail_id
+FOR NO KEY UPDATE OF l;
+
+-- name: freeze_single_mails_anew
+-- Single mails that were never composed say what their campaign says now.
+UPDATE loose_mail
+SET frozen_campaign_id = CAST(:frozen_campaign_id AS integer), topic = :topic,
+    is_transactional = CAST(:is_transactional AS boolean), expires_at = CAST(:expires_at AS timestamptz)
+WHERE loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])) AND message IS NULL;
+
+-- name: read_single_mail
+-- One single mail that has not come to its end, with its message as it is stored.
+SELECT l.loose_mail_id, c.name AS campaign, l.state, l.priority, l.address, l.contact_id, l.attributes, l.occurrence,
+    l.created_at, l.due_at, l.expires_at, l.attempts, l.last_outcome, l.reply_code, l.enhanced_code, l.reply_text, l.relay,
+    l.code, l.description, l.frozen_campaign_id, l.message
+FROM loose_mail AS l
+INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
+WHERE l.loose_mail_id = CAST(:loose_mail_id AS bigint) AND l.installation_id = CAST(:installation_id AS integer)
+    AND l.kind = 'single';

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import email
 import email.policy
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from email.message import EmailMessage
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,10 @@ from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.kernel.model import Bypass, Recipient
+from mail_orchestration.kernel.model import Bypass, Outcome, Recipient
+from mail_orchestration.sending.preparing import NotSent, Prepared, Ready, Unsendable
+from mail_orchestration.sending.singles import SinglePreparer
 from mail_orchestration.single_mailer import SingleMail, submit
-from mail_orchestration.single_mailer.composing import Prepared, SingleMailComposer
 from tests.scenarios.installations import now, opened, write_site
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -69,19 +72,37 @@ def mail(to: str = "ann@example.com", campaign: str = "letter", **attributes: An
     return SingleMail(campaign=campaign, to=to, attributes={"name": "Ann", "number": 1, **attributes})
 
 
-def prepared(inst: Installation, mails: Sequence[ReservedMail]) -> Prepared:
-    with SingleMailComposer(inst, now) as composer:
-        return composer.prepare(mails)
+@dataclass(frozen=True)
+class Sorted:
+    """What became of some mails, by what became of them."""
+
+    ready: list[Ready]
+    unsendable: list[Unsendable]
+    not_sent: list[NotSent]
+
+    @classmethod
+    def of(cls, those: Sequence[Prepared]) -> Sorted:
+        return cls(
+            *([each for each in those if isinstance(each, kind)] for kind in (Ready, Unsendable, NotSent))
+        )
+
+
+def prepared(inst: Installation, mails: Sequence[ReservedMail]) -> Sorted:
+    preparer = SinglePreparer(inst, now)
+    try:
+        return Sorted.of(asyncio.run(preparer.prepare(mails)))
+    finally:
+        preparer.close()
 
 
 def parsed(data: bytes) -> EmailMessage:
     return email.message_from_bytes(data, _class=EmailMessage, policy=email.policy.default)
 
 
-def only_code(found: Prepared) -> tuple[FailureCode | None, str]:
-    [unfit] = found.unfit
-    assert not found.ready
-    return unfit.code, unfit.reason
+def only_code(found: Sorted) -> tuple[FailureCode, str]:
+    [one] = found.unsendable
+    assert (found.ready, found.not_sent) == ([], [])
+    return one.code, one.why
 
 
 def change_file(inst: Installation, path: str, content: bytes | None) -> None:
@@ -100,7 +121,7 @@ def test_a_mail_is_composed_once_from_what_was_frozen(inst: Installation, site: 
     write_site(site, relay_port=9, campaign={"subject": "Edited since"})
     began = now()
     first = prepared(inst, reserved(inst))
-    messages = [each.outgoing() for each in first.ready]
+    messages = [each.compose() for each in first.ready]
     assert [message.address for message in messages] == ["ann@example.com", "ben@example.com"]
     assert {message.reverse_path for message in messages} == {"bounces@example.org"}
     ann, ben = (parsed(message.data) for message in messages)
@@ -115,7 +136,7 @@ def test_a_mail_is_composed_once_from_what_was_frozen(inst: Installation, site: 
         give_back(connection, [each.mail for each in first.ready])
     change_file(inst, "message.html.j2", b"<p>{{ nothing_of_this_is_looked_at }}</p>")
     again = prepared(inst, reserved(inst))
-    assert [each.outgoing() for each in again.ready] == messages
+    assert [each.compose() for each in again.ready] == messages
 
 
 @pytest.mark.rule("7.1")
@@ -124,7 +145,7 @@ def test_a_member_has_her_details_and_the_mails_own_win(inst: Installation) -> N
     found = prepared(
         inst, mails(inst, SingleMail(campaign="letter", to="R2@example.net", attributes={"number": 7}))
     )
-    message = parsed(found.ready[0].outgoing().data)
+    message = parsed(found.ready[0].compose().data)
     assert (message["To"], message["Subject"]) == ("R2@example.net", "A letter to Reader 2")
     assert "this is number 7" in str(message.get_body(("plain",)))
 
@@ -133,9 +154,9 @@ def test_a_member_has_her_details_and_the_mails_own_win(inst: Installation) -> N
 def test_a_template_that_fails_for_one_is_that_ones_failure(inst: Installation) -> None:
     waiting = mails(inst, mail(), SingleMail(campaign="letter", to="ben@example.com", attributes={}))
     found = prepared(inst, waiting)
-    [unfit] = found.unfit
-    assert (unfit.mail.address, unfit.code) == ("ben@example.com", FailureCode.RENDERING_EXCEPTION)
-    assert "'name' is undefined" in unfit.reason
+    [failed] = found.unsendable
+    assert (failed.mail.address, failed.code) == ("ben@example.com", FailureCode.RENDERING_EXCEPTION)
+    assert "'name' is undefined" in failed.why
     assert [each.mail.address for each in found.ready] == ["ann@example.com"]
 
 
@@ -150,8 +171,8 @@ def test_a_template_without_end_holds_up_nobody_else(
     (endless / "message.html.j2").write_text(ENDLESS)
     bad = [mail(f"r{n}@example.com", campaign="endless") for n in range(6)]
     found = prepared(inst, mails(inst, *bad, mail()))
-    assert {each.code for each in found.unfit} == {FailureCode.RENDERING_EXCEPTION}
-    assert (len(found.unfit), [each.mail.address for each in found.ready]) == (6, ["ann@example.com"])
+    assert {each.code for each in found.unsendable} == {FailureCode.RENDERING_EXCEPTION}
+    assert (len(found.unsendable), [each.mail.address for each in found.ready]) == (6, ["ann@example.com"])
 
 
 @pytest.mark.rule("7.3")
@@ -194,7 +215,7 @@ def test_components_that_look_at_recipients_see_single_mails(inst: Installation,
     assert f"{__name__}:fails (stage compose) raised: ZeroDivisionError" in reason
     write_site(site, relay_port=9, campaign={"components": {"filter": [f"{__name__}:skips_ann"]}})
     found = prepared(inst, mails(inst, mail(), mail("ben@example.com")))
-    assert [(each.code, each.reason) for each in found.unfit] == [(None, "not_ann")]
+    assert [(each.outcome, each.why) for each in found.not_sent] == [(Outcome.STOPPED, "not_ann")]
     assert [each.mail.address for each in found.ready] == ["ben@example.com"]
 
 
@@ -211,7 +232,7 @@ def test_what_was_composed_after_the_reservation_was_lost_is_not_sent(inst: Inst
     with inst.database.begin() as connection:
         connection.execute(text("UPDATE loose_mail SET fence = fence + 1"))
     found = prepared(inst, waiting)
-    assert (found.ready, found.unfit) == ([], [])
+    assert found == Sorted([], [], [])
     with inst.database.begin() as connection:
         assert connection.execute(text("SELECT message FROM loose_mail")).scalar_one() is None
 
@@ -224,12 +245,18 @@ def test_a_stored_message_that_cannot_be_read_is_told(inst: Installation) -> Non
         connection.execute(text("UPDATE loose_mail SET message = '\\x00deadbeef'"))
     [ready] = prepared(inst, reserved(inst)).ready
     with pytest.raises(BadStoredMessage, match=r"single mail \d+ cannot be read as it is stored"):
-        ready.outgoing()
+        ready.compose()
 
 
 @pytest.mark.rule("7.1")
 def test_two_workers_that_begin_at_once_read_each_others_messages(inst: Installation) -> None:
     one, other = mails(inst, mail(), mail("ben@example.com"))
-    with SingleMailComposer(inst, now) as first, SingleMailComposer(inst, now) as second:
-        both = [*first.prepare([one]).ready, *second.prepare([other]).ready]
-        assert len({len(each.outgoing().data) for each in both}) == 1
+    first, second = SinglePreparer(inst, now), SinglePreparer(inst, now)
+
+    async def both() -> Sorted:
+        return Sorted.of([*await first.prepare([one]), *await second.prepare([other])])
+
+    found = asyncio.run(both())
+    first.close()
+    second.close()
+    assert [each.compose().address for each in found.ready] == ["ann@example.com", "ben@example.com"]

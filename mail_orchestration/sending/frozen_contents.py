@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
-from types import TracebackType
-from typing import Self
 
 from mail_orchestration.composing import composing, facts_of_no_mail_job
 from mail_orchestration.composition.assembly import AssemblyPool
-from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.composition.definition import Campaign, campaign_from_files
 from mail_orchestration.dispatch.frozen_campaigns import (
@@ -19,7 +18,10 @@ from mail_orchestration.dispatch.frozen_campaigns import (
     keep_frozen_dictionary,
     read_frozen_campaign,
 )
+from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.model import OutgoingMessage
+from mail_orchestration.sending.components import SendComponents
 
 CONTENTS_KEPT = 4
 """Each may have a process of some 40 MB, beside the campaign's files."""
@@ -31,26 +33,41 @@ class FrozenContent:
     def __init__(self, inst: Installation, frozen: FrozenCampaign, now: datetime) -> None:
         """Raises BadCampaign when what was frozen is no campaign any more."""
         self.campaign: Campaign = campaign_from_files(frozen.files)
-        self.frozen_campaign_id = frozen.frozen_campaign_id
+        self._frozen_campaign_id = frozen.frozen_campaign_id
         self._inst = inst
         self._facts = facts_of_no_mail_job(inst, now)
         self._dictionary = frozen.dictionary
         self._pool: AssemblyPool | None = None
         self._pools = contextlib.ExitStack()
+        self._components: SendComponents | None = None
 
-    @property
-    def reverse_path(self) -> str:
-        """Where bounces of its mails go."""
-        return envelope_sender(self._facts, self.campaign.definition)
+    def outgoing(self, row: UnsentMessage) -> OutgoingMessage:
+        """A stored message as it goes onto the wire, under its mail's number. Raises BadStoredMessage."""
+        try:
+            data = self._compressor.decompress(row.message)
+        except BadStoredMessage:
+            raise BadStoredMessage(f"single mail {row.message_no} cannot be read as it is stored") from None
+        reverse_path = envelope_sender(self._facts, self.campaign.definition)
+        return OutgoingMessage(row.message_no, row.contact_id, reverse_path, row.address, data)
+
+    def components(self) -> SendComponents:
+        """The campaign's own that see messages and results. Raises NotFound and ComponentFailed."""
+        if self._components is None or self._components.failure is not None:
+            self._components = SendComponents(self.campaign.definition.components)
+        return self._components
+
+    async def finish(self) -> None:
+        """Show components what is left to be shown. Raises ComponentFailed."""
+        if self._components is not None:
+            await self._components.finish()
 
     @cached_property
-    def compressor(self) -> Compressor:
-        """Reads its stored messages, of which there is one."""
+    def _compressor(self) -> Compressor:
         if self._dictionary is None:
             with self._inst.database.begin() as connection:
-                self._dictionary = read_frozen_campaign(connection, self.frozen_campaign_id).dictionary
+                self._dictionary = read_frozen_campaign(connection, self._frozen_campaign_id).dictionary
         if self._dictionary is None:
-            raise ValueError(f"frozen campaign {self.frozen_campaign_id} has no stored message yet")
+            raise BadStoredMessage(f"frozen campaign {self._frozen_campaign_id} has no dictionary")
         return Compressor(self._dictionary)
 
     def pool(self) -> AssemblyPool:
@@ -63,7 +80,7 @@ class FrozenContent:
                 # Another worker may have been first: what it has stored is read with its dictionary.
                 with self._inst.database.begin() as connection:
                     self._dictionary = keep_frozen_dictionary(
-                        connection, self.frozen_campaign_id, made.dictionary
+                        connection, self._frozen_campaign_id, made.dictionary
                     )
             if made.dictionary == self._dictionary:
                 self._pool = made
@@ -78,20 +95,12 @@ class FrozenContent:
 
 
 class FrozenContents:
-    """The frozen campaigns that were needed last, a few at a time. A context manager, for one thread at a time."""
+    """The frozen campaigns that were needed last, a few at a time."""
 
     def __init__(self, inst: Installation) -> None:
         self._inst = inst
         self._kept: OrderedDict[int, FrozenContent] = OrderedDict()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._kept:
-            self._kept.popitem()[1].end_pool()
+        self._passed: list[FrozenContent] = []
 
     def of(self, frozen_campaign_id: int, now: datetime) -> FrozenContent:
         """The content of that number. Raises NotFound and BadCampaign."""
@@ -102,5 +111,17 @@ class FrozenContents:
             found = self._kept[frozen_campaign_id] = FrozenContent(self._inst, frozen, now)
         self._kept.move_to_end(frozen_campaign_id)
         while len(self._kept) > CONTENTS_KEPT:
-            self._kept.popitem(last=False)[1].end_pool()
+            _, oldest = self._kept.popitem(last=False)
+            oldest.end_pool()
+            self._passed.append(oldest)
         return found
+
+    def used(self) -> Sequence[FrozenContent]:
+        """Those at hand, and those that were until a moment ago, of which this is the last word."""
+        passed, self._passed = self._passed, []
+        return [*passed, *self._kept.values()]
+
+    def close(self) -> None:
+        """End the processes of all of them."""
+        while self._kept:
+            self._kept.popitem()[1].end_pool()

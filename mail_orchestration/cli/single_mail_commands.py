@@ -1,0 +1,298 @@
+"""One mail to one address: `single-mail send|list|show|failures|resubmit|delete`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mail_orchestration.cli.app import LARGEST_NUMBER, app, command
+from mail_orchestration.cli.campaign_commands import CampaignArgument, campaign_folder, show_message
+from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.cli.face import Face, table
+from mail_orchestration.kernel.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import Console
+
+    from mail_orchestration.dispatch.loose_mails import Chosen
+    from mail_orchestration.single_mailer import SingleMail, Submitted
+
+PANEL = "Single mails"
+
+single_mails = typer.Typer(help="One mail to one address, now or at a time.", no_args_is_help=True)
+app.add_typer(single_mails, name="single-mail", rich_help_panel=PANEL)
+
+NumberArgument = Annotated[
+    int, typer.Argument(metavar="NUMBER", min=1, max=LARGEST_NUMBER, help="The number that send gave.")
+]
+NumbersArgument = Annotated[
+    list[int] | None, typer.Argument(metavar="[NUMBER...]", min=1, max=LARGEST_NUMBER, help="These.")
+]
+CampaignOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Those of this campaign, by the name that its file says.")
+]
+CodeOption = Annotated[str | None, typer.Option(help="Those that failed for this, as failures shows it.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All that failed or were stopped.")]
+
+
+@command("send", PANEL, into=single_mails)
+def send(
+    face: Face,
+    campaign: CampaignArgument,
+    to: Annotated[str | None, typer.Argument(metavar="ADDRESS", help="Who gets it.")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option("--attribute", "-a", metavar="NAME=VALUE", help="For the templates; may be repeated."),
+    ] = None,
+    attributes: Annotated[
+        str | None, typer.Option(metavar="JSON", help="More of them, as an object.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Not before; ISO 8601 with its offset.")
+    ] = None,
+    occurrence: Annotated[
+        str, typer.Option(help="What happened: for each occurrence the same mail goes once.")
+    ] = "",
+    priority: Annotated[
+        int | None, typer.Option(min=-1000, max=1000, help="Instead of the campaign's own.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="A line of JSON for each mail, with the keys to, attributes, at …; - is stdin.",
+        ),
+    ] = None,
+) -> ExitCode | None:
+    """Submit one mail, or all of a file. A single mailer sends them. Exit code 1 when one was not taken."""
+    from mail_orchestration.single_mailer import submit
+    from mail_orchestration.single_mailer.reading import read_mail, read_mails
+
+    if (to is None) == (file is None):
+        raise BadInput("give an address, or --file")
+    with face.open() as inst:
+        folder = campaign_folder(inst.settings, campaign)
+        mails: Iterable[SingleMail]
+        if file is None:
+            document: dict[str, Any] = {"to": int(to) if to and to.isdecimal() else to, "at": at}
+            document |= {"occurrence": occurrence, "priority": priority}
+            mails = [
+                read_mail(document | {"attributes": _attributes(attribute, attributes)}, campaign=folder)
+            ]
+            answers = submit(inst, mails)
+        elif str(file) == "-":
+            answers = submit(inst, read_mails(sys.stdin, campaign=folder, file="stdin"))
+        else:
+            with file.open(encoding="utf-8") as lines:
+                answers = submit(inst, read_mails(lines, campaign=folder, file=str(file)))
+    counts = Counter(answer.submission.value for answer in answers)
+    face.answer({"counts": counts, "mails": answers}, lambda console: _show_answers(console, answers, counts))
+    return None if all(answer.submission.is_taken for answer in answers) else ExitCode.NOT_WELL
+
+
+def _attributes(pairs: list[str] | None, document: str | None) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if document is not None:
+        try:
+            found = json.loads(document)
+        except ValueError:
+            raise BadInput("--attributes is no JSON") from None
+        if not isinstance(found, dict):
+            raise BadInput("--attributes is no JSON object")
+    for pair in pairs or ():
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise BadInput("--attribute must be NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _show_answers(console: Console, answers: list[Submitted], counts: Counter[str]) -> None:
+    if len(answers) > 1:
+        console.print(", ".join(f"{number:,} {name}" for name, number in counts.most_common()))
+    told = answers if len(answers) == 1 else [each for each in answers if not each.submission.is_taken]
+    rows = [
+        (
+            str(each.index + 1),
+            each.submission.value,
+            str(each.loose_mail_id or ""),
+            each.due_at,
+            each.code.label if each.code else "",
+            each.reason,
+        )
+        for each in told
+    ]
+    if rows:
+        console.print(table("mail", "", "number", "due", "code", "reason", rows=rows))
+
+
+@command("list", PANEL, into=single_mails)
+def list_(
+    face: Face,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Only those in this state; may be repeated.")
+    ] = None,
+    campaign: CampaignOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")] = 100,
+) -> ExitCode | None:
+    """Single mails that have not come to their end, in the order in which they go; what has, delivery-log tells."""
+    from mail_orchestration.kernel.loose_mail_states import LooseMailState
+    from mail_orchestration.single_mailer.showing import single_mails
+
+    known = {each.value for each in LooseMailState}
+    if unknown := [each for each in state or () if each.upper() not in known]:
+        raise BadInput(f"there is no state {unknown[0]} (there are: {', '.join(sorted(known))})")
+    wanted = [LooseMailState(each.upper()) for each in state] if state else None
+    with face.open() as inst:
+        found = single_mails(inst, states=wanted, campaign=campaign, most=limit)
+    rows = [
+        (
+            str(each.loose_mail_id),
+            each.state.value,
+            each.campaign,
+            each.address,
+            each.due_at,
+            each.attempts,
+            each.code or "",
+        )
+        for each in found
+    ]
+    heads = ("number", "state", "campaign", "address", "due", "attempts", "code")
+    face.answer(
+        {"single_mails": found},
+        lambda console: console.print(table(*heads, rows=rows) if rows else "No single mail is there."),
+    )
+    return None
+
+
+@command("show", PANEL, into=single_mails)
+def show(
+    face: Face,
+    number: NumberArgument,
+    raw: Annotated[bool, typer.Option("--raw", help="The message's own octets on stdout.")] = False,
+) -> ExitCode | None:
+    """One single mail: where it stands, why, and what it says. Exit code 1 when it has failed."""
+    import base64
+    import dataclasses
+
+    from mail_orchestration.kernel.loose_mail_states import LooseMailState
+    from mail_orchestration.single_mailer.showing import single_mail
+
+    with face.open() as inst:
+        found, data = single_mail(inst, number)
+    if raw and not face.as_json:
+        if data is None:
+            raise BadInput(f"single mail {number} is not composed yet")
+        sys.stdout.buffer.write(data)
+        return None
+    facts = {key: value for key, value in dataclasses.asdict(found).items() if key != "message"}
+
+    def tell(console: Console) -> None:
+        rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "", {})]
+        console.print(table("", "", rows=rows))
+        if data is not None:
+            show_message(console, data, lines=20)
+
+    face.answer(facts | {"data_base64": None if data is None else base64.b64encode(data).decode()}, tell)
+    return ExitCode.NOT_WELL if found.state is LooseMailState.FAILED else None
+
+
+@command("failures", PANEL, into=single_mails)
+def failures_(face: Face, campaign: CampaignOption = None) -> ExitCode | None:
+    """Single mails that failed, by campaign and code. Exit code 1 when there are any."""
+    from mail_orchestration.single_mailer import failures
+
+    with face.open() as inst:
+        groups = failures(inst, campaign=campaign)
+    rows = [
+        (
+            each.campaign,
+            each.code or "",
+            each.code.label if each.code else "",
+            each.mails,
+            each.last_submitted_at,
+            each.description or "",
+        )
+        for each in groups
+    ]
+    heads = ("campaign", "code", "", "mails", "last submitted", "for example")
+    face.answer(
+        {"failures": groups},
+        lambda console: console.print(table(*heads, rows=rows) if rows else "No single mail has failed."),
+    )
+    return ExitCode.NOT_WELL if groups else None
+
+
+@command("resubmit", PANEL, into=single_mails)
+def resubmit_(
+    face: Face,
+    numbers: NumbersArgument = None,
+    campaign: CampaignOption = None,
+    code: CodeOption = None,
+    everything: AllOption = False,
+    as_frozen: Annotated[
+        bool,
+        typer.Option("--as-frozen", help="What was never composed says what it said when it was submitted."),
+    ] = False,
+) -> ExitCode | None:
+    """Send single mails that failed or were stopped after all. Exit code 1 when one that was named is not there.
+
+    What was composed goes as it is; what never was says what its campaign says now.
+    """
+    from mail_orchestration.single_mailer import resubmit
+
+    chosen = _chosen(numbers, campaign, code, everything)
+    with face.open() as inst:
+        done = resubmit(inst, chosen, as_frozen=as_frozen)
+    face.answer(
+        {"resubmitted": done}, lambda console: console.print(f"{len(done):,} single mails are due again")
+    )
+    return _all_found(numbers, done)
+
+
+@command("delete", PANEL, into=single_mails)
+def delete_(
+    face: Face,
+    numbers: NumbersArgument = None,
+    campaign: CampaignOption = None,
+    code: CodeOption = None,
+    everything: AllOption = False,
+) -> ExitCode | None:
+    """Give single mails up that failed or were stopped. The delivery log keeps them, and who deleted them.
+
+    Exit code 1 when one that was named is not there.
+    """
+    from mail_orchestration.holding import operator
+    from mail_orchestration.single_mailer import delete
+
+    chosen = _chosen(numbers, campaign, code, everything)
+    with face.open() as inst:
+        done = delete(inst, chosen, by=operator())
+    face.answer({"deleted": done}, lambda console: console.print(f"{len(done):,} single mails are deleted"))
+    return _all_found(numbers, done)
+
+
+def _chosen(numbers: list[int] | None, campaign: str | None, code: str | None, everything: bool) -> Chosen:
+    from mail_orchestration.dispatch.loose_mails import Chosen
+    from mail_orchestration.kernel.failure_codes import FailureCode
+
+    known = {each.value for each in FailureCode}
+    if code is not None and code not in known:
+        raise BadInput(f"there is no code {code} (there are: {', '.join(sorted(known))})")
+    if not (numbers or campaign or code or everything):
+        raise BadInput("say which: numbers, --campaign, --code, or --all")
+    return Chosen(
+        loose_mail_ids=numbers or None, campaign=campaign, code=None if code is None else FailureCode(code)
+    )
+
+
+def _all_found(numbers: list[int] | None, done: list[int]) -> ExitCode | None:
+    return ExitCode.NOT_WELL if set(numbers or ()) - set(done) else None

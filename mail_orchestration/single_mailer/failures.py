@@ -1,0 +1,75 @@
+"""Single mails that failed: grouped by what they were to say and why, resubmitted, deleted (spec 7.3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
+from mail_orchestration.dispatch.single_mails import (
+    FailureGroup,
+    NotComposed,
+    failure_groups,
+    freeze_anew,
+    lock_not_composed,
+)
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind
+from mail_orchestration.single_mailer.checking import Refused
+from mail_orchestration.single_mailer.contents import freeze_content, load_content
+
+
+def failures(inst: Installation, *, campaign: str | None = None) -> list[FailureGroup]:
+    """What failed, by campaign and code, the largest groups first."""
+    with inst.database.begin() as connection:
+        return failure_groups(connection, inst.installation_id, campaign=campaign)
+
+
+def resubmit(inst: Installation, chosen: Chosen, *, as_frozen: bool = False) -> list[int]:
+    """Let single mails that are FAILED or STOPPED be sent after all, at once. Returns their numbers.
+
+    One that was composed is sent as it is. One that never was says what its campaign says now, since what failed of
+    what was frozen would only fail again; with `as_frozen` it says what it said. Raises BadInput, and changes nothing,
+    when a campaign cannot be sent as it is now.
+    """
+    chosen = replace(chosen, kind=LooseMailKind.SINGLE)
+    with inst.database.begin() as connection:
+        now = database_now(connection)
+        if not as_frozen:
+            _freeze_anew(connection, inst, chosen, now)
+        return resubmit_loose_mails(connection, inst.installation_id, chosen, now=now)
+
+
+def delete(inst: Installation, chosen: Chosen, *, by: str) -> list[int]:
+    """Give single mails up that are FAILED or STOPPED: they move to the delivery log. Returns their numbers.
+
+    Whoever submits the same once more has it queued: it never left (spec 6.6).
+    """
+    chosen = replace(chosen, kind=LooseMailKind.SINGLE)
+    with inst.database.begin() as connection:
+        return delete_loose_mails(
+            connection, inst.installation_id, chosen, by=by, now=database_now(connection)
+        )
+
+
+def _freeze_anew(connection: Connection, inst: Installation, chosen: Chosen, now: datetime) -> None:
+    by_campaign: dict[str, list[NotComposed]] = defaultdict(list)
+    for mail in lock_not_composed(connection, inst.installation_id, chosen):
+        by_campaign[mail.campaign].append(mail)
+    for name, mails in sorted(by_campaign.items()):
+        folder = inst.settings.folder / (mails[0].folder or name)
+        try:
+            content = load_content(inst, folder, now)
+            if (found := content.campaign.definition.name) != name:
+                raise Refused(f"{folder} is campaign {found} now")
+            frozen = freeze_content(connection, inst, content, now)
+        except Refused as error:
+            raise BadInput(
+                f"{len(mails)} mails of campaign {name} were never composed, and what it says now does not do: {error}"
+            ) from None
+        freeze_anew(connection, [mail.loose_mail_id for mail in mails], frozen)

@@ -1,0 +1,101 @@
+"""`single-mail` and `single-mailer run` on the command line: answers and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mail_orchestration.cli.commands import run
+from mail_orchestration.cli.exit_codes import ExitCode
+from tests.scenarios.installations import use_database, write_site
+from tests.scenarios.relays.postfix_sink import storing_sink
+
+pytestmark = [pytest.mark.rule("7.1"), pytest.mark.rule("7.3"), pytest.mark.rule("11.3")]
+
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAIL_ORCHESTRATION_SETTINGS", raising=False)
+    use_database(database_url, monkeypatch)
+    write_site(tmp_path, relay_port=9)
+    return tmp_path
+
+
+def answer(capsys: Said, *arguments: str, code: ExitCode = ExitCode.OK) -> Any:
+    assert run(["single-mail", *arguments, "--json"]) == code, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def error(capsys: Said, *arguments: str) -> str:
+    assert run(["single-mail", *arguments]) == ExitCode.BAD_INPUT
+    return capsys.readouterr().err
+
+
+def test_the_course_of_a_file_of_mails(site: Path, capsys: Said) -> None:
+    good = {"to": "ann@example.com", "attributes": {"name": "Ann", "number": 1}}
+    unnamed = {"to": "ben@example.com", "attributes": {"number": 2}}
+    later = good | {"to": "cid@example.com", "at": "2035-01-01T00:00:00Z", "priority": None}
+    lines = [good, unnamed, later, {"to": "nobody"}]
+    (site / "mails.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
+    with storing_sink() as sink:
+        write_site(site, relay_port=sink.port)
+        sent = answer(capsys, "send", "letter", "--file", "mails.jsonl", code=ExitCode.NOT_WELL)
+        assert sent["counts"] == {"queued": 2, "scheduled": 1, "refused": 1}
+        assert [each["code"] for each in sent["mails"]] == [None, None, None, "bad_email_address"]
+        assert run(["single-mailer", "run", "--json"]) == ExitCode.NOT_WELL
+        done = json.loads(capsys.readouterr().out)
+        assert (done["outcomes"], done["failed"], done["ended_because"]) == ({"accepted": 1}, 1, "no mails")
+        assert sink.tally() == {"ann@example.com": 1}
+        states = {each["address"]: each["state"] for each in answer(capsys, "list")["single_mails"]}
+        assert states == {"ben@example.com": "FAILED", "cid@example.com": "SCHEDULED"}
+        [group] = answer(capsys, "failures", code=ExitCode.NOT_WELL)["failures"]
+        assert (group["campaign"], group["code"], group["mails"]) == ("letter", "rendering_exception", 1)
+        number = str(sent["mails"][1]["loose_mail_id"])
+        shown = answer(capsys, "show", number, code=ExitCode.NOT_WELL)
+        assert (shown["attributes"], shown["data_base64"]) == ({"number": 2}, None)
+        write_site(site, relay_port=sink.port, html="<p>{{ number }}</p>", campaign={"subject": "Hello"})
+        assert answer(capsys, "resubmit", number) == {"resubmitted": [int(number)]}
+        assert run(["single-mailer", "run"]) == ExitCode.OK
+        assert "1 accepted; 0 failed; ended: no mails" in capsys.readouterr().out
+        assert sink.tally()["ben@example.com"] == 1
+    assert answer(capsys, "failures") == {"failures": []}
+    assert answer(capsys, "delete", number, code=ExitCode.NOT_WELL) == {"deleted": []}
+
+
+def test_one_mail_now(site: Path, capsys: Said) -> None:
+    arguments = ["send", "letter", "ann@example.com", "-a", "name=Ann", "--attributes", '{"number": 3}']
+    [sent] = answer(capsys, *arguments)["mails"]
+    assert sent["submission"] == "queued"
+    assert answer(capsys, *arguments, code=ExitCode.NOT_WELL)["counts"] == {"duplicate": 1}
+    assert run(["single-mail", *arguments, "--occurrence", "again"]) == ExitCode.OK
+    assert "queued" in capsys.readouterr().out
+    assert run(["single-mail", "show", str(sent["loose_mail_id"])]) == ExitCode.OK
+    assert "ann@example.com" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["send", "letter"], "give an address, or --file"),
+        (["send", "gone", "ann@example.com"], "there is no campaign gone"),
+        (["send", "letter", "ann@example.com", "--at", "tomorrow"], "at: 'tomorrow' is no moment"),
+        (["send", "letter", "ann@example.com", "-a", "name"], "--attribute must be NAME=VALUE"),
+        (["send", "letter", "ann@example.com", "--attributes", "[1]"], "--attributes is no JSON object"),
+        (["send", "letter", "--file", "bad.jsonl"], "bad.jsonl:2: is no JSON: Expecting property name"),
+        (["send", "letter", "--file", "odd.jsonl"], "odd.jsonl:1: too: there is no such key"),
+        (["list", "--state", "lost"], "there is no state lost"),
+        (["resubmit"], "say which: numbers, --campaign, --code, or --all"),
+        (["delete", "--code", "bad"], "there is no code bad"),
+        (["show", "4711"], "no single mail 4711 waits or failed"),
+    ],
+)
+def test_what_is_wrong_is_told(site: Path, capsys: Said, arguments: list[str], said: str) -> None:
+    (site / "bad.jsonl").write_text('{"to": "a@example.com"}\n{oops')
+    (site / "odd.jsonl").write_text('{"too": "a@example.com"}')
+    assert said in " ".join(error(capsys, *arguments).split())
