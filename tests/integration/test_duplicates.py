@@ -141,9 +141,14 @@ def test_what_has_not_arrived_counts_for_nothing(inst: Installation) -> None:
     )
     _, summary = resolved(inst)
     assert summary.bypassed == {"duplicate": 5}, "four that arrived or may have, and one without a result"
+    becomes(inst, first, "FINISHED", queued_days_ago=8)
     third, summary = resolved(inst)
-    assert summary.bypassed == {"duplicate": CONTACTS}, "both releases count"
-    assert state(inst, third)[0] is MailJobState.STOPPED
+    assert summary.bypassed == {"duplicate": 4}, "of the second those whom it did not bypass"
+    becomes(inst, first, "FINISHED")
+    becomes(inst, third, "STOPPED")
+    fourth, summary = resolved(inst)
+    assert summary.bypassed == {"duplicate": CONTACTS}, "the first and the second count"
+    assert state(inst, fourth)[0] is MailJobState.STOPPED
 
 
 @pytest.mark.parametrize(
