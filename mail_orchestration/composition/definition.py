@@ -58,6 +58,7 @@ NOT_SAID = frozenset(
         "maximum_error_percentage",
         "on_uncertain",
         "canary",
+        "transactional",
         "starts_at",
         "expires_at",
         "schedule",

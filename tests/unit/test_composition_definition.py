@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 from composition_campaigns import BASICS, EXAMPLE, campaign
 
-from mail_orchestration.composition.definition import campaign_from_files, load_campaign
+from mail_orchestration.composition.definition import (
+    NOT_SAID,
+    CampaignDefinition,
+    campaign_from_files,
+    load_campaign,
+)
 from mail_orchestration.composition.header_fields import Mailbox
 from mail_orchestration.kernel.errors import BadCampaign
 from mail_orchestration.kernel.model import BodyFormat
@@ -30,6 +35,23 @@ def test_a_release_freezes_what_was_loaded() -> None:
     ]
     for path in loaded.files:
         assert campaign_from_files({**loaded.files, path: loaded.files[path] + b"\n"}).digest != loaded.digest
+
+
+@pytest.mark.rule("6.6")
+def test_the_same_content_is_what_the_messages_say() -> None:
+    letter = campaign(text="Dear {{ name }}", attached__pdf=b"pdf")
+    for yaml in ("priority: 7\n", "exclude: [left]\n", "expires_at: 2027-01-01T00:00:00Z\n", "# a comment\n"):
+        same = campaign(text="Dear {{ name }}", yaml=yaml, attached__pdf=b"pdf")
+        assert same.digest != letter.digest
+        assert same.content_digest == letter.content_digest
+    others = [
+        campaign(text="Dear {{ name }}!", attached__pdf=b"pdf"),
+        campaign(text="Dear {{ name }}", attached__pdf=b"PDF"),
+        campaign(text="Dear {{ name }}", attached__pdf=b"pdf", yaml="reply_to: a@b.example\n"),
+        campaign(text="Dear {{ name }}", attached__pdf=b"pdf", yaml="variables: {price: 3}\n"),
+    ]
+    assert len({each.content_digest for each in [letter, *others]}) == 5
+    assert set(CampaignDefinition.model_fields) >= NOT_SAID
 
 
 def test_defaults() -> None:
