@@ -37,6 +37,7 @@ class QueueMachine(WithOperator):
             results: dict[tuple[int, int], list[str]] = {}
             for release, number, outcome in connection.execute(_ALL_RESULTS, of_releases):
                 results.setdefault((release, number), []).append(outcome)
+            retried = [tuple(row) for row in connection.execute(_ALL_RETRIES, of_releases)]
             for number in self._changed(rows, results):
                 counted = books(connection, number)
                 assert counted.balances, counted.explanation
@@ -44,6 +45,7 @@ class QueueMachine(WithOperator):
         for row in rows:
             self._compare(row, self.model.jobs[row.mail_job_id])
         assert results == self.model.results
+        assert sorted(retried) == sorted(self.model.deferred()), "a deferred message has one loose mail"
         assert not list(self.model.faults())
 
     def _changed(self, rows: Sequence[Any], results: Mapping[tuple[int, int], list[str]]) -> list[int]:
@@ -121,6 +123,7 @@ _ALL_MAIL_JOBS = text(
     "SELECT *, accepted + deferred + rejected + uncertain + stopped AS figures FROM mail_job "
     "WHERE release_id = ANY(:release_ids)"
 )
+_ALL_RETRIES = text("SELECT release_id, message_no FROM loose_mail WHERE release_id = ANY(:release_ids)")
 _ALL_RESULTS = text(
     "SELECT release_id, message_no, outcome FROM result WHERE release_id = ANY(:release_ids) ORDER BY result_no"
 )

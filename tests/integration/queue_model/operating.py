@@ -17,14 +17,14 @@ from mail_orchestration.kernel.settings import DispatcherSettings
 from mail_orchestration.kernel.states import ENDED, MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S
 from tests.integration.queue_model.jobs import Job
-from tests.integration.queue_model.sending import WithSending
+from tests.integration.queue_model.retrying import WithRetries
 from tests.integration.queue_model.world import CAMPAIGNS, picks
 
 _S = MailJobState
 DISPATCHER = DispatcherSettings(heartbeat_seconds=10, hang_after_seconds=HANG_AFTER_S)
 
 
-class WithOperator(WithSending):
+class WithOperator(WithRetries):
     """What the operator asks for, and whether it is said what became of it."""
 
     @rule(pick=picks)

@@ -44,6 +44,10 @@ class QueueRecord:
             and len(found) < most_attempts
         ]
 
+    def deferred(self) -> set[tuple[int, int]]:
+        """The messages whose last result is deferred, by release and number: each has one loose mail (spec 6.4)."""
+        return {key for key, outcomes in self.results.items() if outcomes[-1] == "deferred"}
+
     def is_complete(self, job: Job) -> bool:
         """Nothing is left of it that a mailcaster could do, as far as an operator can know."""
         return not self.unsent(job) and not self.repeatable(job, ANY_NUMBER)

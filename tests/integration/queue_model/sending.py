@@ -11,7 +11,7 @@ from hypothesis.stateful import precondition, rule
 
 from mail_orchestration.dispatch.claims import Claim, unsent_messages
 from mail_orchestration.dispatch.repeating import repeatable_messages
-from mail_orchestration.feedback.result_rows import result_columns
+from mail_orchestration.feedback.result_rows import follow_up_columns, needs_follow_up, result_columns
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
@@ -24,6 +24,8 @@ _S = MailJobState
 OUTCOMES = (Outcome.ACCEPTED, Outcome.UNCERTAIN, Outcome.DEFERRED, Outcome.REJECTED, Outcome.STOPPED)
 MOST_ATTEMPTS = (3, 1)
 """Of each campaign: one sends uncertain messages again, one holds them for the operator."""
+MOST_TRIES, RETRY_AFTER = 3, timedelta(minutes=10)
+"""Of a message that is deferred."""
 
 
 class WithSending(WithClaims):
@@ -166,5 +168,10 @@ class WithSending(WithClaims):
         binds: dict[str, Any] = {name: column.decode() for name, column in result_columns(results).items()}
         binds |= {"mail_job_id": claim.mail_job_id, "fence": claim.fence}
         binds |= {"release_id": claim.release_id, "released_on": claim.released_on}
+        statement = STATEMENTS["append_results"]
+        if any(map(needs_follow_up, results)):
+            statement = STATEMENTS["append_results_and_follow_up"]
+            binds |= {name: column.decode() for name, column in follow_up_columns(results).items()}
+            binds |= {"most_attempts": MOST_TRIES, "retry_after_s": RETRY_AFTER.total_seconds()}
         with self.database.begin() as connection:
-            return connection.execute(STATEMENTS["append_results"], binds).rowcount
+            return connection.execute(statement, binds).rowcount
