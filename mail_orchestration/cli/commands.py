@@ -19,6 +19,7 @@ for _module in (
     "report",
     "message",
     "status",
+    "throttle",
     "uncertain",
     "loose_mail",
     "operator",

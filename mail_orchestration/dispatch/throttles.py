@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any, Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from mail_orchestration.kernel.statements import STATEMENTS
 
-Key = tuple[str, str]
+Kind = Literal["relay", "domain"]
+Key = tuple[Kind, str]
 """Scope and name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackOffRow:
+    """That a limit's holder asked for less. Moments as in `ThrottleRow`, rates in messages per second."""
+
+    rate: float
+    full_rate: float
+    since: int
+    cut_at: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleRow:
     """One limit's state. Moments and lengths are microseconds, by the database's clock since 1970."""
 
-    scope: str
+    scope: Kind
     name: str
     line_origin: int
     line_interval: int
@@ -27,6 +40,8 @@ class ThrottleRow:
     line_heads: tuple[int, ...]
     taken: dict[int, dict[int, int]]
     """Window → number of its period → messages."""
+    first_used: int
+    back_off: BackOffRow | None
 
     @property
     def key(self) -> Key:
@@ -43,20 +58,7 @@ def lock_throttles(connection: Connection, keys: Collection[Key]) -> tuple[dict[
         if len(found) == len(keys):
             break
         connection.execute(STATEMENTS["add_throttles"], binds)
-    rows = [
-        ThrottleRow(
-            scope=row.scope,
-            name=row.name,
-            line_origin=row.line_origin,
-            line_interval=row.line_interval,
-            line_heads=tuple(row.line_heads),
-            taken={
-                int(window): {int(period): messages for period, messages in periods.items()}
-                for window, periods in row.taken.items()
-            },
-        )
-        for row in found
-    ]
+    rows = [_row(row) for row in found]
     return {row.key: row for row in rows}, microseconds(max(row.now for row in found))
 
 
@@ -74,6 +76,74 @@ def advance_throttles(connection: Connection, rows: Sequence[ThrottleRow]) -> in
     ).one()
     assert told.moved == len(rows), "they are locked"
     return microseconds(told.now)
+
+
+def write_back_off(connection: Connection, key: Key, back_off: BackOffRow) -> None:
+    """Note under a locked row that less was asked for."""
+    scope, name = key
+    connection.execute(STATEMENTS["write_back_off"], {"scope": scope, "name": name, **asdict(back_off)})
+
+
+def list_back_offs(connection: Connection, *, cut_since: int) -> dict[Key, BackOffRow]:
+    """What was cut since that moment."""
+    rows = connection.execute(STATEMENTS["list_back_offs"], {"cut_since": cut_since})
+    return {(row.scope, row.name): found for row in rows if (found := _back_off(row)) is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleListed:
+    """One limit's state for people."""
+
+    row: ThrottleRow
+    connections: int
+    """Of a relay, as far as they are held."""
+    holders: int
+    """Processes that hold or want them."""
+    now: int
+
+
+def list_throttles(
+    connection: Connection, *, active_since: datetime, cut_since: int, silent_for_s: float
+) -> list[ThrottleListed]:
+    """All relays, and the recipient domains that something was taken of or cut since those moments."""
+    rows = connection.execute(
+        STATEMENTS["list_throttles"],
+        {"active_since": active_since, "cut_since": cut_since, "silent_for_s": silent_for_s},
+    )
+    return [
+        ThrottleListed(
+            row=_row(row), connections=row.connections, holders=row.holders, now=microseconds(row.now)
+        )
+        for row in rows
+    ]
+
+
+def _row(row: Row[Any]) -> ThrottleRow:
+    return ThrottleRow(
+        scope=row.scope,
+        name=row.name,
+        line_origin=row.line_origin,
+        line_interval=row.line_interval,
+        line_heads=tuple(row.line_heads),
+        taken={
+            int(window): {int(period): messages for period, messages in periods.items()}
+            for window, periods in row.taken.items()
+        },
+        first_used=microseconds(row.first_used_at),
+        back_off=_back_off(row),
+    )
+
+
+def _back_off(row: Row[Any]) -> BackOffRow | None:
+    if row.back_off_rate is None:
+        return None
+    return BackOffRow(
+        rate=row.back_off_rate,
+        full_rate=row.back_off_full_rate,
+        since=row.back_off_since,
+        cut_at=row.back_off_cut_at,
+        reason=row.back_off_reason,
+    )
 
 
 def microseconds(moment: datetime) -> int:

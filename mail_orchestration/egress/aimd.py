@@ -1,8 +1,8 @@
 """How fast anything is sent after a relay asked for less: additive increase, multiplicative decrease (spec 6.7).
 
 A cut halves the rate. After that it grows by itself, a step for each further round in which nobody complains, and once
-it is back at what it was it is free. So a state that is only written when it is cut tells the rate at any moment, whoever
-asks. Pure: moments and lengths are integer microseconds of the database's clock.
+it is back at what it was it is free. So a state that is only written when the rate is cut tells it at any moment,
+whoever asks. Pure: moments and lengths are integer microseconds of the database's clock.
 """
 
 from __future__ import annotations

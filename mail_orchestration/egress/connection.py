@@ -18,15 +18,20 @@ from mail_orchestration.egress.feed import Feed
 from mail_orchestration.egress.gate import Slot
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lane, Lanes
+from mail_orchestration.egress.ports import Scope
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Recorder, Results
 from mail_orchestration.egress.session import BLOCK_OCTETS, Prepared, Session
 from mail_orchestration.egress.verdict import Verdict
 from mail_orchestration.kernel.crash_points import crash_point, crash_soon
-from mail_orchestration.kernel.model import Outcome, OutgoingMessage
+from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase
 
 MOST_BREAKS = 3
 """A message that breaks this many connections in a row before its final dot is deferred: it must not spin."""
+
+
+Heard = Callable[[Scope, str, Verdict, Reply, Phase], None]
+"""Told of each answer: relay, recipient address, what it means, the answer, and the command that it answers."""
 
 
 class Connection:
@@ -39,7 +44,9 @@ class Connection:
         results: Results,
         idle: IdleSessions | None,
         may_send: Callable[[], bool],
+        heard: Heard,
     ) -> None:
+        self._heard = heard
         self._feed = feed
         self._lanes = lanes
         self._idle = idle
@@ -49,7 +56,7 @@ class Connection:
         self._opening: asyncio.Task[Session] | None = None
         self._session: Session | None = None
         self._answering = False
-        self._leaving = False
+        self._leaving = self._is_surplus = False
         self._is_stale = False
         """The session was idle, and the relay may have closed it since: no fault of the relay's."""
 
@@ -66,11 +73,12 @@ class Connection:
 
     async def run(self) -> None:
         """Send until no more comes or the delivery ends. What source and sink raise comes through."""
-        while not self._is_ending() and (message := await self._feed.take()) is not None:
+        while await self._lanes.room() and (message := await self._feed.take()) is not None:
             lane = await self._lanes.acquire()
             if lane is None:
                 self._feed.give_back(message)
                 return
+            self._is_surplus = False
             try:
                 session = await self._open(lane)
                 if session is None:
@@ -78,7 +86,7 @@ class Connection:
                 else:
                     await self._use(lane, session, message)
             finally:
-                self._lanes.release(lane)
+                self._lanes.release(lane, was_leaving=self._is_surplus)
 
     async def _open(self, lane: Lane) -> Session | None:
         self._is_stale = False
@@ -243,6 +251,8 @@ class Connection:
         return message
 
     def _leaves(self, lane: Lane, session: Session) -> bool:
+        if not self._leaving and self._lanes.should_leave(lane):
+            self._leaving = self._is_surplus = True
         if session.is_spent or self._lanes.should_move(lane):
             self._leaving = True
         return self._leaving
@@ -252,6 +262,7 @@ class Connection:
     ) -> bool:
         """Act on the relay's word on `message`. Returns whether the session goes on."""
         name = lane.relay.name
+        self._heard(lane.share.scope, message.address, verdict, reply, session.phase)
         match verdict:
             case Verdict.ACCEPTED:
                 self._recorder.accepted(message, reply, name)

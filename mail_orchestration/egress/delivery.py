@@ -15,13 +15,15 @@ from mail_orchestration.egress.connection import Connection
 from mail_orchestration.egress.feed import Feed
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lanes
-from mail_orchestration.egress.ports import MessageSource, ResultSink
+from mail_orchestration.egress.ports import MessageSource, ResultSink, Scope
 from mail_orchestration.egress.relay import Relay
+from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Results
 from mail_orchestration.egress.throttle import Throttle
+from mail_orchestration.egress.verdict import Verdict
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.model import Outcome, Phase
 
 __all__ = ["DeliveryReport", "MessageSource", "ResultSink", "deliver"]
 
@@ -74,10 +76,13 @@ async def deliver(
     if len({relay.name for relay in relays}) < len(relays):
         raise BadSettings("relays: two have the same name")
     used = min(connections, sum(relay.connections for relay in relays))
-    lanes = Lanes(relays, unreachable_after_s, throttle)
+    lanes = Lanes(relays, unreachable_after_s, throttle, idle, used)
     feed = Feed(source, max(2, used), throttle.gate_of_address if throttle else _unlimited)
     results = Results(sink, clock)
-    fleet = [Connection(feed, lanes, results, idle, may_send) for _ in range(used)]
+    fleet = [
+        Connection(feed, lanes, results, idle, may_send, throttle.heard if throttle else _unheard)
+        for _ in range(used)
+    ]
     return await _Delivery(feed, lanes, results, fleet, throttle).run(stop)
 
 
@@ -106,6 +111,7 @@ class _Delivery:
         ]
         if self._throttle is not None:
             helping.append(asyncio.create_task(self._throttle.failure()))
+            helping.append(asyncio.create_task(self._throttle.attend(self._lanes.look_anew)))
         for task in (*sending, *helping):
             task.add_done_callback(self._notice)
         all_sent = asyncio.gather(*sending, return_exceptions=True)
@@ -156,3 +162,7 @@ class _Delivery:
 
 def _unlimited(_address: str) -> None:
     """Without a throttle no recipient domain is limited."""
+
+
+def _unheard(relay: Scope, address: str, verdict: Verdict, reply: Reply, phase: Phase) -> None:
+    """Without a throttle nobody asks what relays answer."""

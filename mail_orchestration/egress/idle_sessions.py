@@ -17,6 +17,7 @@ class IdleSessions:
 
     def __init__(self) -> None:
         self._kept: list[Session] = []
+        self._leaving: list[Session] = []
 
     def keep(self, session: Session) -> None:
         """`session` is between two mail transactions, and nobody uses it any more."""
@@ -30,6 +31,20 @@ class IdleSessions:
                 return found
             await found.quit()
         return None
+
+    def count(self, host: str, port: int) -> int:
+        """How many are open with a relay, under all its names."""
+        return sum(
+            each.relay.host == host and each.relay.port == port for each in (*self._kept, *self._leaving)
+        )
+
+    async def leave(self, host: str, port: int, how_many: int) -> None:
+        """Take leave of a relay on so many of them: others are to have the connections."""
+        of_relay = [each for each in self._kept if each.relay.host == host and each.relay.port == port]
+        self._leaving = of_relay[:how_many]
+        self._kept = [each for each in self._kept if each not in self._leaving]
+        await asyncio.gather(*(session.quit() for session in self._leaving))
+        self._leaving = []
 
     async def close(self) -> None:
         """Take leave of all relays."""

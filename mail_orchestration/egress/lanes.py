@@ -6,12 +6,15 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from mail_orchestration.egress.faults import without_addresses
 from mail_orchestration.egress.gate import Gate
+from mail_orchestration.egress.idle_sessions import IdleSessions
+from mail_orchestration.egress.ports import Scope
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.setup import tls_context
-from mail_orchestration.egress.throttle import Throttle
+from mail_orchestration.egress.throttle import Share, Throttle
 from mail_orchestration.kernel.errors import RelayUnreachable
 
 log = logging.getLogger(__name__)
@@ -20,10 +23,11 @@ log = logging.getLogger(__name__)
 class Lane:
     """One relay as a delivery sees it. Raises BadSettings when its `ca_file` cannot be read."""
 
-    def __init__(self, relay: Relay, gate: Gate | None) -> None:
+    def __init__(self, relay: Relay, gate: Gate | None, share: Share) -> None:
         self.relay = relay
         self.context = tls_context(relay)
         self.gate = gate
+        self.share = share
         self.held = 0
         """Connections that are open or being opened."""
         self.in_session = 0
@@ -37,7 +41,7 @@ class Lane:
         """Whether another connection may be opened. A relay that failed is first tried by a single one."""
         if self.gate is not None and self.gate.is_exhausted:
             return False
-        return now >= self.retry_at and self.held < (self.relay.connections if self.failures == 0 else 1)
+        return now >= self.retry_at and self.share.has_room and (self.failures == 0 or self.held < 1)
 
     def load_with(self, more: int) -> float:
         """Connections per weight, were there `more` of them."""
@@ -48,10 +52,16 @@ class Lanes:
     """All relays of one delivery. `unreachable` resolves with the error when none is of use for too long."""
 
     def __init__(
-        self, relays: Sequence[Relay], unreachable_after_s: float, throttle: Throttle | None
+        self,
+        relays: Sequence[Relay],
+        unreachable_after_s: float,
+        throttle: Throttle | None,
+        idle: IdleSessions | None,
+        connections: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._lanes = [Lane(relay, throttle.gate_of_relay(relay) if throttle else None) for relay in relays]
+        self._throttle = throttle
+        self._lanes = [_lane(relay, throttle, idle, connections) for relay in relays]
         self._unreachable_after_s = unreachable_after_s
         self._failing_since: float | None = None
         self._timers: set[asyncio.TimerHandle] = set()
@@ -66,6 +76,27 @@ class Lanes:
             if lane.gate is not None:
                 lane.gate.watch(self._changed)
 
+    def look_anew(self) -> None:
+        """Other limits may hold than before: a relay asked for less, a connection came free."""
+        for lane in self._lanes:
+            if lane.gate is None and self._throttle is not None:
+                lane.gate = self._throttle.gate_of_relay(lane.relay)
+                if lane.gate is not None:
+                    lane.gate.watch(self._changed)
+        self._changed()
+
+    async def room(self) -> bool:
+        """Wait until some relay is open to one more connection; False when the delivery ends.
+
+        Who has no connection takes no message: it would wait in his hands.
+        """
+        while not self._ended:
+            now = self._loop.time()
+            if any(lane.is_open_to_one_more(now) for lane in self._lanes):
+                return True
+            await asyncio.shield(self._change)
+        return False
+
     async def acquire(self) -> Lane | None:
         """A relay for one connection, waiting until there is one; None when the delivery ends."""
         while not self._ended:
@@ -74,14 +105,17 @@ class Lanes:
             if open_lanes:
                 lane = min(open_lanes, key=lambda lane: lane.load_with(1))
                 lane.held += 1
+                lane.share.held += 1
                 self._moving = False
                 return lane
             await asyncio.shield(self._change)
         return None
 
-    def release(self, lane: Lane) -> None:
-        """The connection is closed."""
+    def release(self, lane: Lane, *, was_leaving: bool = False) -> None:
+        """The connection is closed, or its session is idle; `was_leaving`: as `should_leave` asked."""
         lane.held -= 1
+        lane.share.held -= 1
+        lane.share.leaving -= was_leaving
         self._changed()
 
     def session_began(self, lane: Lane, *, is_new: bool = True) -> None:
@@ -118,6 +152,13 @@ class Lanes:
         if self._failing_since is None:
             self._failing_since = now
             self._judge_in(self._unreachable_after_s)
+
+    def should_leave(self, lane: Lane) -> bool:
+        """Whether the connection that asks is to be closed, because others are to have it. Each asks once only."""
+        if not lane.share.is_too_large:
+            return False
+        lane.share.leaving += 1
+        return True
 
     def should_move(self, lane: Lane) -> bool:
         """Whether a connection of `lane` had better go to another relay, because that one came back."""
@@ -184,3 +225,15 @@ class Lanes:
 
         timer = self._loop.call_later(seconds, run)
         self._timers.add(timer)
+
+
+def _lane(relay: Relay, throttle: Throttle | None, idle: IdleSessions | None, connections: int) -> Lane:
+    wanted = min(relay.connections, connections)
+    if throttle is None:
+        nobody_elses = Scope("relay", relay.name)
+        return Lane(relay, None, Share(nobody_elses, relay.connections, wanted, relay.connections))
+    share = throttle.share_of_relay(relay, wanted)
+    if idle is not None:
+        share.idle = partial(idle.count, relay.host, relay.port)
+        share.leave = partial(idle.leave, relay.host, relay.port)
+    return Lane(relay, throttle.gate_of_relay(relay), share)

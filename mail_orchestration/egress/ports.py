@@ -32,11 +32,14 @@ class ResultSink(Protocol):
         ...
 
 
+ScopeKind = Literal["relay", "domain"]
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What one set of limits holds for: a relay, or a group of recipient domains."""
 
-    kind: Literal["relay", "domain"]
+    kind: ScopeKind
     name: str
 
 
@@ -66,15 +69,61 @@ class Unused:
     """Slots of it that were not used, with those."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """A relay or a recipient domain asked for less."""
+
+    scope: Scope
+    reason: str
+    """Its words, fit for a log."""
+    seen_rate: float
+    """Messages per second that it answered to us, lately."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Connections to one relay that one process wants, and how many it may have opened until now."""
+
+    most: int
+    """That the relay allows to all together."""
+    wanted: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What everybody's sending comes to, as of now."""
+
+    connections: Mapping[Scope, int]
+    """By relay: how many we may have open from now on."""
+    is_news: bool
+    """Other relays or domains are limited than before."""
+
+
 class SlotSource(Protocol):
     """Where slots come from, shared with everybody else who sends (spec 6.7)."""
 
-    def scope_of_relay(self, relay: Relay) -> Scope | None:
-        """What limits messages to this relay; None where nothing does."""
+    def scope_of_relay(self, relay: Relay) -> Scope:
+        """What this relay shares its limits with: itself, by whatever name."""
         ...
 
-    def scope_of_domain(self, domain: str) -> Scope | None:
-        """What limits messages to addresses of this domain; None where nothing does."""
+    def scope_of_domain(self, domain: str) -> Scope:
+        """What addresses of this domain share their limits with."""
+        ...
+
+    def is_limited(self, scope: Scope) -> bool:
+        """Whether messages need slots there, as of the last `stand`."""
+        ...
+
+    async def stand(self, complaints: Sequence[Complaint], held: Mapping[Scope, Held]) -> Standing:
+        """Tell the others what we heard and what we have open, by relay, and learn of theirs.
+
+        What it raises ends the delivery.
+        """
+        ...
+
+    async def leave(self) -> None:
+        """No connection is open any more."""
         ...
 
     async def take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from mail_orchestration.egress.slots import SECOND, Limits
+from mail_orchestration.egress.slots import DAY, Limits
 
-DAY = 86_400 * SECOND
 MOST_PER_DAY = 1_000_000_000
 """A ramp that has come so far limits nothing any more."""
 

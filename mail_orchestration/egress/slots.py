@@ -27,7 +27,7 @@ TRANSIT = 10_000
 MOST_LATENESS = 2 * SECOND
 HORIZON = SECOND // 4
 """A taker gets slots for so long at once: the others wait for no longer, each."""
-_HOUR, _DAY = 3600 * SECOND, 86_400 * SECOND
+HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +50,13 @@ class Limits:
     @property
     def quotas(self) -> dict[int, int]:
         """Windows kept by counting: microseconds → messages."""
-        return {w: n for w, n in ((_HOUR, self.per_hour), (_DAY, self.per_day)) if n}
+        return {w: n for w, n in ((HOUR, self.per_hour), (DAY, self.per_day)) if n}
 
 
-def interval_of(limits: Limits, share: float = 1.0) -> int:
-    """Microseconds between two slots, 0 where nothing is paced; `share` in (0, 1] slows the line down."""
+def interval_of(limits: Limits, rate: float | None = None) -> int:
+    """Microseconds between two slots, 0 where nothing is paced; `rate`, in messages per second, slows the line down."""
     longest = max((-(-(w + _LATENESS[w]) // n) for w, n in limits.paced.items()), default=0)
-    return round(longest / share)
+    return longest if rate is None else max(longest, round(SECOND / rate))
 
 
 def lateness_of(limits: Limits) -> int:
@@ -188,14 +188,14 @@ class Grant:
 
 
 def allot(
-    taken: Taken, limits: Limits, wanted: int, now: int, *, share: float = 1.0, horizon: int = HORIZON
+    taken: Taken, limits: Limits, wanted: int, now: int, *, rate: float | None = None, horizon: int = HORIZON
 ) -> tuple[Taken, Grant]:
     """At most `wanted` messages (1 or more), and what is taken then."""
     left = taken.ledger.left(limits.quotas, now)
     if left == 0:
         return taken, Grant(moments=(), lateness=0, opens_at=taken.ledger.opens_at(limits.quotas, now))
     wanted = wanted if left is None else min(wanted, left)
-    interval = interval_of(limits, share)
+    interval = interval_of(limits, rate)
     lateness = lateness_of(limits)
     line = taken.line
     slots: tuple[int, ...] = ()

@@ -1,44 +1,127 @@
-"""All limits that one process meets: their gates, and the one task that asks for slots on behalf of them all."""
+"""All limits that one process meets: their gates, its shares of connections, and the tasks that ask the others."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
+from mail_orchestration.egress.complaints import Complaints
 from mail_orchestration.egress.gate import Gate
-from mail_orchestration.egress.ports import Scope, SlotSource
+from mail_orchestration.egress.ports import Held, Scope, SlotSource
 from mail_orchestration.egress.relay import Relay
+from mail_orchestration.egress.reply import Reply
+from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.clock import steady_seconds
+from mail_orchestration.kernel.model import Phase
 
 MOST_DOMAINS = 100_000
-"""Of so many recipient domains we remember whether they are limited."""
+"""Of so many recipient domains we remember what they share their limits with."""
 MOST_GATES = 10_000
+STAND_S, SOONEST_S = 1.0, 0.1
+"""How often the others are told what we hold, and how soon again after a complaint."""
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """This process's connections to one relay."""
+
+    scope: Scope
+    most: int
+    """That the relay allows to all together."""
+    wanted: int
+    granted: int
+    """How many may be open."""
+    held: int = 0
+    """Open or being opened in a delivery."""
+    leaving: int = 0
+    """Those of them that are about to be closed, since others are to have them."""
+    idle: Callable[[], int] = int
+    """How many are open that nobody uses."""
+    leave: Callable[[int], Awaitable[None]] | None = None
+    """Close so many of those."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be used."""
+        return self.held < self.granted
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether one has to be closed that is not about to be."""
+        return self.held - self.leaving > self.granted
 
 
 class Throttle:
-    """For one event loop, and one delivery after another: slots at hand go from one to the next."""
+    """For one event loop, and one delivery after another: what is at hand goes from one to the next."""
 
     def __init__(self, source: SlotSource) -> None:
         self._source = source
         self._gates: dict[Scope, Gate] = {}
-        self._domains: dict[str, Scope | None] = {}
+        self._domains: dict[str, Scope] = {}
+        self._unlimited: set[str] = set()
         self._hungry: dict[Scope, Gate] = {}
         self._asking: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[BaseException] | None = None
+        self._shares: dict[Scope, Share] = {}
+        self._complaints = Complaints()
+        self._complained = asyncio.Event()
+        self._standing: asyncio.Task[None] | None = None
+        self._stood_at = float("-inf")
+        self._on_news: Callable[[], None] | None = None
 
     def gate_of_relay(self, relay: Relay) -> Gate | None:
         """Where messages to this relay wait; None where it has no limit."""
-        return self._gate(self._source.scope_of_relay(relay))
+        scope = self._source.scope_of_relay(relay)
+        return self._gate(scope) if self._source.is_limited(scope) else None
 
     def gate_of_address(self, address: str) -> Gate | None:
         """Where messages to the domain of this address wait; None where it has no limit."""
         domain = address.rpartition("@")[2]
-        try:
-            scope = self._domains[domain]
-        except KeyError:
-            if len(self._domains) >= MOST_DOMAINS:
-                self._domains.clear()
-            scope = self._domains[domain] = self._source.scope_of_domain(domain)
-        return None if scope is None else self._gate(scope)
+        if domain in self._unlimited:
+            return None
+        scope = self._scope_of_domain(domain)
+        if self._source.is_limited(scope):
+            return self._gate(scope)
+        self._unlimited.add(domain)
+        return None
+
+    def share_of_relay(self, relay: Relay, wanted: int) -> Share:
+        """The connections to this relay that we may have open: none before `attend` has asked."""
+        scope = self._source.scope_of_relay(relay)
+        share = self._shares.setdefault(scope, Share(scope, relay.connections, wanted, 0))
+        share.wanted = wanted
+        return share
+
+    def heard(self, relay: Scope, address: str, verdict: Verdict, reply: Reply, phase: Phase) -> None:
+        """What a relay answered to a message, in answer to the command of `phase`."""
+        domain = None
+        if verdict is Verdict.DEFERRED or self._complaints.is_any_deferred:
+            domain = self._scope_of_domain(address.rpartition("@")[2])
+        if self._complaints.note(relay, domain, verdict, reply, phase, steady_seconds()):
+            self._complained.set()
+
+    async def attend(self, on_news: Callable[[], None]) -> NoReturn:
+        """During a delivery: keep our connections, tell complaints, and say when other limits hold than before."""
+        self._on_news = on_news
+        while True:
+            has_none = any(not share.granted for share in self._shares.values())
+            pause_s = SOONEST_S if has_none or self._complained.is_set() else STAND_S
+            wait_s = self._stood_at + pause_s - steady_seconds()
+            if wait_s > 0:
+                if pause_s == STAND_S:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._complained.wait(), wait_s)
+                else:
+                    await asyncio.sleep(wait_s)
+                continue
+            if self._standing is None or self._standing.done():
+                self._complained.clear()
+                self._standing = asyncio.create_task(self._stand())
+            # Cut off in the midst, another would overtake it.
+            await asyncio.shield(self._standing)
 
     async def failure(self) -> NoReturn:
         """Raise what the source raises, when it does."""
@@ -47,6 +130,7 @@ class Throttle:
 
     def rest(self) -> None:
         """A delivery ends: whoever waits is sent away."""
+        self._on_news = None
         self._hungry.clear()
         for gate in self._gates.values():
             gate.rest()
@@ -54,20 +138,55 @@ class Throttle:
             self._gates = {scope: gate for scope, gate in self._gates.items() if gate.is_in_use}
 
     async def close(self) -> None:
-        """Give back what is at hand: no delivery follows. What the source raises comes through."""
-        if self._asking is not None:
-            await asyncio.wait([self._asking])
+        """Give back what is at hand: no delivery follows, and no session is open.
+
+        What the source raises comes through.
+        """
+        under_way = [task for task in (self._asking, self._standing) if task is not None]
+        if under_way:
+            await asyncio.wait(under_way)
         unused = [each for gate in self._gates.values() for each in gate.give_up_all()]
         if unused:
             await self._source.take({}, unused)
+        if self._shares:
+            await self._source.leave()
 
-    def _gate(self, scope: Scope | None) -> Gate | None:
+    def _scope_of_domain(self, domain: str) -> Scope:
+        scope = self._domains.get(domain)
         if scope is None:
-            return None
+            if len(self._domains) >= MOST_DOMAINS:
+                self._domains.clear()
+                self._unlimited.clear()
+            scope = self._domains[domain] = self._source.scope_of_domain(domain)
+        return scope
+
+    def _gate(self, scope: Scope) -> Gate:
         gate = self._gates.get(scope)
         if gate is None:
             gate = self._gates[scope] = Gate(scope, self._ask)
         return gate
+
+    async def _stand(self) -> None:
+        # As many as may be open now: until the others are asked again none is opened beyond that.
+        held = {
+            scope: Held(
+                most=share.most, wanted=share.wanted, held=max(share.granted, share.held + share.idle())
+            )
+            for scope, share in self._shares.items()
+        }
+        standing = await self._source.stand(self._complaints.take(), held)
+        self._stood_at = steady_seconds()
+        for scope, granted in standing.connections.items():
+            share = self._shares[scope]
+            share.granted = granted
+        if standing.is_news:
+            self._unlimited.clear()
+        if self._on_news is not None:
+            self._on_news()
+        for share in self._shares.values():
+            surplus = share.held + share.idle() - share.granted
+            if share.leave is not None and surplus > 0 and share.idle():
+                await share.leave(surplus)
 
     def _ask(self, gate: Gate) -> None:
         self._hungry[gate.scope] = gate

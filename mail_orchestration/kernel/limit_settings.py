@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import date
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -24,6 +25,15 @@ class LimitSettings(Section):
     per_minute: _Most = 0
     per_hour: _Most = 0
     per_day: _Most = 0
+
+
+class RampSettings(Section):
+    """The most messages that a new relay gets on its first day, and by how much each further day has more."""
+
+    messages_on_first_day: int = Field(ge=1, le=100_000_000)
+    growth: float = Field(default=1.5, gt=1, le=100)
+    since: date | None = None
+    """The first day; None: the day on which anything was first sent to it."""
 
 
 def _domain(value: str) -> str:

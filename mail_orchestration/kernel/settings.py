@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, check_groups
+from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, RampSettings, check_groups
 from mail_orchestration.kernel.sending_settings import SendWindowSettings
 from mail_orchestration.kernel.settings_section import Section, TimeZoneName
 from mail_orchestration.kernel.yaml_document import read_yaml
@@ -83,6 +83,7 @@ class RelaySettings(Section):
     weight: int = Field(default=1, ge=1)
     connections: int = Field(default=20, ge=1)
     limits: LimitSettings = LimitSettings()
+    ramp: RampSettings | None = None
 
     @model_validator(mode="after")
     def _password_goes_with_username(self) -> RelaySettings:
@@ -158,6 +159,7 @@ class DispatcherSettings(Section):
     max_attempts: int = Field(default=5, ge=1, le=100)
     retry_after_minutes: float = Field(default=30, gt=0)
     reservation_minutes: float = Field(default=30, gt=0)
+    back_off_round_seconds: float = Field(default=10, gt=0)
     assembly_processes: int = Field(default=2, ge=1, le=64)
     accept_promoted_standby: bool = False
     """Whether a promoted standby goes on without the operator: for synchronous replication, which loses nothing."""
@@ -307,11 +309,12 @@ class Settings(Section):
         servers: dict[tuple[str, int], RelaySettings] = {}
         for relay in self.relays:
             same = servers.setdefault((relay.host.lower(), relay.port), relay)
-            if same.limits != relay.limits:
-                where = f"{relay.host}:{relay.port}"
-                raise ValueError(
-                    f"relays: {same.name!r} and {relay.name!r} are both {where}, and have different limits"
-                )
+            for key in ("limits", "connections", "ramp"):
+                if getattr(same, key) != getattr(relay, key):
+                    where = f"{relay.host}:{relay.port}"
+                    raise ValueError(
+                        f"relays: {same.name!r} and {relay.name!r} are both {where}, and have different {key}"
+                    )
         relays = {relay.name for relay in self.relays}
         for mailcaster in self.mailcasters:
             for name in mailcaster.relays:

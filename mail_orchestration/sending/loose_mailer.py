@@ -329,6 +329,9 @@ class _Turn:
             if time.monotonic() - looked_at < LOOK_S:
                 continue
             looked_at = time.monotonic()
+            kinds = self._mailer.kinds_at(self._now())
+            if any(mail.kind not in kinds for mail in self._in_hand.values()):
+                self._end.set()  # The send window is over: what waits is given back.
             try:
                 if await asyncio.to_thread(self._is_held):
                     self._tally.is_held = True

@@ -2,7 +2,8 @@
 
 -- name: lock_throttles
 -- What was taken of some limits, each row locked until the transaction ends, and the moment by the database's clock.
-SELECT scope, name, line_origin, line_interval, line_heads, taken, clock_timestamp() AS now
+SELECT scope, name, line_origin, line_interval, line_heads, taken, first_used_at, back_off_rate, back_off_full_rate,
+    back_off_since, back_off_cut_at, back_off_reason, clock_timestamp() AS now
 FROM throttle
 WHERE (scope, name) IN (
     SELECT wanted.scope, wanted.name
@@ -34,3 +35,52 @@ WITH moved AS (
     RETURNING throttle.scope
 )
 SELECT count(*) AS moved, clock_timestamp() AS now FROM moved;
+
+-- name: write_back_off
+-- A relay or a recipient domain asked for less, under its lock.
+UPDATE throttle
+SET back_off_rate = CAST(:rate AS double precision), back_off_full_rate = CAST(:full_rate AS double precision),
+    back_off_since = CAST(:since AS bigint), back_off_cut_at = CAST(:cut_at AS bigint), back_off_reason = :reason
+WHERE scope = :scope AND name = :name;
+
+-- name: list_back_offs
+-- What was cut within a time and may still be slower than it was.
+SELECT scope, name, back_off_rate, back_off_full_rate, back_off_since, back_off_cut_at, back_off_reason
+FROM throttle
+WHERE back_off_cut_at >= CAST(:cut_since AS bigint)
+ORDER BY scope, name;
+
+-- name: forget_silent_holders
+-- A holder that was not heard of for so long has no connection any more.
+DELETE FROM relay_connections
+WHERE relay = :relay AND renewed_at < clock_timestamp() - make_interval(secs => CAST(:silent_for_s AS double precision));
+
+-- name: list_holders
+-- Who shares the connections of a relay.
+SELECT holder, wanted, held FROM relay_connections WHERE relay = :relay ORDER BY holder;
+
+-- name: write_holder
+-- What a holder wants of a relay's connections, and may have open.
+INSERT INTO relay_connections (relay, holder, wanted, held, renewed_at)
+VALUES (:relay, :holder, CAST(:wanted AS integer), CAST(:held AS integer), clock_timestamp())
+ON CONFLICT (relay, holder) DO UPDATE
+SET wanted = excluded.wanted, held = excluded.held, renewed_at = excluded.renewed_at;
+
+-- name: forget_holder
+-- A process has no connection open any more, to any relay.
+DELETE FROM relay_connections WHERE holder = :holder;
+
+-- name: list_throttles
+-- All relays and recipient domains that have a state, with the connections that are held, and the moment.
+SELECT t.scope, t.name, t.line_origin, t.line_interval, t.line_heads, t.taken, t.first_used_at, t.back_off_rate,
+    t.back_off_full_rate, t.back_off_since, t.back_off_cut_at, t.back_off_reason, clock_timestamp() AS now,
+    coalesce(sharing.held, 0) AS connections, coalesce(sharing.holders, 0) AS holders
+FROM throttle AS t
+LEFT JOIN LATERAL (
+    SELECT sum(c.held) AS held, count(*) AS holders FROM relay_connections AS c
+    WHERE t.scope = 'relay' AND c.relay = t.name
+        AND c.renewed_at >= clock_timestamp() - make_interval(secs => CAST(:silent_for_s AS double precision))
+) AS sharing ON TRUE
+WHERE t.taken_at >= CAST(:active_since AS timestamptz) OR t.back_off_cut_at >= CAST(:cut_since AS bigint)
+    OR t.scope = 'relay'
+ORDER BY t.scope DESC, t.name;

@@ -53,7 +53,12 @@ def site(
         relay_port=server.port,
         campaign=campaign,
         mailcasters=[{"name": "m1", "min_job_size": 400, "max_job_size": 1000, "connections": connections}],
-        dispatcher={"heartbeat_seconds": 0.5, "retry_after_minutes": 0.0001, **dispatcher},
+        dispatcher={
+            "heartbeat_seconds": 0.5,
+            "retry_after_minutes": 0.0001,
+            "back_off_round_seconds": 0.01,
+            **dispatcher,
+        },
     )
     lines = [f"{local}@example.net,Reader,{n}\n" for n, local in enumerate(locals_)]
     (folder / "everybody.csv").write_text("email,name,number\n" + "".join(lines), encoding="utf-8")

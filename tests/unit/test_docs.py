@@ -20,7 +20,7 @@ from mail_orchestration.cli.exit_codes import MEANING
 from mail_orchestration.composition.definition import CampaignDefinition
 from mail_orchestration.composition.definition_parts import AttachmentSpec, Schedule
 from mail_orchestration.composition.errors import FaultReason
-from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings
+from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, RampSettings
 from mail_orchestration.kernel.settings import (
     AudienceSettings,
     DagsterSettings,
@@ -116,6 +116,7 @@ def expect_keys(text: str, model: type[BaseModel]) -> None:
         ("dagster", DagsterSettings),
         ("relays", RelaySettings),
         ("limits", LimitSettings),
+        ("ramp", RampSettings),
         ("domains", DomainSettings),
         ("mailcasters", MailcasterParameters),
         ("audiences", AudienceSettings),

@@ -25,7 +25,7 @@ class Step:
     transit: float = 0.0
     gives_back: float = 0.0
     """The part of the slots, from the end, that it gives back instead."""
-    share: float = 1.0
+    rate: float | None = None
 
 
 steps = st.lists(
@@ -36,7 +36,7 @@ steps = st.lists(
         lateness=st.lists(st.floats(0, 1.2), min_size=1, max_size=5),
         transit=st.floats(0, 1),
         gives_back=st.one_of(st.just(0.0), st.floats(0, 1)),
-        share=st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.1]),
+        rate=st.sampled_from([None, None, None, 20.0, 3.0, 0.5]),
     ),
     min_size=1,
     max_size=60,
@@ -55,7 +55,7 @@ def arrivals(limits: Limits, course: list[Step]) -> list[int]:
     taken, now, found = Taken(), 1_800_000_000 * SECOND, []
     for step in course:
         now += step.pause
-        taken, grant = allot(taken, limits, step.wanted, now, share=step.share)
+        taken, grant = allot(taken, limits, step.wanted, now, rate=step.rate)
         assert len(grant.moments) <= step.wanted
         kept = len(grant.moments) - int(step.gives_back * len(grant.moments))
         used = 0

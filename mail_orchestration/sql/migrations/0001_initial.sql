@@ -619,7 +619,8 @@ CREATE TABLE retention (
 -- taken of its limits, whatever installation they are of: the limits themselves are settings. Read and written under
 -- the row's lock, in a transaction of its own; egress/slots.py says what the numbers mean. line_*: the slots by which
 -- seconds and minutes are kept, in microseconds since 1970 by the database's clock; line_heads has for each track the
--- first slot that nobody has. taken: messages of an hour's and a day's quota, by window and period.
+-- first slot that nobody has. taken: messages of an hour's and a day's quota, by window and period. back_off_*: that it
+-- asked for less, as egress/aimd.py has it.
 CREATE TABLE throttle (
     scope text NOT NULL,
     name text NOT NULL,
@@ -628,9 +629,31 @@ CREATE TABLE throttle (
     line_heads bigint [] NOT NULL DEFAULT '{}',
     taken jsonb NOT NULL DEFAULT '{}',
     taken_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    first_used_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    back_off_rate double precision,
+    back_off_full_rate double precision,
+    back_off_since bigint,
+    back_off_cut_at bigint,
+    back_off_reason text,
     PRIMARY KEY (scope, name),
-    CONSTRAINT throttle_scope_is_known CHECK (scope IN ('relay', 'domain'))
+    CONSTRAINT throttle_scope_is_known CHECK (scope IN ('relay', 'domain')),
+    CONSTRAINT back_off_is_whole CHECK (
+        num_nulls(back_off_rate, back_off_full_rate, back_off_since, back_off_cut_at, back_off_reason) IN (0, 5)
+    )
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
+CREATE INDEX throttle_that_backs_off ON throttle (back_off_cut_at) WHERE back_off_cut_at IS NOT NULL;
+
+-- The connections of a relay among those who send to it, each a process: how many it wants, and how many it may have open.
+-- Written under the lock of the relay's row in throttle; a holder that is silent has none any more.
+CREATE TABLE relay_connections (
+    relay text NOT NULL,
+    holder text NOT NULL,
+    wanted integer NOT NULL,
+    held integer NOT NULL,
+    renewed_at timestamptz NOT NULL,
+    PRIMARY KEY (relay, holder),
+    CONSTRAINT connections_are_not_negative CHECK (wanted >= 0 AND held >= 0)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
 
 
 -- Partitions -----------------------------------------------------------------------------------------------------

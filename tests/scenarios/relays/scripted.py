@@ -32,6 +32,8 @@ class Script:
     once: dict[str, list[str]] = field(default_factory=dict)
     """Step (`greeting`, `ehlo`, `starttls`, `auth`, `mail`, `rset`, `quit`) → what goes wrong at it, each once: the
     first session that comes there meets the first of them, and so on."""
+    at_mail: str | None = None
+    """While it is set, every MAIL command is answered with it; 421 closes the session."""
     defers_first: int = 0
     """So many RCPT commands, whoever they name, are answered with 451."""
     falls_silent_after: int | None = None
@@ -58,7 +60,7 @@ class ScriptedRelay:
         self.tries: Counter[str] = Counter()
         self.unanswered = 0
         """Messages that were taken and have no answer yet."""
-        self.sessions = 0
+        self.sessions = self.most_sessions = 0
         self.deferred = 0
         self.octets_said_in_vain = 0
         """Of replies without end: what we could write before the client hung up."""
@@ -125,6 +127,7 @@ class ScriptedRelay:
         self._talks.add(task)
         self._writers.add(writer)
         self.sessions += 1
+        self.most_sessions = max(self.most_sessions, len(self._writers))
         try:
             await Talk(self, reader, writer).run()
         except (Drop, ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):

@@ -123,6 +123,12 @@ class Talk:
             self.relay.deferred += 1
             await self.say("451 4.3.2 nobody, for a while")
             return
+        if verb == "MAIL" and (trouble := self.script.at_mail) is not None:
+            self.sender = None
+            await self.say(trouble)
+            if trouble.startswith("421"):
+                raise Drop
+            return
         if await self.misbehave(local, verb.lower()):
             if verb == "MAIL":
                 self.sender = None

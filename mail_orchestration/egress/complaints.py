@@ -1,0 +1,121 @@
+"""When what relays answer means that less should be sent: to the relay, or to a group of recipient domains (spec 6.7).
+
+421 speaks of the relay, at once. A 4yz may speak of anything: greylisting defers a few of many first mails, and that
+is no reason to go slower. So it takes MOST_DEFERRED of WINDOW answers, those of a domain from the first deferred one
+on. In answer to RCPT it speaks of the domain, and of the relay only where several domains get it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mail_orchestration.egress.faults import without_addresses
+from mail_orchestration.egress.ports import Complaint, Scope
+from mail_orchestration.egress.reply import Reply
+from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.model import Phase
+
+WINDOW = 50
+"""Answers that are looked at together."""
+MOST_DEFERRED = 15
+"""So many deferred ones of them are a complaint. Of 2 % that are deferred this many in a window never are."""
+MOST_OF_ONE_DOMAIN = 5
+"""More of one domain than this do not count against the relay."""
+MOST_DOMAINS = 100_000
+"""Of so many recipient domains answers are counted."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Answers since `began`, and those of the window before."""
+
+    began: float
+    answers: int = 0
+    deferred: Counter[str] = field(default_factory=Counter)
+    """By recipient domain; by '' what is not the domain's."""
+    before_began: float = 0.0
+    before_answers: int = 0
+
+    def begin_anew(self, now: float) -> None:
+        self.before_began, self.before_answers = self.began, self.answers
+        self.began, self.answers, self.deferred = now, 0, Counter()
+
+    def rate(self, now: float) -> float:
+        """Answers per second, lately; too few where there was none for a while."""
+        began = self.before_began if self.before_answers else self.began
+        return (self.before_answers + self.answers) / max(0.1, now - began)
+
+
+class Complaints:
+    """What is counted of the answers that one process gets, and what it has to complain of."""
+
+    def __init__(self) -> None:
+        self._relays: dict[Scope, _Tally] = {}
+        self._domains: dict[Scope, _Tally] = {}
+        """Of domains that deferred something lately."""
+        self._made: dict[Scope, Complaint] = {}
+
+    @property
+    def is_any_deferred(self) -> bool:
+        """Whether answers of any domain are counted: else `note` need not know whose an accepted message was."""
+        return bool(self._domains)
+
+    def note(
+        self, relay: Scope, domain: Scope | None, verdict: Verdict, reply: Reply, phase: Phase, now: float
+    ) -> bool:
+        """An answer to a message; `now` in seconds of the steady clock. Whether it led to a complaint."""
+        tally = self._relays.get(relay)
+        if tally is None:
+            tally = self._relays[relay] = _Tally(now)
+        tally.answers += 1
+        is_new = False
+        match verdict:
+            case Verdict.GIVE_BACK:
+                is_new = self._complain(relay, tally, reply, now)
+            case Verdict.DEFERRED:
+                is_of_domain = domain is not None and phase is Phase.RCPT
+                tally.deferred[domain.name if domain is not None and is_of_domain else ""] += 1
+                if _against_relay(tally) >= MOST_DEFERRED:
+                    is_new = self._complain(relay, tally, reply, now)
+            case _:
+                pass
+        if domain is not None:
+            is_new |= self._note_of_domain(domain, verdict, reply, phase, now)
+        if tally.answers >= WINDOW:
+            tally.begin_anew(now)
+        return is_new
+
+    def take(self) -> list[Complaint]:
+        """What was complained of since the last time."""
+        made, self._made = self._made, {}
+        return list(made.values())
+
+    def _note_of_domain(
+        self, domain: Scope, verdict: Verdict, reply: Reply, phase: Phase, now: float
+    ) -> bool:
+        is_deferred = verdict is Verdict.DEFERRED and phase is Phase.RCPT
+        tally = self._domains.get(domain)
+        if tally is None:
+            if not is_deferred:
+                return False
+            if len(self._domains) >= MOST_DOMAINS:
+                self._domains.clear()
+            tally = self._domains[domain] = _Tally(now)
+        tally.answers += 1
+        tally.deferred[domain.name] += is_deferred
+        is_new = tally.deferred[domain.name] >= MOST_DEFERRED and self._complain(domain, tally, reply, now)
+        if is_new or tally.answers >= WINDOW:
+            del self._domains[domain]
+        return is_new
+
+    def _complain(self, scope: Scope, tally: _Tally, reply: Reply, now: float) -> bool:
+        self._made[scope] = Complaint(
+            scope=scope, reason=without_addresses(str(reply)), seen_rate=tally.rate(now)
+        )
+        tally.begin_anew(now)
+        return True
+
+
+def _against_relay(tally: _Tally) -> int:
+    return sum(min(count, MOST_OF_ONE_DOMAIN) if name else count for name, count in tally.deferred.items())
