@@ -163,6 +163,7 @@ class Teller:
             f"{program} mail-jobs 1 {settings}",
             f"{program} report 1 {settings}",
             f"{program} message 1 1 {settings}",
+            *([f"{program} processes {settings}"] if command == "dev" else []),
         ):
             content.append(f"{line}\n", style="cyan")
         content.append("mail-orchestration is in .venv/bin. " if command == "demo" else "", style="dim")

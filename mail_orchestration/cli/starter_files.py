@@ -43,6 +43,10 @@ mailcasters:
 dispatcher:
   small_audience_threshold: 100 # a mail job with fewer recipients is small and never divided
 
+# Where Dagster's webserver is, for the commands processes, switch and run.
+# dagster:
+#   url: http://127.0.0.1:3000
+
 # Where audiences are filled from: csv, parquet, direct_mailer (files) or sql with sql_url_env.
 audiences:
   - name: newsletter
