@@ -18,6 +18,7 @@ from jobs.clean_delivery_queue import clean_delivery_queue
 from jobs.mailcaster import mailcaster
 from jobs.operate import restart_mail_jobs, stop_mail_jobs
 from jobs.release_campaign import release_campaign
+from jobs.single_mailer import single_mailer
 from schedules.global_queue_sensor import global_queue_sensor
 from schedules.partition_key_sensor import partition_key_sensor
 from schedules.release_sensors import assemble_sensor, queue_for_delivery_sensor, report_sensor
@@ -46,6 +47,7 @@ defs = dg.Definitions(
         stop_mail_jobs,
         restart_mail_jobs,
         mailcaster,
+        single_mailer,
         clean_delivery_queue,
     ],
     sensors=[

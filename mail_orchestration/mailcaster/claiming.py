@@ -19,10 +19,13 @@ from mail_orchestration.serving import Served
 from mail_orchestration.single_mailer.worker import KINDS, KINDS_FOR_OTHERS
 
 
-def has_work(inst: Installation, mailcaster: str, *, now: datetime | None = None) -> bool:
+def has_work(
+    inst: Installation, mailcaster: str, *, now: datetime | None = None, own_loose_mails: bool = True
+) -> bool:
     """True when there is work that this mailcaster would take, now by the database's clock or at `now`.
 
-    Outside an installation's send window there is none of it. Cheap, and locks nothing. Raises BadSettings when it
+    Without `own_loose_mails` those of its own installation do not count, for which there is a single mailer. Outside an
+    installation's send window there is none of it. Cheap, and locks nothing. Raises BadSettings when it
     serves an installation that the database does not know.
     """
     parameters = inst.settings.mailcaster(mailcaster)
@@ -47,6 +50,7 @@ def has_work(inst: Installation, mailcaster: str, *, now: datetime | None = None
                 connection, each.installation_id, KINDS if each is inst else KINDS_FOR_OTHERS, now
             )
             for each in with_loose_mails
+            if own_loose_mails or each is not inst
         )
 
 

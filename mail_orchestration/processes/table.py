@@ -69,12 +69,13 @@ PROCESSES: tuple[Process, ...] = (
         name="global_delivery_queue",
         title="Global delivery queue",
         description=(
-            "Wakes each mailcaster for whom there is work and who is not at work already. Switched off, shifts that "
-            "run end when they find no more work, and no new one begins; to stop at once, hold sending."
+            "Wakes each mailcaster for whom there is work and who is not at work already, and the single mailer when a "
+            "single mail or a retry is due. Switched off, shifts that run end when they find no more work, and no new "
+            "one begins; to stop at once, hold sending."
         ),
         scope=Scope.ALL,
         trigger=Trigger.SENSOR,
-        jobs=("mailcaster",),
+        jobs=("mailcaster", "single_mailer"),
     ),
     Process(
         name="report",

@@ -23,7 +23,7 @@ from mail_orchestration.dispatch.loose_mails import (
     reserve_loose_mails,
 )
 from mail_orchestration.dispatch.retry_policy import NextStep, RetryPolicy, next_step
-from mail_orchestration.dispatch.send_window import send_window
+from mail_orchestration.dispatch.send_window import SendWindow, send_window
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.loose_results import LooseResult
@@ -50,6 +50,12 @@ LOOK_S = 1.0
 """How soon what comes while others are being sent is found, and a hold is noticed."""
 STOP_POLL_S = 0.2
 """How soon a stop by a signal is noticed."""
+
+
+def kinds_at(window: SendWindow, kinds: Iterable[LooseMailKind], now: datetime) -> list[LooseMailKind]:
+    """Those that may be sent at a moment: single mails do not wait for the send window, unless they must (spec 6.7)."""
+    is_open, is_open_for_singles = window.is_open_at(now), window.is_open_for_single_mails_at(now)
+    return [kind for kind in kinds if (is_open_for_singles if kind is LooseMailKind.SINGLE else is_open)]
 
 
 @dataclass(kw_only=True)
@@ -105,14 +111,8 @@ class LooseMailer:
         """The day from which on there may be no partition of the delivery log."""
 
     def kinds_at(self, now: datetime) -> list[LooseMailKind]:
-        """What may be sent at a moment: single mails do not wait for the send window, unless they must (spec 6.7)."""
-        is_open = self._window.is_open_at(now)
-        is_open_for_singles = self._window.is_open_for_single_mails_at(now)
-        return [
-            kind
-            for kind in self.preparers
-            if (is_open_for_singles if kind is LooseMailKind.SINGLE else is_open)
-        ]
+        """What of that which it can prepare may be sent at a moment."""
+        return kinds_at(self._window, self.preparers, now)
 
     def close(self) -> None:
         """The shift is over: end the processes that compose."""

@@ -6,6 +6,7 @@ from mail_orchestration.single_mailer.failures import delete, failures, resubmit
 from mail_orchestration.single_mailer.mails import SingleMail, Submission, Submitted
 from mail_orchestration.single_mailer.shift import LooseShiftSummary, run_loose_shift
 from mail_orchestration.single_mailer.submitting import submit
+from mail_orchestration.single_mailer.worker import has_work
 
 __all__ = [
     "LooseShiftSummary",
@@ -14,6 +15,7 @@ __all__ = [
     "Submitted",
     "delete",
     "failures",
+    "has_work",
     "resubmit",
     "run_loose_shift",
     "submit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
@@ -38,6 +39,7 @@ def run_loose_shift(
     time_budget_s: float | None = None,
     linger_s: float = 0.0,
     connections: int = CONNECTIONS,
+    on_turn: Callable[[LooseTally], None] | None = None,
 ) -> LooseShiftSummary:
     """Send loose mails, single ones first, until none has been due for `linger_s` seconds, or `stop` is set.
 
@@ -63,6 +65,8 @@ def run_loose_shift(
             now = time.monotonic()
             if tally.mails:
                 last_mail_at = now
+                if on_turn is not None:
+                    on_turn(tally)
             if ended := _why_over(tally, stop, until, now, last_mail_at + linger_s):
                 return LooseShiftSummary(tally=total, seconds=now - began, ended_because=ended)
             stop.wait(POLL_S)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Sequence
+from datetime import datetime
 
+from mail_orchestration.dispatch.loose_mails import has_due_loose_mails
+from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.sending.loose_mailer import LooseMailer
+from mail_orchestration.sending.loose_mailer import LooseMailer, kinds_at
 from mail_orchestration.sending.preparing import Preparer
 from mail_orchestration.sending.retries import RetryPreparer
 from mail_orchestration.sending.singles import SinglePreparer
@@ -37,3 +41,14 @@ def loose_mailer(
     }
     chosen = {kind: preparer for kind, preparer in preparers.items() if kind in kinds}
     return LooseMailer(inst, worker, relays, connections, station, stop, chosen)
+
+
+def has_work(inst: Installation, *, now: datetime | None = None) -> bool:
+    """Whether a single mailer would find something to send, now by the database's clock or at `now`. Cheap.
+
+    What waits for the send window is nothing until it opens.
+    """
+    window = send_window(inst.settings)
+    with inst.database.begin() as connection:
+        at = now or database_now(connection)
+        return has_due_loose_mails(connection, inst.installation_id, kinds_at(window, KINDS, at), at)
