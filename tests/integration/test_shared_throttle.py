@@ -1,0 +1,152 @@
+"""What processes share through the throttle's rows: back-off, the ramp of a new relay, its connections."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from mail_orchestration.cli.commands import run
+from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.egress.ports import Complaint, Held, Scope, Standing
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.settings import Settings, load_settings
+from mail_orchestration.throttling import SharedThrottle
+
+pytestmark = [pytest.mark.rule("6.7"), pytest.mark.rule("6.8")]
+
+RELAY = Scope("relay", "mail.example:25")
+DOMAIN = Scope("domain", "big.example")
+
+
+def process(database: Database, **relay: object) -> SharedThrottle:
+    """What one more process that sends has."""
+    given = {"name": "own", "host": "Mail.example", "connections": 10, **relay}
+    return SharedThrottle(database, Settings.model_validate({"relays": [given]}))
+
+
+def stand(process: SharedThrottle, held: int, *complaints: Complaint, wanted: int = 10) -> Standing:
+    return asyncio.run(process.stand(complaints, {RELAY: Held(most=10, wanted=wanted, held=held)}))
+
+
+def slots(process: SharedThrottle, scope: Scope, wanted: int) -> list[float]:
+    [found] = asyncio.run(process.take({scope: wanted}, []))
+    return list(found.opens)
+
+
+def change(database: Database, statement: str) -> None:
+    with database.begin() as connection:
+        connection.execute(text(statement))
+
+
+@pytest.mark.parametrize("scope", [RELAY, DOMAIN], ids=["relay", "domain"])
+def test_all_processes_slow_down_together_and_recover(database: Database, scope: Scope) -> None:
+    one, other = process(database), process(database)
+    assert not stand(one, 0).is_news
+    assert stand(other, 0).connections == {RELAY: 0}, "the first one has them all"
+    assert not one.is_limited(scope)
+
+    complaint = Complaint(scope=scope, reason="451 4.7.1 too fast", seen_rate=100.0)
+    assert stand(one, 10, complaint).is_news
+    assert stand(other, 0).is_news
+    for each in (one, other):
+        assert each.is_limited(scope)
+        gaps = [after - before for before, after in pairwise(slots(each, scope, 1000))]
+        assert min(gaps) == pytest.approx(1 / 50, rel=0.01), "half as fast, for both together"
+    assert not stand(one, 10, complaint).is_news, "within the same round"
+    assert slots(one, scope, 1000)
+
+    change(database, "UPDATE throttle SET back_off_cut_at = back_off_cut_at - 3600000000")
+    stand(one, 10)
+    assert not one.is_limited(scope)
+
+
+def test_a_new_relay_gets_more_each_day(database: Database) -> None:
+    one = process(database, ramp={"messages_on_first_day": 30, "growth": 1.5})
+    assert one.is_limited(RELAY)
+    assert len(slots(one, RELAY, 100)) == 30
+    assert slots(one, RELAY, 100) == []
+    change(database, "UPDATE throttle SET first_used_at = first_used_at - interval '1 day'")
+    assert len(slots(process(database, ramp={"messages_on_first_day": 30}), RELAY, 100)) == 15
+    since = process(database, ramp={"messages_on_first_day": 30, "since": "2020-01-01"})
+    assert len(slots(since, RELAY, 100)) == 100, "its ramp is over"
+
+
+def test_connections_change_hands_and_those_of_the_silent_are_free(database: Database) -> None:
+    one, other = process(database), process(database)
+    assert stand(one, 0).connections == {RELAY: 10}
+    assert stand(other, 0).connections == {RELAY: 0}
+    assert stand(one, 10).connections == {RELAY: 5}
+    assert stand(other, 0).connections == {RELAY: 0}, "they are not closed yet"
+    assert stand(one, 6).connections == {RELAY: 5}
+    assert stand(other, 0).connections == {RELAY: 4}
+    assert stand(one, 5).connections == {RELAY: 5}
+    assert stand(other, 4).connections == {RELAY: 5}
+
+    asyncio.run(one.leave())
+    assert stand(other, 5).connections == {RELAY: 10}
+
+    change(database, "UPDATE relay_connections SET renewed_at = renewed_at - interval '29 s'")
+    assert stand(one, 0).connections == {RELAY: 0}
+    change(database, "UPDATE relay_connections SET renewed_at = renewed_at - interval '31 s'")
+    assert stand(process(database), 0).connections == {RELAY: 10}
+
+
+def test_throttle_shows_what_holds(
+    database: Database,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    monkeypatch.setenv("COLUMNS", "160")
+    path = tmp_path / "mail_orchestration.yaml"
+    path.write_text(
+        "relays:\n"
+        "  - {name: own, host: mail.example, limits: {per_second: 20, per_hour: 1000}, connections: 10,"
+        " ramp: {messages_on_first_day: 400}}\n"
+        "domains:\n  - {name: outlook, domains: [outlook.com, live.com], limits: {per_minute: 300}}\n"
+    )
+    sender = SharedThrottle(database, load_settings(path))
+    stand(sender, 0, Complaint(scope=RELAY, reason="421 4.7.0 too fast", seen_rate=15.0))
+    taken = len(slots(sender, RELAY, 7))
+    assert taken
+    assert run(["throttle", "-s", str(path)]) == ExitCode.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        f"mail.example:25 (own) 9.6/s 20 {taken} of 1,000 {taken} of 400, day 1 of the ramp 10 of 10" in said
+    )
+    assert "outlook (outlook.com, live.com) 4.8/s 300" in said
+    assert "9.6 of 19.2 messages/s" in said
+    assert "it said: 421 4.7.0 too fast" in said
+
+
+@pytest.mark.parametrize(
+    ("relay", "told"),
+    [
+        ("ramp: {}", r"ramp\.messages_on_first_day: is missing"),
+        ("ramp: {messages_on_first_day: 0}", r"ramp\.messages_on_first_day: "),
+        ("ramp: {messages_on_first_day: 5, growth: 1}", r"ramp\.growth: "),
+        ("ramp: {messages_on_first_day: 5, since: monday}", r"ramp\.since: "),
+    ],
+)
+def test_a_ramp_that_is_none_is_refused(relay: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "mail_orchestration.yaml"
+    path.write_text(f"relays:\n  - name: own\n    host: mail.example\n    {relay}\n", encoding="utf-8")
+    with pytest.raises(BadSettings, match=rf":4: relays\[0\]\.{told}"):
+        load_settings(path)
+
+
+def test_a_relay_has_one_set_of_limits_by_all_its_names(tmp_path: Path) -> None:
+    path = tmp_path / "mail_orchestration.yaml"
+    path.write_text(
+        "relays:\n  - {name: a, host: mail.example}\n  - {name: b, host: Mail.Example, connections: 5}\n"
+    )
+    with pytest.raises(BadSettings, match=r"'a' and 'b' are both .*, and have different connections"):
+        load_settings(path)
