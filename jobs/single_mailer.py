@@ -20,7 +20,7 @@ from assets.failures import told_to_operators
 from assets.interrupts import end_as_canceled, interrupts
 from assets.mail_system import MailSystem
 from jobs.tags import PROCESS
-from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.kernel.errors import BadInput, RelayUnreachable
 from mail_orchestration.sending.loose_mailer import LooseTally
 from mail_orchestration.single_mailer import LooseShiftSummary, run_loose_shift
 
@@ -49,6 +49,7 @@ def work_a_single_shift(
     """Send single mails and retries as they come due, single mails first.
 
     Stopped from the UI it finishes the mails in flight and ends as CANCELED; the others are taken by the next shift.
+    When no relay could be reached it fails: the sensor tries again after a pause.
     """
     with told_to_operators():
         if config.linger_seconds < 0:
@@ -75,6 +76,9 @@ def work_a_single_shift(
     )
     if interrupted:
         end_as_canceled(context)
+    if summary.tally.unreachable is not None:
+        with told_to_operators():
+            raise RelayUnreachable(summary.tally.unreachable)
 
 
 def _work(

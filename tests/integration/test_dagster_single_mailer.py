@@ -89,6 +89,18 @@ def test_one_at_a_time_and_none_while_sending_is_held(world: World) -> None:
     assert asked(world) == ["single mailer: at work"]
 
 
+def test_a_run_that_reaches_no_relay_fails_and_is_not_repeated_at_once(world: World) -> None:
+    world.write_settings(dispatcher={"relay_unreachable_after_seconds": 0.1})
+    submit_to(world, "ann")
+
+    result = world.run("single_mailer", config=AT_ONCE, must_succeed=False)
+
+    assert not result.success
+    assert "relay" in failure_of(result)
+    world.instance.add_run_tags(result.run_id, {SINGLE_MAILER: "test"})  # as the sensor would have
+    assert "failed less than 60 s ago" in asked(world)[0]
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
