@@ -206,10 +206,12 @@ class Connection:
                         slot.put_back()
                     feed.give_back(message)
                     return None
-            if (turn := feed.admit(message)) is not None:
+            turn = feed.admit(message)
+            if turn is not None and (not feed.is_stale(turn.message) or await feed.is_wanted(turn.message)):
                 return turn.message
-            if slot is not None:
-                slot.put_back()
+            for unused in (slot, turn.slot if turn is not None else None):
+                if unused is not None:
+                    unused.put_back()
             following = await self._next(lane, session)
             if following is None:
                 return None
@@ -227,9 +229,14 @@ class Connection:
         turn = None if ahead is None else self._feed.admit(ahead, ahead_s)
         if turn is not None:
             prepared = session.prepare(turn.message)
-            if not isinstance(prepared, Refusal) and len(prepared.body) <= BLOCK_OCTETS:
+            if (
+                not isinstance(prepared, Refusal)
+                and len(prepared.body) <= BLOCK_OCTETS
+                and not self._feed.is_stale(turn.message)
+            ):
                 return turn.message, prepared
-            # One that we refuse is recorded in its turn; a large one is not held where it is not being sent.
+            # One that we refuse is recorded in its turn; a large one is not held where it is not being sent; and one
+            # that waited for long is asked about first.
             self._feed.give_back(turn.message)
         for unused in (slot, turn.slot if turn is not None else None):
             if unused is not None:

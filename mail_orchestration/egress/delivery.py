@@ -15,7 +15,7 @@ from mail_orchestration.egress.connection import Connection
 from mail_orchestration.egress.feed import Feed
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lanes
-from mail_orchestration.egress.ports import MessageSource, ResultSink, Scope
+from mail_orchestration.egress.ports import MessageSource, ResultSink, Scope, StillWanted
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Results
@@ -23,9 +23,9 @@ from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.egress.verdict import Verdict
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.model import Outcome, Phase
+from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase
 
-__all__ = ["DeliveryReport", "MessageSource", "ResultSink", "deliver"]
+__all__ = ["DeliveryReport", "MessageSource", "ResultSink", "StillWanted", "deliver"]
 
 FAILURE_GRACE_S = 30.0
 """How long, after source or sink failed, replies to bodies already sent are still waited for."""
@@ -57,12 +57,14 @@ async def deliver(
     idle: IdleSessions | None = None,
     may_send: Callable[[], bool] = lambda: True,
     throttle: Throttle | None = None,
+    still_wanted: StillWanted | None = None,
 ) -> DeliveryReport:
     """Send what `source` gives until it has no more or `stop` is set, `connections` messages at a time.
 
     `may_send` is asked right before each body: a message to which it says no is unsent, and the delivery is
     expected to be stopped. With `idle` sessions are taken from there and left there; without it each ends with QUIT.
-    `throttle` knows the limits that hold for relays and recipient domains; without it there are none.
+    `throttle` knows the limits that hold for relays and recipient domains; without it there are none. A message that
+    waited for its domain's limit for long is sent only if `still_wanted` says so.
 
     After `stop` no body is begun; those begun are finished and recorded. Raises RelayUnreachable if no relay
     could be used for `unreachable_after_s` seconds, BadSettings for wrong relays, and whatever source, sink and
@@ -77,7 +79,9 @@ async def deliver(
         raise BadSettings("relays: two have the same name")
     used = min(connections, sum(relay.connections for relay in relays))
     lanes = Lanes(relays, unreachable_after_s, throttle, idle, used)
-    feed = Feed(source, max(2, used), throttle.gate_of_address if throttle else _unlimited)
+    feed = Feed(
+        source, max(2, used), throttle.gate_of_address if throttle else _unlimited, still_wanted or _always
+    )
     results = Results(sink, clock)
     fleet = [
         Connection(feed, lanes, results, idle, may_send, throttle.heard if throttle else _unheard)
@@ -158,6 +162,11 @@ class _Delivery:
             if not self._failed.done():
                 self._failed.set_result(error)
             self._end()
+
+
+async def _always(_message: OutgoingMessage) -> bool:
+    """Without anybody to ask it is sent."""
+    return True
 
 
 def _unlimited(_address: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mail_orchestration.egress.gate import Gate, Slot
 from mail_orchestration.egress.parking import Parking
-from mail_orchestration.egress.ports import MessageSource
+from mail_orchestration.egress.ports import MessageSource, StillWanted
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.model import OutgoingMessage
 
@@ -30,9 +30,14 @@ class Feed:
     """One for all connections of a delivery."""
 
     def __init__(
-        self, source: MessageSource, messages_ahead: int, gate_of_address: Callable[[str], Gate | None]
+        self,
+        source: MessageSource,
+        messages_ahead: int,
+        gate_of_address: Callable[[str], Gate | None],
+        still_wanted: StillWanted,
     ) -> None:
         self._source = source
+        self._still_wanted = still_wanted
         self._most = messages_ahead
         self._gate_of_address = gate_of_address
         self._ready: deque[OutgoingMessage] = deque()
@@ -44,7 +49,7 @@ class Feed:
         self._is_exhausted = self._is_over = False
         self._breaks: dict[int, int] = {}
         self.taken = 0
-        """How many messages the source has given."""
+        """How many messages the source has given and not taken back."""
 
     async def fill(self) -> None:
         """Take from the source until it has no more. What the source raises comes through."""
@@ -111,6 +116,17 @@ class Feed:
             self._parking.park(gate, following)
             following = self.take_now()
         return None
+
+    def is_stale(self, message: OutgoingMessage) -> bool:
+        """Whether `message` waited for its domain for so long that it must be asked about first."""
+        return self._parking.is_stale(message)
+
+    async def is_wanted(self, message: OutgoingMessage) -> bool:
+        """Ask the source about a stale one; what it wants no more is no longer ours. What it raises comes through."""
+        self._parking.refresh(message)
+        wanted = await self._still_wanted(message)
+        self.taken -= not wanted
+        return wanted
 
     def give_back(self, message: OutgoingMessage) -> None:
         """`message` is unsent and comes next."""

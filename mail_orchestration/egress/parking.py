@@ -15,6 +15,8 @@ from mail_orchestration.kernel.model import OutgoingMessage
 
 MOST_PARKED, MOST_OCTETS_PARKED = 1000, 8 * 1024 * 1024
 """With more than this, nothing further is taken from the source."""
+STALE_AFTER_S = 10.0
+"""Who waited for longer may have opted out meanwhile."""
 
 
 class Parking:
@@ -27,6 +29,7 @@ class Parking:
         """A heap: when each gate that has slots lets the next of its queue leave."""
         self._order = itertools.count()
         self._count = self._octets = 0
+        self._since: dict[int, float] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -44,6 +47,7 @@ class Parking:
         gate.parked = len(queue)
         self._count += 1
         self._octets += len(message.data)
+        self._since.setdefault(message.message_no, steady_seconds())
         if is_first:
             gate.watch(partial(self._schedule, gate))
             self._schedule(gate)
@@ -51,6 +55,15 @@ class Parking:
     def is_waited_for(self, gate: Gate) -> bool:
         """Whether somebody is ahead of a message that comes to this gate now."""
         return gate in self._queues
+
+    def is_stale(self, message: OutgoingMessage) -> bool:
+        """Whether `message` has waited here for so long that it may not be wanted any more."""
+        since = self._since.get(message.message_no)
+        return since is not None and steady_seconds() - since > STALE_AFTER_S
+
+    def refresh(self, message: OutgoingMessage) -> None:
+        """`message` is wanted now."""
+        self._since.pop(message.message_no, None)
 
     def next_at(self) -> float:
         """The moment at which the next message may leave; infinitely far when none is known."""

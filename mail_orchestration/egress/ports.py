@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,6 +19,10 @@ class MessageSource(Protocol):
         Egress takes somewhat ahead of what it sends. What was taken and has no result in the end is unsent.
         """
         ...
+
+
+StillWanted = Callable[[OutgoingMessage], Awaitable[bool]]
+"""Whether a message that was taken a while ago is to be sent; the source has noted what becomes of it where not."""
 
 
 class ResultSink(Protocol):

@@ -16,7 +16,7 @@ from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.failure_policy import gives_up
 from mail_orchestration.dispatch.send_window import send_window
-from mail_orchestration.egress.delivery import MessageSource, deliver
+from mail_orchestration.egress.delivery import MessageSource, StillWanted, deliver
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
@@ -191,7 +191,7 @@ class MailJobDelivery:
             self._keeper.look()
             keeping = asyncio.create_task(self._keeper.keep(log))
             try:
-                relay_errors = await self._send(feed)
+                relay_errors = await self._send(feed, feed.still_wanted)
                 relay_errors |= await self._send_again(feed)
                 if self._keeper.trouble is not None:
                     raise self._keeper.trouble
@@ -205,7 +205,7 @@ class MailJobDelivery:
                 await asyncio.gather(keeping, feed.close(), return_exceptions=True)
                 self._counts = dict(log.counts)
 
-    async def _send(self, source: MessageSource) -> dict[str, str]:
+    async def _send(self, source: MessageSource, still_wanted: StillWanted | None = None) -> dict[str, str]:
         report = await deliver(
             source,
             self,
@@ -217,6 +217,7 @@ class MailJobDelivery:
             idle=self._station.idle,
             may_send=self._keeper.may_send,
             throttle=self._station.throttle,
+            still_wanted=still_wanted,
         )
         return report.last_relay_errors
 

@@ -75,6 +75,12 @@ class MessageFeed:
             self._begin_reading()
         return self.composed(row)
 
+    async def still_wanted(self, message: OutgoingMessage) -> bool:
+        """Egress' question about a message that waited for long: false, and recorded, when it is suppressed by now."""
+        unsent = await asyncio.to_thread(self._read_one, message.message_no)
+        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)
+        return not unsent.suppressed
+
     async def expire(self) -> None:
         """Give all that has no result the result `expired` (spec 3.6). When nothing is being sent any more."""
         await self.close()
@@ -131,6 +137,10 @@ class MessageFeed:
             batch = min(FIRST_BATCH, self._pace.batch) if self._is_first else self._pace.batch
             self._is_first = False
             return unsent_messages(connection, self._claim, self._after, batch)
+
+    def _read_one(self, message_no: int) -> Unsent:
+        with self._database.begin() as connection:
+            return unsent_messages(connection, self._claim, message_no - 1, 1)
 
     async def _set_aside(self, outcome: Outcome, why: str, rows: Sequence[UnsentMessage]) -> None:
         """Record, durably, that these messages are not sent, before more is read."""

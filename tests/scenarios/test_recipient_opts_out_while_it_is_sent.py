@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from mail_orchestration.egress import parking
 from mail_orchestration.feedback.books import books
+from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings
 from mail_orchestration.mailcaster import message_feed, run_shift
 from tests.scenarios.installations import released, site_with_sink, wait_for_results
 from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
@@ -51,3 +54,40 @@ def test_a_slow_relay_is_fed_in_small_batches(
         with inst.database.begin() as connection:
             tally = books(connection, release_id)
     assert (tally.balances, tally.accepted, tally.stopped) == (True, CONTACTS - len(late), len(late))
+
+
+@pytest.mark.rule("1.5")
+@pytest.mark.rule("6.7")
+def test_who_waits_for_a_domains_limit_is_asked_about_again(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contacts, kept = 24, 12
+    monkeypatch.setattr(parking, "STALE_AFTER_S", 0.0)
+    with (
+        site_with_sink(
+            tmp_path,
+            database_url,
+            monkeypatch,
+            contacts=contacts,
+            mailcasters=[{"name": "m1", "connections": 2}],
+        ) as (inst, sink),
+        ThreadPoolExecutor(1) as executor,
+    ):
+        limits = DomainSettings(name="example.net", limits=LimitSettings(per_minute=480))
+        inst = replace(inst, settings=inst.settings.model_copy(update={"domains": (limits,)}))
+        release_id = released(inst)
+        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+        wait_for_results(inst, 1)
+        with inst.database.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO suppression (contact_id, reason)"
+                    " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > :kept"
+                ),
+                {"kept": kept},
+            )
+        assert shift.result(timeout=60).messages == contacts
+        with inst.database.begin() as connection:
+            tally = books(connection, release_id)
+        assert sum(sink.tally().values()) == kept
+    assert (tally.balances, tally.accepted, tally.stopped) == (True, kept, contacts - kept)
