@@ -25,7 +25,7 @@ _LATENESS = {SECOND: 40_000, 60 * SECOND: 2 * SECOND}
 TRANSIT = 10_000
 """Of the lateness, this much is left for the way from us to the relay."""
 MOST_LATENESS = 2 * SECOND
-HORIZON = SECOND // 4
+HORIZON = SECOND // 2
 """A taker gets slots for so long at once: the others wait for no longer, each."""
 HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
 

@@ -102,7 +102,7 @@ def test_who_always_has_work_gets_nearly_all_of_it(
     taken, begin = Taken(), 1_800_000_000 * SECOND
     come, used = [begin] * takers, 0
     while (now := min(come)) < begin + seconds * SECOND:
-        taken, grant = allot(taken, limits, 20, now)
+        taken, grant = allot(taken, limits, 100, now)
         used += len(grant.moments)
         come[come.index(now)] = max(now + 1, grant.moments[-1] if grant.moments else grant.opens_at)
     assert used >= 0.95 * most
