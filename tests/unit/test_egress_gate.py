@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 
 import pytest
 
-from mail_orchestration.egress.ports import Scope, Slice, Unused
+from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.kernel.clock import steady_seconds
@@ -25,11 +25,20 @@ class Slices:
         self.unused: list[Unused] = []
         self._again_s, self._lateness_s = again_s, lateness_s
 
-    def scope_of_relay(self, relay: Relay) -> Scope | None:
+    def scope_of_relay(self, relay: Relay) -> Scope:
         return Scope("relay", relay.host)
 
-    def scope_of_domain(self, domain: str) -> Scope | None:
-        return Scope("domain", domain) if domain.startswith("limited") else None
+    def scope_of_domain(self, domain: str) -> Scope:
+        return Scope("domain", domain)
+
+    def is_limited(self, scope: Scope) -> bool:
+        return scope.kind == "relay" or scope.name.startswith("limited")
+
+    async def stand(self, complaints: Sequence[Complaint], held: Mapping[Scope, Held]) -> Standing:
+        raise AssertionError("no delivery is made here")
+
+    async def leave(self) -> None:
+        pass
 
     async def take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:
         self.wishes.extend(wishes.values())
