@@ -31,7 +31,7 @@ class CampaignState(StrEnum):
     PAUSED = "paused"
     """Set by the operator; left by resuming or deleting. A release leaves it paused."""
     DELETED = "deleted"
-    """Set by the operator; left by a new release."""
+    """Set by the operator; left by a new release, or by resuming one that never was released."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +96,16 @@ def pause_campaign(connection: Connection, installation_id: int, name: str) -> C
 
 
 def resume_campaign(connection: Connection, installation_id: int, name: str) -> CampaignChange:
-    """paused → what it was. Raises NotFound, and StateConflict for a deleted one, which only a release revives."""
+    """paused → what it was. Also deleted → what it was, where it never was released: there is no other way back.
+
+    Raises NotFound, and StateConflict for a deleted one that was released, which only a release revives.
+    """
     campaign = _locked(connection, installation_id, name)
-    if campaign.state == CampaignState.DELETED:
+    if campaign.state == CampaignState.DELETED and campaign.was_released:
         raise StateConflict(f"campaign {name} is deleted: release it to have it again")
     wake_loose_mails(connection, installation_id, campaign_id=campaign.campaign_id)
-    return _changed(connection, campaign, name, {CampaignState.PAUSED}, CampaignState(campaign.resumes_as))
+    leaves = {CampaignState.PAUSED, CampaignState.DELETED}
+    return _changed(connection, campaign, name, leaves, CampaignState(campaign.resumes_as))
 
 
 def delete_campaign(connection: Connection, installation_id: int, name: str, now: datetime) -> CampaignChange:

@@ -18,7 +18,8 @@ ORDER BY c.name;
 
 -- name: lock_campaign
 -- A campaign by name, locked against a release of it that is being made.
-SELECT campaign_id, state, resumes_as
+SELECT campaign_id, state, resumes_as,
+    EXISTS (SELECT FROM release WHERE release.campaign_id = campaign.campaign_id) AS was_released
 FROM campaign
 WHERE installation_id = CAST(:installation_id AS integer) AND name = :name
 FOR NO KEY UPDATE;

@@ -159,6 +159,9 @@ def test_a_paused_campaign_pauses_its_mails_and_a_deleted_one_takes_none(inst: I
     [refused] = submit(inst, mail("cid@example.com"))
     assert (refused.submission, refused.reason) == (Submission.REFUSED, "campaign: letter is deleted")
     assert len(stored(inst)) == 2
+    campaigns.resume(inst, "letter")
+    assert submissions(submit(inst, mail("cid@example.com"))) == [Q]
+    assert [row.state for row in stored(inst)] == ["STOPPED", "STOPPED", "QUEUED"]
 
 
 @pytest.mark.rule("3.5")
