@@ -113,6 +113,10 @@ class Feed:
                 return Turn(following, None)
             if not self._parking.is_waited_for(gate) and (slot := gate.try_enter(ahead_s)) is not None:
                 return Turn(following, slot)
+            if ahead_s:
+                # It is not its turn yet: whether it must wait is seen then.
+                self.give_back(following)
+                return None
             self._parking.park(gate, following)
             following = self.take_now()
         return None
