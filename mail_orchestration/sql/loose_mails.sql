@@ -51,7 +51,8 @@ WHERE loose_mail.loose_mail_id = due.loose_mail_id AND campaign.campaign_id = lo
 
 -- name: reserve_loose_mails
 -- Reserve the next loose mails of an installation for a worker, with all that is needed to send them. What another worker
--- has in hand is passed over.
+-- has in hand is passed over. What is chosen is locked and QUEUED: to ask for that once more would let a planner whose
+-- statistics know of none that is QUEUED read all of them, for each.
 WITH chosen AS (
     SELECT loose_mail_id FROM loose_mail
     WHERE state = 'QUEUED' AND installation_id = CAST(:installation_id AS integer)
@@ -66,7 +67,7 @@ reserved AS (
     SET state = 'SENDING', worker = :worker, fence = loose_mail.fence + 1,
         reserved_until = CAST(:now AS timestamptz) + make_interval(secs => CAST(:for_s AS double precision))
     FROM chosen
-    WHERE loose_mail.loose_mail_id = chosen.loose_mail_id AND loose_mail.state = 'QUEUED'
+    WHERE loose_mail.loose_mail_id = chosen.loose_mail_id
     RETURNING loose_mail.*
 )
 
@@ -103,20 +104,27 @@ WHERE loose_mail.loose_mail_id = held.loose_mail_id AND loose_mail.fence = held.
 RETURNING loose_mail.loose_mail_id;
 
 -- name: has_due_loose_mails
--- Whether a worker would find something of these kinds: due, or reserved by somebody whose time is over.
+-- Whether a worker would find something of these kinds: due, or reserved by somebody whose time is over. One row of each
+-- kind is looked at and no more, whatever waits: without ORDER BY and LIMIT the planner reads all that is due.
 SELECT
     EXISTS (
-        SELECT FROM loose_mail
-        WHERE state = 'QUEUED' AND installation_id = CAST(:installation_id AS integer)
-            AND kind = ANY(CAST(:kinds AS loose_mail_kind[]))
+        SELECT FROM unnest(CAST(:kinds AS loose_mail_kind[])) AS known (kind)
+        CROSS JOIN LATERAL (
+            SELECT FROM loose_mail AS l
+            WHERE l.state = 'QUEUED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+            ORDER BY l.priority DESC
+            LIMIT 1
+        ) AS queued
     )
     OR EXISTS (
         SELECT FROM unnest(CAST(:kinds AS loose_mail_kind[])) AS known (kind)
-        WHERE EXISTS (
+        CROSS JOIN LATERAL (
             SELECT FROM loose_mail AS l
             WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
                 AND l.due_at <= CAST(:now AS timestamptz)
-        )
+            ORDER BY l.due_at
+            LIMIT 1
+        ) AS due
     )
     OR EXISTS (
         SELECT FROM loose_mail
