@@ -117,22 +117,26 @@ def dead_letters(
         left = list_loose_mails(
             connection, inst.installation_id, states=AT_REST, campaign=campaign, most=limit
         )
+    is_asked = resubmit or delete
+    missed = sorted(set(numbers or ()) - set(done)) if is_asked else []
     document = {
         "resubmitted": done if resubmit else [],
         "deleted": done if delete else [],
+        "not_found": missed,
         "dead_letters": left,
     }
 
     def show(console: Console) -> None:
-        if resubmit or delete:
+        if is_asked:
             console.print(f"[green]{'resubmitted' if resubmit else 'deleted'}[/] {len(done):,}")
+        if missed:
+            console.print(f"[yellow]no dead letter[/] {', '.join(map(str, missed))}")
         if left:
             _show(console, left)
         else:
             console.print("There is no dead letter.")
 
     face.answer(document, show)
-    missed = (resubmit or delete) and numbers and len(done) < len(set(numbers))
     return ExitCode.NOT_WELL if missed else None
 
 

@@ -15,7 +15,7 @@ from mail_orchestration.dispatch.loose_mails import ReservedMail
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.errors import ComponentFailed
+from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.sending.components import SendComponents
@@ -45,7 +45,13 @@ class RetryPreparer:
             else:
                 by_release[mail.of_release.release_id].append(mail)
         for release_id, of_one in by_release.items():
-            release = await self._release(release_id)
+            try:
+                release = await self._release(release_id)
+            except (NotFound, BadCampaign) as error:
+                # By themselves: the mails of all others wait behind them.
+                code = FailureCode.CAMPAIGN_NOT_LOADED
+                prepared += (Unsendable(mail=mail, code=code, why=str(error)) for mail in of_one)
+                continue
             prepared += await release.prepare(of_one)
         return prepared
 

@@ -57,6 +57,8 @@ def test_they_are_listed_resubmitted_and_deleted(cli: Cli) -> None:
     assert cli("dead-letters", one, "--resubmit")[1]["resubmitted"] == [int(one)]
     code, shown = cli("dead-letters", one, "--delete")
     assert (code, shown["deleted"]) == (ExitCode.NOT_WELL, []), "it waits for its attempt"
+    assert shown["not_found"] == [int(one)]
+    assert f"no dead letter {one}" in cli("dead-letters", one, "--delete", as_json=False)[1]
     assert cli("dead-letters", "--campaign", "letter", "--delete")[1]["deleted"] == [int(two)]
     (logged,) = cli("delivery-log", "--outcome", "deferred")[1]["delivery_log"]
     assert (logged["loose_mail_id"], logged["address"]) == (int(two), second["address"])

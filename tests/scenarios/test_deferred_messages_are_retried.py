@@ -303,3 +303,29 @@ def test_what_must_not_be_sent_any_more_ends_without_another_attempt(
             logged = delivery_log(connection, inst.installation_id)
         outcome = Outcome.STOPPED if why == "suppressed" else Outcome.EXPIRED
         assert {(each.outcome, each.attempts, each.relay) for each in logged} == {(outcome, 1, "")}
+
+
+@pytest.mark.rule("6.3")
+def test_a_release_that_cannot_be_read_holds_up_nobody_else(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        relay_beside(Script(defers_first=1)) as server,
+        site(tmp_path, server, database_url, monkeypatch, ["r1"]) as inst,
+    ):
+        broken = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        execute(
+            inst,
+            "UPDATE release SET files = files || jsonb_build_object('campaign.yaml', repeat('0', 64)) "
+            "WHERE release_id = :id",
+            id=broken,
+        )
+        sound = released(inst, again=True)
+        send_mail_jobs(inst, monkeypatch)
+        retry_until_nothing_waits(inst)
+        assert waiting(inst) == {LooseMailState.FAILED: 1}
+        assert (tally(inst, broken).deferred, tally(inst, sound).accepted) == (1, 1)
+        with inst.database.begin() as connection:
+            (mail,) = list_loose_mails(connection, inst.installation_id)
+        assert (mail.release_id, mail.code) == (broken, "failed_to_load_campaign_or_document")
