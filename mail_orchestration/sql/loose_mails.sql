@@ -22,7 +22,27 @@ WHERE loose_mail.loose_mail_id = run_out.loose_mail_id;
 -- name: queue_due_loose_mails
 -- What has come to its time is QUEUED, unless what it belongs to is held: PAUSED with a paused campaign or a mail job that
 -- the operator stopped, STOPPED with a deleted campaign. Each kind by itself, so that a million retries keep no single
--- mail waiting.
+-- mail waiting. While a campaign is being paused or resumed its mails are left for the next look: what would be PAUSED
+-- just when those that are PAUSED are let go on would never go on.
+WITH due AS (
+    SELECT due.loose_mail_id, due.campaign_id
+    FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS known (kind)
+    CROSS JOIN LATERAL (
+        SELECT l.loose_mail_id, l.campaign_id FROM loose_mail AS l
+        WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+            AND l.due_at <= CAST(:now AS timestamptz)
+        ORDER BY l.due_at
+        LIMIT 1000
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS due
+),
+
+campaign_at_rest AS (
+    SELECT c.campaign_id, c.state FROM campaign AS c
+    WHERE c.campaign_id IN (SELECT d.campaign_id FROM due AS d)
+    FOR SHARE SKIP LOCKED
+)
+
 UPDATE loose_mail
 SET state = CASE
         WHEN campaign.state = 'deleted' THEN CAST('STOPPED' AS loose_mail_state)
@@ -35,19 +55,10 @@ SET state = CASE
         ELSE 'QUEUED'
     END,
     description = CASE WHEN campaign.state = 'deleted' THEN 'its campaign is deleted' END
-FROM campaign, (
-    SELECT due.loose_mail_id
-    FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS known (kind)
-    CROSS JOIN LATERAL (
-        SELECT l.loose_mail_id FROM loose_mail AS l
-        WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
-            AND l.due_at <= CAST(:now AS timestamptz)
-        ORDER BY l.due_at
-        LIMIT 1000
-        FOR NO KEY UPDATE SKIP LOCKED
-    ) AS due
-) AS due
-WHERE loose_mail.loose_mail_id = due.loose_mail_id AND campaign.campaign_id = loose_mail.campaign_id;
+FROM campaign_at_rest AS campaign
+-- An array: joined with a few thousand, the planner would read all that wait.
+WHERE loose_mail.loose_mail_id = ANY(ARRAY(SELECT d.loose_mail_id FROM due AS d))
+    AND campaign.campaign_id = loose_mail.campaign_id;
 
 -- name: reserve_loose_mails
 -- Reserve the next loose mails of an installation for a worker, with all that is needed to send them. What another worker

@@ -133,6 +133,18 @@ def test_a_paused_campaign_holds_its_loose_mails_and_a_deleted_one_stops_them(lo
     assert numbers(loose.reserve(at=LATER)) == [second]
 
 
+@pytest.mark.rule("3.4", "7.1")
+def test_what_comes_to_its_time_while_its_campaign_is_being_resumed_goes_on_too(loose: LooseWorld) -> None:
+    installation_id = loose.world.installation_id
+    with loose.database.begin() as connection:
+        pause_campaign(connection, installation_id, "spring")
+    (number,) = loose.add(1)
+    with loose.database.begin() as connection:
+        resume_campaign(connection, installation_id, "spring")
+        assert loose.reserve() == [], "it is not resumed yet"
+    assert numbers(loose.reserve()) == [number]
+
+
 @pytest.mark.rule("5.6")
 def test_the_retries_of_a_stopped_mail_job_rest_until_it_is_restarted(loose: LooseWorld) -> None:
     loose.add(1)
