@@ -57,7 +57,7 @@ def pause_(face: Face, name: NameArgument) -> ExitCode | None:
 
 @command("resume", PANEL, into=campaigns)
 def resume_(face: Face, name: NameArgument) -> ExitCode | None:
-    """Let a paused campaign go on."""
+    """Let a paused campaign go on, or bring back a deleted one that never was released."""
     from mail_orchestration.campaigns import resume
 
     with face.open() as inst:

@@ -39,6 +39,8 @@ CampaignOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Those of this campaign, by the name that its file says.")
 ]
 CodeOption = Annotated[str | None, typer.Option(help="Those that failed for this, as failures shows it.")]
+TOLD = 20
+"""So many mails that were not taken are shown one by one; `--json` tells of all."""
 AllOption = Annotated[bool, typer.Option("--all", help="All that failed or were stopped.")]
 
 
@@ -128,10 +130,12 @@ def _show_answers(console: Console, answers: list[Submitted], counts: Counter[st
             each.code.label if each.code else "",
             each.reason,
         )
-        for each in told
+        for each in told[:TOLD]
     ]
     if rows:
         console.print(table("mail", "", "number", "due", "code", "reason", rows=rows))
+    if rest := len(told) - len(rows):
+        console.print(f"and {rest:,} more that were not taken; --json tells of each")
 
 
 @command("list", PANEL, into=single_mails)
@@ -252,10 +256,16 @@ def resubmit_(
     chosen = _chosen(numbers, campaign, code, everything)
     with face.open() as inst:
         done = resubmit(inst, chosen, as_frozen=as_frozen)
-    face.answer(
-        {"resubmitted": done}, lambda console: console.print(f"{len(done):,} single mails are due again")
-    )
-    return _all_found(numbers, done)
+    left = _not_among(done, numbers)
+
+    def tell(console: Console) -> None:
+        console.print(f"{len(done):,} single mails are due again")
+        if left or not done:
+            console.print("Those of a deleted campaign stay STOPPED until it is back.")
+        _tell_of_those_left(console, left)
+
+    face.answer({"resubmitted": done}, tell)
+    return ExitCode.NOT_WELL if left else None
 
 
 @command("delete", PANEL, into=single_mails)
@@ -276,8 +286,14 @@ def delete_(
     chosen = _chosen(numbers, campaign, code, everything)
     with face.open() as inst:
         done = delete(inst, chosen, by=operator())
-    face.answer({"deleted": done}, lambda console: console.print(f"{len(done):,} single mails are deleted"))
-    return _all_found(numbers, done)
+    left = _not_among(done, numbers)
+
+    def tell(console: Console) -> None:
+        console.print(f"{len(done):,} single mails are deleted")
+        _tell_of_those_left(console, left)
+
+    face.answer({"deleted": done}, tell)
+    return ExitCode.NOT_WELL if left else None
 
 
 def _chosen(numbers: list[int] | None, campaign: str | None, code: str | None, everything: bool) -> Chosen:
@@ -294,5 +310,12 @@ def _chosen(numbers: list[int] | None, campaign: str | None, code: str | None, e
     )
 
 
-def _all_found(numbers: list[int] | None, done: list[int]) -> ExitCode | None:
-    return ExitCode.NOT_WELL if set(numbers or ()) - set(done) else None
+def _not_among(done: list[int], numbers: list[int] | None) -> list[int]:
+    return sorted(set(numbers or ()) - set(done))
+
+
+def _tell_of_those_left(console: Console, left: list[int]) -> None:
+    if left:
+        console.print(
+            f"left as they are: {', '.join(map(str, left))}; they are not there, did not fail, or wait still"
+        )

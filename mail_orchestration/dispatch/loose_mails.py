@@ -248,7 +248,10 @@ def ensure_delivery_log(connection: Connection, now: datetime) -> date:
 def resubmit_loose_mails(
     connection: Connection, installation_id: int, chosen: Chosen, *, now: datetime
 ) -> list[int]:
-    """FAILED, STOPPED → SCHEDULED, due at once, with all attempts before them. Returns their numbers."""
+    """FAILED, STOPPED → SCHEDULED, due at once, with all attempts before them. Returns their numbers.
+
+    Those of a deleted campaign stay as they are.
+    """
     binds = {"installation_id": installation_id, **chosen.binds(), "now": now}
     return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], binds))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mail_orchestration.kernel.addresses import normalise_address
@@ -91,7 +91,7 @@ def _due_at(at: object, now: datetime) -> datetime:
         raise Refused(f"at: {at.isoformat()} is more than {LATEST.days} day ago")
     if at > now + FARTHEST:
         raise Refused(f"at: {at.isoformat()} is more than ten years ahead")
-    return max(at, now)
+    return max(at, now).astimezone(UTC)
 
 
 def _occurrence(occurrence: Any) -> str:

@@ -34,8 +34,8 @@ def resubmit(inst: Installation, chosen: Chosen, *, as_frozen: bool = False) -> 
     """Let single mails that are FAILED or STOPPED be sent after all, at once. Returns their numbers.
 
     One that was composed is sent as it is. One that never was says what its campaign says now, since what failed of
-    what was frozen would only fail again; with `as_frozen` it says what it said. Raises BadInput, and changes nothing,
-    when a campaign cannot be sent as it is now.
+    what was frozen would only fail again; with `as_frozen` it says what it said. Those of a deleted campaign stay as
+    they are. Raises BadInput, and changes nothing, when a campaign cannot be sent as it is now.
     """
     chosen = replace(chosen, kind=LooseMailKind.SINGLE)
     with inst.database.begin() as connection:
@@ -70,6 +70,7 @@ def _freeze_anew(connection: Connection, inst: Installation, chosen: Chosen, now
             frozen = freeze_content(connection, inst, content, now)
         except Refused as error:
             raise BadInput(
-                f"{len(mails)} mails of campaign {name} were never composed, and what it says now does not do: {error}"
+                f"campaign {name} has mails that were never composed ({len(mails)}), "
+                f"and what it says now does not do: {error}"
             ) from None
         freeze_anew(connection, [mail.loose_mail_id for mail in mails], frozen)

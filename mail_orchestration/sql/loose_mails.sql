@@ -204,7 +204,7 @@ WHERE loose_mail.loose_mail_id = meant.loose_mail_id
 RETURNING loose_mail.loose_mail_id;
 
 -- name: resubmit_loose_mails
--- What is FAILED or STOPPED is due at once, and its attempts begin anew.
+-- What is FAILED or STOPPED is due at once, and its attempts begin anew. What is of a deleted campaign would be STOPPED again.
 UPDATE loose_mail
 SET state = 'SCHEDULED', due_at = CAST(:now AS timestamptz), attempts = 0, code = NULL, description = NULL
 FROM (
@@ -220,6 +220,7 @@ FROM (
                 WHERE c.installation_id = CAST(:installation_id AS integer) AND c.name = CAST(:campaign AS text)
             )
         )
+        AND NOT EXISTS (SELECT FROM campaign AS d WHERE d.campaign_id = l.campaign_id AND d.state = 'deleted')
     ORDER BY l.loose_mail_id
     FOR NO KEY UPDATE
 ) AS meant

@@ -89,12 +89,13 @@ GROUP BY c.name, l.code
 ORDER BY mails DESC, c.name, l.code;
 
 -- name: find_not_composed
--- Single mails that rest and were never composed, with the campaign's folder: they may say what that says now.
+-- Single mails that rest and were never composed, with the campaign's folder: they may say what that says now. Those of
+-- deleted campaigns go on resting.
 SELECT l.loose_mail_id, l.campaign_id, c.name AS campaign, c.folder
 FROM loose_mail AS l
 INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
 WHERE l.installation_id = CAST(:installation_id AS integer) AND l.kind = 'single' AND l.state IN ('FAILED', 'STOPPED')
-    AND l.message IS NULL
+    AND l.message IS NULL AND c.state <> 'deleted'
     AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
     AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
     AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))

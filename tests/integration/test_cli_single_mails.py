@@ -79,6 +79,39 @@ def test_one_mail_now(site: Path, capsys: Said) -> None:
     assert "ann@example.com" in capsys.readouterr().out
 
 
+def test_mails_of_a_deleted_campaign_stay_until_it_is_brought_back(site: Path, capsys: Said) -> None:
+    """There is no release of a campaign without audiences: what was deleted is resumed."""
+    write_site(site, relay_port=9, campaign={"audiences": []})
+    [sent] = answer(capsys, "send", "letter", "ann@example.com", "-a", "name=Ann", "-a", "number=3")["mails"]
+    number = str(sent["loose_mail_id"])
+    assert run(["campaign", "delete", "letter"]) == ExitCode.OK
+    capsys.readouterr()
+    for how in (), ("--as-frozen",):
+        assert run(["single-mail", "resubmit", number, *how]) == ExitCode.NOT_WELL
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"left as they are: {number};" in told
+        assert "Those of a deleted campaign stay STOPPED" in told
+    assert answer(capsys, "show", number)["state"] == "STOPPED"
+    assert run(["campaign", "resume", "letter", "--json"]) == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["entered"] == "live"
+    assert answer(capsys, "resubmit", number) == {"resubmitted": [int(number)]}
+    assert answer(capsys, "show", number)["state"] == "SCHEDULED"
+
+
+def test_of_many_that_are_not_taken_some_are_shown(site: Path, capsys: Said) -> None:
+    (site / "mails.jsonl").write_text("\n".join(json.dumps({"to": f"nobody {n}"}) for n in range(25)))
+    assert run(["single-mail", "send", "letter", "--file", "mails.jsonl"]) == ExitCode.NOT_WELL
+    out = capsys.readouterr().out
+    assert out.count("Bad Email Address") == 20
+    assert "and 5 more that were not taken" in out
+
+
+def test_a_time_is_told_in_utc(site: Path, capsys: Said) -> None:
+    at = ["-a", "name=Ann", "-a", "number=3", "--at", "2035-03-01T09:00:00+01:00"]
+    [sent] = answer(capsys, "send", "letter", "ann@example.com", *at)["mails"]
+    assert sent["due_at"] == "2035-03-01T08:00:00+00:00"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
