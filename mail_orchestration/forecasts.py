@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import Connection
+
+from mail_orchestration.dispatch.campaigns import CampaignState, campaigns
 from mail_orchestration.dispatch.forecasting import Ceiling, Forecast, forecast
+from mail_orchestration.dispatch.holds import holds
 from mail_orchestration.dispatch.mail_jobs import best_rates, releases_before
-from mail_orchestration.dispatch.releases import read_release
+from mail_orchestration.dispatch.releases import Release, read_release
 from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.dispatch.unsent import unsent_by_domain
 from mail_orchestration.egress.slots import SECOND, interval_of
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
+from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.throttling import limits_of
 
 ASSUMED_PER_SECOND = 50.0
@@ -22,6 +27,7 @@ ASSUMED_PER_SECOND = 50.0
 MEASURED_FOR = timedelta(days=30)
 DOMAINS = 20
 OTHERS = "other domains"
+MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +40,10 @@ class ReleaseForecast:
     """Messages of other mail jobs that wait or are being sent, and come first or beside it."""
     mailcasters: Mapping[str, float]
     """The fleet: the most messages per second that each has done in 30 days."""
-    assumed: frozenset[str]
+    assumed: tuple[str, ...]
     """Mailcasters that have not sent yet: theirs is a guess."""
+    in_its_way: tuple[str, ...]
+    """What else keeps it from beginning now, or from being through; sentences for people."""
     forecast: Forecast
 
 
@@ -45,7 +53,8 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
     Deferred messages, which come back later, are not foreseen, nor is a relay that backs off.
     """
     with inst.database.begin() as connection:
-        read_release(connection, inst.installation_id, release_id)
+        release = read_release(connection, inst.installation_id, release_id)
+        in_its_way = _in_its_way(connection, inst, release, now)
         messages = Counter(unsent_by_domain(connection, release_id))
         before: Counter[str] = Counter()
         for other in releases_before(connection, release_id):
@@ -63,13 +72,38 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
         domains=domains,
         closed_for=lambda seconds: window.closed_for(now + timedelta(seconds=seconds)),
     )
+    finish_at = None if found.seconds is None else now + timedelta(seconds=found.seconds)
+    if (
+        release.expires_at is not None
+        and found.messages
+        and (finish_at is None or finish_at > release.expires_at)
+    ):
+        in_its_way.append(
+            f"it expires at {release.expires_at.astimezone(UTC):{MOMENT}}, before it is through"
+        )
     return ReleaseForecast(
-        finish_at=None if found.seconds is None else now + timedelta(seconds=found.seconds),
+        finish_at=finish_at,
         ahead=before.total(),
         mailcasters=rates,
-        assumed=frozenset(set(names) - set(measured)),
+        assumed=tuple(name for name in names if name not in measured),
+        in_its_way=tuple(in_its_way),
         forecast=found,
     )
+
+
+def _in_its_way(connection: Connection, inst: Installation, release: Release, now: datetime) -> list[str]:
+    found = []
+    if release.assembled_at is None and release.state in (MailJobState.QUEUING, MailJobState.INTERRUPTED):
+        found.append(f"mail job {release.release_id} is {release.state}: its messages are not assembled yet")
+    [campaign] = [
+        each for each in campaigns(connection, inst.installation_id) if each.name == release.campaign
+    ]
+    if campaign.state in (CampaignState.PAUSED, CampaignState.DELETED):
+        found.append(f"campaign {campaign.name} is {campaign.state}")
+    if release.starts_at is not None and release.starts_at > now:
+        found.append(f"it does not begin before {release.starts_at.astimezone(UTC):{MOMENT}}")
+    found += [f"sending is held: {hold.reason}" for hold in holds(connection, inst.installation_id)]
+    return found
 
 
 def _flows(inst: Installation, messages: Counter[str]) -> tuple[dict[str, int], dict[str, Ceiling]]:

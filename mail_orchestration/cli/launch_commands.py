@@ -104,8 +104,10 @@ def _show_dry_run(console: Console, found: DryRun) -> None:
 
 def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:
     found = foreseen.forecast
+    for sentence in foreseen.in_its_way:
+        console.print(f"[yellow]{escaped(sentence)}[/]")
     if not found.messages:
-        console.print("Nothing is left to be sent.")
+        console.print("No message of it waits to be sent.")
         return
     if foreseen.finish_at is None or found.seconds is None:
         console.print(
@@ -124,7 +126,7 @@ def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:
     ]
     console.print(table("domain", "messages", "through after", rows=rows))
     if foreseen.assumed:
-        names = ", ".join(sorted(foreseen.assumed))
+        names = ", ".join(foreseen.assumed)
         console.print(f"The speed of {escaped(names)} is a guess: nothing was sent by them in 30 days.")
 
 

@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mail_orchestration.broadcast import dry_run
+from mail_orchestration import campaigns
+from mail_orchestration.broadcast import (
+    assemble_release,
+    dry_run,
+    fill_audience,
+    release_campaign,
+    resolve_release,
+)
 from mail_orchestration.cli.commands import run
 from mail_orchestration.forecasts import ASSUMED_PER_SECOND, ReleaseForecast, forecast_release
+from mail_orchestration.holding import hold
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import NotFound
 from tests.scenarios.installations import execute, opened, released, write_site
@@ -79,7 +87,7 @@ def test_the_fleet_is_measured_and_a_guess_is_told(inst: Installation) -> None:
     mail_job = released(inst)
     _, found = foresee(inst, mail_job)
     assert found.mailcasters == {"m1": ASSUMED_PER_SECOND, "m2": ASSUMED_PER_SECOND}
-    assert found.assumed == {"m1", "m2"}
+    assert found.assumed == ("m1", "m2")
     execute(
         inst,
         "INSERT INTO mail_job (release_id, installation_id, kind, state, mailcaster, first_message, last_message, "
@@ -90,7 +98,7 @@ def test_the_fleet_is_measured_and_a_guess_is_told(inst: Installation) -> None:
     )
     _, found = foresee(inst, mail_job)
     assert found.mailcasters == {"m1": 200.0, "m2": ASSUMED_PER_SECOND}
-    assert found.assumed == {"m2"}
+    assert found.assumed == ("m2",)
     assert found.forecast.limited_by == "the fleet"
 
 
@@ -126,3 +134,32 @@ def test_a_dry_run_brings_its_forecast_and_a_mail_job_that_is_not_there_is_told(
     assert "it is through at" in shown
     assert "slow.example" in shown
     assert "a guess" in shown
+
+
+def test_what_else_is_in_its_way_is_told(
+    inst: Installation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = inst.settings.folder / "campaigns" / "letter" / "campaign.yaml"
+    times = {"starts_at": "2035-01-01T12:00:00Z", "expires_at": "2035-01-02T12:00:00+01:00"}
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | times))
+    fill_audience(inst, "everybody", now=datetime(2026, 5, 20, tzinfo=UTC))
+    mail_job = release_campaign(inst, file.parent, now=datetime(2026, 5, 20, tzinfo=UTC)).release_id
+    campaigns.pause(inst, "letter")
+    hold(inst, "the relay moves")
+    now, found = foresee(inst, mail_job)
+    assert found.in_its_way == (
+        f"mail job {mail_job} is QUEUING: its messages are not assembled yet",
+        "campaign letter is paused",
+        "it does not begin before 2035-01-01 12:00:00 UTC",
+        "sending is held: the relay moves",
+    )
+    monkeypatch.chdir(inst.settings.folder)
+    assert run(["forecast", str(mail_job)]) == 0
+    assert "campaign letter is paused" in capsys.readouterr().out
+
+    resolve_release(inst, mail_job, now=now)
+    assemble_release(inst, mail_job, now=now)
+    slow = limited(inst, relay={"per_day": 1})
+    _, found = foresee(slow, mail_job)
+    assert found.finish_at is None
+    assert found.in_its_way[-1] == "it expires at 2035-01-02 11:00:00 UTC, before it is through"
