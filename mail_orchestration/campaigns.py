@@ -76,7 +76,10 @@ def pause(inst: Installation, name: str) -> CampaignChange:
 
 
 def resume(inst: Installation, name: str) -> CampaignChange:
-    """Let a paused campaign go on, or bring back a deleted one that never was released. Raises NotFound, StateConflict."""
+    """Let a paused campaign go on, or bring back a deleted one that never was released.
+
+    Raises NotFound, StateConflict.
+    """
     with inst.database.begin() as connection:
         return campaigns.resume_campaign(connection, inst.installation_id, name)
 
