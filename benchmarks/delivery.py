@@ -118,7 +118,9 @@ def release(inst) -> tuple[int, dict[str, float]]:  # type: ignore[no-untyped-de
 
     now = datetime.now(UTC)
     timed("import", lambda: broadcast.fill_audience(inst, "everybody", now=now))
-    made = broadcast.release_campaign(inst, inst.settings.folder / "campaigns" / "letter", now=now, again=True)
+    made = broadcast.release_campaign(
+        inst, inst.settings.folder / "campaigns" / "letter", now=now, again=True
+    )
     timed("dedup", lambda: broadcast.resolve_release(inst, made.release_id, now=now))
     summary = timed("assemble", lambda: broadcast.assemble_release(inst, made.release_id, now=now))
     taken["stored_bytes_a_message"] = round(summary.stored_bytes / summary.messages, 1)

@@ -9,7 +9,6 @@ from datetime import datetime
 from mail_orchestration.composition.assembly import AssemblyPool
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import Campaign
-from mail_orchestration.egress.page_fetcher import fetching
 from mail_orchestration.installation import Installation
 
 
@@ -27,6 +26,9 @@ def composing(
     `dictionary` is what the campaign's stored messages are compressed against, once there is one. Raises BadCampaign
     naming file and line.
     """
+    # Half a second that mailcasters, who compose a single mail at most, need not pay.
+    from mail_orchestration.egress.page_fetcher import fetching
+
     with (
         fetching(inst.settings.fetch_allowed_networks) as fetch_pages,
         AssemblyPool(

@@ -56,10 +56,13 @@ class Complaints:
         """Of domains that deferred something lately."""
         self._made: dict[Scope, Complaint] = {}
 
-    @property
-    def is_any_deferred(self) -> bool:
-        """Whether answers of any domain are counted: else `note` need not know whose an accepted message was."""
-        return bool(self._domains)
+    def note_accepted(self, relay: Scope) -> bool:
+        """Count a message that was accepted, as nearly all are, where that needs no more; False: `note` it."""
+        tally = self._relays.get(relay)
+        if tally is None or self._domains or tally.answers >= WINDOW - 1:
+            return False
+        tally.answers += 1
+        return True
 
     def note(
         self, relay: Scope, domain: Scope | None, verdict: Verdict, reply: Reply, phase: Phase, now: float

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mail_orchestration.egress.gate import Gate, Slot
 from mail_orchestration.egress.parking import Parking
@@ -18,8 +18,7 @@ MOST_OCTETS_AHEAD = 8 * 1024 * 1024
 """Messages at hand but not on a connection never take more memory than this and one message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """A message that its recipient's domain lets begin now."""
 
     message: OutgoingMessage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
@@ -39,8 +39,7 @@ class ResultSink(Protocol):
 ScopeKind = Literal["relay", "domain"]
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What one set of limits holds for: a relay, or a group of recipient domains."""
 
     kind: ScopeKind

@@ -97,9 +97,9 @@ class Throttle:
 
     def heard(self, relay: Scope, address: str, verdict: Verdict, reply: Reply, phase: Phase) -> None:
         """What a relay answered to a message, in answer to the command of `phase`."""
-        domain = None
-        if verdict is Verdict.DEFERRED or self._complaints.is_any_deferred:
-            domain = self._scope_of_domain(address.rpartition("@")[2])
+        if verdict is Verdict.ACCEPTED and self._complaints.note_accepted(relay):
+            return
+        domain = self._scope_of_domain(address.rpartition("@")[2])
         if self._complaints.note(relay, domain, verdict, reply, phase, steady_seconds()):
             self._complained.set()
 

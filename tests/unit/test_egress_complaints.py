@@ -29,9 +29,9 @@ def made_by(answers: Iterable[tuple[str, Answer]], *, per_second: float = 100.0)
     """Complaints over answers to messages for these domains, as the throttle tells of them."""
     complaints, found = Complaints(), []
     for number, (domain, answer) in enumerate(answers):
-        is_told = answer[0] is Verdict.DEFERRED or complaints.is_any_deferred
-        of = Scope("domain", domain) if is_told else None
-        if complaints.note(RELAY, of, *answer, now=number / per_second):
+        if answer[0] is Verdict.ACCEPTED and complaints.note_accepted(RELAY):
+            continue
+        if complaints.note(RELAY, Scope("domain", domain), *answer, now=number / per_second):
             found += complaints.take()
     return found
 
