@@ -103,8 +103,8 @@ MUTATIONS: dict[str, Mutation] = {
     "what was read to be sent counts as sent": Mutation(
         promise="5.1",
         file="mailcaster/message_feed.py",
-        old='        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)\n',
-        new='        await self._set_aside(Outcome.STOPPED, "suppressed since assembly", unsent.suppressed)\n'
+        old='        crash_point("suppressed_recorded")\n',
+        new='        crash_point("suppressed_recorded")\n'
         '        await self._set_aside(Outcome.ACCEPTED, "", unsent.to_send)\n',
         caught_by="tests/scenarios/test_crash_points.py -k before_body",
     ),
