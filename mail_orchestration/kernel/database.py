@@ -217,9 +217,13 @@ class Database:
             return self._connect_once(parameters)
 
     def _connect_once(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
-        return self._address.connect(
-            application_name=self._application_name, schema=SCHEMA, context=parameters.get("context")
-        )
+        try:
+            return self._address.connect(
+                application_name=self._application_name, schema=SCHEMA, context=parameters.get("context")
+            )
+        except OSError as error:
+            # Of this process and not of the server's, such as too many open files; the driver lets it through.
+            raise psycopg.OperationalError(f"no connection can be opened: {error.strerror}") from None
 
 
 def create_missing_schemas(connection: Connection) -> None:

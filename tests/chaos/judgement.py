@@ -121,6 +121,8 @@ class Court:
             for incident in self._by_helo.get(helo, ())
             if incident.until >= held_from and incident.until + STRAGGLERS_S >= moment
         ]
+        # A process that had no connection left when a fault struck it has repeated nothing because of that one.
+        struck = [each for each in struck if self._open_sessions_of(helo, each)] or struck
         while_held = [incident for incident in struck if incident.at >= held_from]
         return min(
             while_held or struck,
@@ -134,16 +136,15 @@ class Court:
         Who outlives the fault, as mailcasters do the database, may open one of those until it has noticed: as long as
         repeats are charged to the fault.
         """
-        return sum(
-            min(
-                self._all.connections,
-                sum(
-                    began <= incident.until + STRAGGLERS_S and ended >= incident.at - JUST_CLOSED_S
-                    for began, ended in self._all.sessions.get(helo, ())
-                ),
-            )
-            for helo in incident.hit
+        return sum(self._open_sessions_of(helo, incident) for helo in incident.hit)
+
+    def _open_sessions_of(self, helo: str, incident: Incident) -> int:
+        """Those of one process."""
+        open_then = sum(
+            began <= incident.until + STRAGGLERS_S and ended >= incident.at - JUST_CLOSED_S
+            for began, ended in self._all.sessions.get(helo, ())
         )
+        return min(self._all.connections, open_then)
 
     def _look_for_lost(self) -> None:
         """A message with no result, or called accepted though the relay never took it."""

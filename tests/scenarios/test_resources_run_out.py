@@ -119,7 +119,7 @@ def test_a_process_may_not_open_enough_files(
         assert tally(inst, release_id).accepted == CONTACTS
         # Room for none of them: its mail jobs fail with the reason, and keep what is unsent.
         release_id = released(inst, again=True)
-        none = start_mailcaster(inst, files=16)
+        none = start_mailcaster(inst, files=17)
         _, said = none.communicate(timeout=90)
         with inst.database.begin() as connection:
             reasons = {part.reason for part in children(connection, release_id)}
