@@ -151,7 +151,9 @@ def test_what_failed_is_resubmitted_or_deleted(
         # What never was composed says what its campaign says now: nothing else would help it.
         template = tmp_path / "campaigns" / "letter" / "message.html.j2"
         template.write_text("<p>{{ number", encoding="utf-8")
-        with pytest.raises(BadInput, match=r"letter has mails that were never composed \(1\).* message\.html\.j2:1"):
+        with pytest.raises(
+            BadInput, match=r"letter has mails that were never composed \(1\).* message\.html\.j2:1"
+        ):
             resubmit(inst, Chosen(campaign="letter"))
         assert len(resubmit(inst, Chosen(campaign="letter"), as_frozen=True)) == 2
         send(inst)
