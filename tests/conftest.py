@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
@@ -27,6 +28,11 @@ from mail_orchestration.kernel.migrations import migrate
 
 # What modules beside the tests assert is explained as what the tests themselves do.
 pytest.register_assert_rewrite("tests")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # In the background of a script SIGINT is ignored. Dagster then makes SIGTERM ignored too, also for the servers that
+    # tests start: none of them could be ended.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = count(1)
 
