@@ -29,7 +29,7 @@ from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
-from mail_orchestration.kernel.settings import RetentionSettings
+from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.maintenance.retention import drop_what_is_old
 
 CONNECTIONS = 50

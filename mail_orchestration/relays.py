@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from mail_orchestration.egress.relay import AuthMechanism, Relay, Secret, TlsMode
 from mail_orchestration.egress.setup import tls_context
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.settings import RelaySettings, Settings
+from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.settings import Settings
 
 
 def relays_of(settings: Settings, names: Sequence[str] = ()) -> list[Relay]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from mail_orchestration.dispatch.loose_mails import LoggedMail, LooseMailListed
+    from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, LooseMailListed
 
 PANEL = "Loose mails"
 
@@ -42,7 +42,7 @@ def loose_mails(
     limit: LimitOption = 100,
 ) -> ExitCode | None:
     """List what waits to be sent one by one: retries, single mails and bursts, in the order in which they go."""
-    from mail_orchestration.dispatch.loose_mails import count_loose_mails, list_loose_mails
+    from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails, list_loose_mails
     from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 
     with face.open() as inst, inst.database.begin() as connection:
@@ -91,12 +91,8 @@ def dead_letters(
     Those are FAILED, after the most attempts or since they cannot be composed, or STOPPED with a deleted campaign.
     Exit code 1 when a number that was given is none of theirs.
     """
-    from mail_orchestration.dispatch.loose_mails import (
-        Chosen,
-        delete_loose_mails,
-        list_loose_mails,
-        resubmit_loose_mails,
-    )
+    from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
+    from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
     from mail_orchestration.holding import operator
     from mail_orchestration.kernel.database_clock import database_now
     from mail_orchestration.kernel.loose_mail_states import AT_REST
@@ -150,7 +146,7 @@ def delivery_log(
     limit: LimitOption = 100,
 ) -> ExitCode | None:
     """List what became of loose mails, newest first."""
-    from mail_orchestration.dispatch.loose_mails import delivery_log as read_log
+    from mail_orchestration.dispatch.loose_mail_lists import delivery_log as read_log
     from mail_orchestration.kernel.loose_mail_states import LooseMailKind
     from mail_orchestration.kernel.model import Outcome
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mail_orchestration.dispatch.holds import Hold
-    from mail_orchestration.kernel.settings import MailcasterParameters, RelaySettings
+    from mail_orchestration.kernel.fleet_settings import MailcasterParameters
+    from mail_orchestration.kernel.relay_settings import RelaySettings
 
 RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 
@@ -27,7 +28,7 @@ RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 def status(face: Face) -> ExitCode | None:
     """The installation at a glance: holds, database, relays, mailcasters, waiting work, audiences, warnings."""
     from mail_orchestration.audience.importing import audience_sizes
-    from mail_orchestration.dispatch.loose_mails import count_loose_mails
+    from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails
     from mail_orchestration.dispatch.mail_jobs import mail_jobs
     from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
     from mail_orchestration.dispatch.shifts import shifts

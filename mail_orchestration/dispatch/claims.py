@@ -24,7 +24,7 @@ from mail_orchestration.dispatch.sizing import child_size
 from mail_orchestration.dispatch.unsent import Unsent, UnsentMessage, unsent_messages
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 
 __all__ = [

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.search_order import WorkKind, search_order
 from mail_orchestration.kernel.errors import NotFound, StateConflict
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import TRANSITIONS, MailJobKind, MailJobState
 

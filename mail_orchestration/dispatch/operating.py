@@ -23,8 +23,8 @@ from mail_orchestration.dispatch.settling import bring_figures_up_to_date, settl
 from mail_orchestration.dispatch.unsent import count_unsent
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings
 from mail_orchestration.kernel.model import MessageRange
-from mail_orchestration.kernel.settings import DispatcherSettings
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 

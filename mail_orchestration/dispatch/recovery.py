@@ -30,7 +30,7 @@ from mail_orchestration.dispatch.search_order import WorkKind
 from mail_orchestration.dispatch.settling import bring_figures_up_to_date, settle_parent
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from mail_orchestration.dispatch.mailcaster_types import MailcasterType, mailcaster_type
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 
 
 class WorkKind(StrEnum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 
 
 def child_size(remaining: int, total: int, untouched: bool, parameters: MailcasterParameters) -> int:

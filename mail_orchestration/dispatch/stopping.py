@@ -28,7 +28,7 @@ from mail_orchestration.dispatch.operating import (
 from mail_orchestration.dispatch.settling import settle_parent
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.settings import DispatcherSettings
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 

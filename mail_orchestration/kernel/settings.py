@@ -19,23 +19,17 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, RampSettings, check_groups
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
+from mail_orchestration.kernel.limit_settings import DomainSettings, check_groups
+from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.kernel.sending_settings import SendWindowSettings
-from mail_orchestration.kernel.settings_section import Section, TimeZoneName
+from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName
 from mail_orchestration.kernel.yaml_document import read_yaml
 
 SETTINGS_VARIABLE = "MAIL_ORCHESTRATION_SETTINGS"
 SETTINGS_FILE = "mail_orchestration.yaml"
 WEBSERVER_VARIABLE = "MAIL_ORCHESTRATION_WEBSERVER_URL"
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-
-
-def _host(value: str) -> str:
-    # It goes into SMTP commands: nothing in it may end one.
-    if not re.fullmatch(r"[A-Za-z0-9._:%\[\]-]+", value):
-        raise ValueError("must be a host's name in its ASCII form, or an IP address")
-    return value
 
 
 def _base_url(value: str) -> str:
@@ -60,163 +54,6 @@ def _web_address_without_password(value: str) -> str:
             f"user and password do not stand in the settings: name the address in {WEBSERVER_VARIABLE}"
         )
     return _web_address(value)
-
-
-Host = Annotated[str, AfterValidator(_host)]
-
-
-class RelaySettings(Section):
-    """One SMTP relay (spec 6.8)."""
-
-    name: Name
-    host: Host
-    port: int = Field(default=25, ge=1, le=65535)
-    tls: Literal["none", "starttls", "implicit"] = "starttls"
-    ca_file: Path | None = None
-    server_name: Host | None = None
-    username: str | None = None
-    password_env: str | None = None
-    password_file: Path | None = None
-    auth: Literal["plain", "login", "xoauth2"] | None = None
-    allow_plaintext_auth: bool = False
-    helo_name: Host | None = None
-    weight: int = Field(default=1, ge=1)
-    connections: int = Field(default=20, ge=1)
-    limits: LimitSettings = LimitSettings()
-    ramp: RampSettings | None = None
-
-    @model_validator(mode="after")
-    def _password_goes_with_username(self) -> RelaySettings:
-        named = (self.password_env is not None) + (self.password_file is not None)
-        if named > 1:
-            raise ValueError("name password_env or password_file, not both")
-        if (self.username is None) != (named == 0):
-            raise ValueError("username and password_env (or password_file) go together")
-        return self
-
-    def password(self) -> str | None:
-        """The secret itself, read when asked for. Raises BadSettings naming relay and place."""
-        if self.password_env is not None:
-            value = os.environ.get(self.password_env)
-            if not value:
-                raise BadSettings(
-                    f"relay {self.name}: password_env names {self.password_env}, which is not in the environment"
-                )
-            return value
-        if self.password_file is not None:
-            where = f"relay {self.name}: password_file {self.password_file}"
-            try:
-                value = self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-            except UnicodeDecodeError:
-                raise BadSettings(f"{where} is not UTF-8") from None
-            except OSError as error:
-                raise BadSettings(f"{where} cannot be read: {error.strerror}") from error
-            if not value:
-                raise BadSettings(f"{where} is empty")
-            return value
-        return None
-
-
-class MailcasterParameters(Section):
-    """A configured worker (spec 4.2). Its type follows from these: see dispatch.mailcaster_type."""
-
-    name: Name
-    small_audience_threshold: int = Field(default=100, ge=1)
-    small_job_only: bool = False
-    large_job_only: bool = False
-    min_job_size: int = Field(default=2000, ge=1)
-    max_job_size: int = Field(default=10_000, ge=1)
-    percentage_job_size: float = Field(default=3, gt=0, le=100)
-    recovery_string_update_frequency: int = Field(default=100, ge=1)
-    automatic_mail_job_recovery: bool = True
-    job_recovery_expire_in_hours: float = Field(default=96, gt=0)
-    connections: int = Field(default=20, ge=1, le=1000)
-    relays: tuple[Name, ...] = ()
-    """The relays it delivers to; none named: all of them."""
-    installations: tuple[Name, ...] | Literal["all"] = ()
-    """Those whose mail jobs it takes, in fair turns (spec 6.2); none named: its own installation alone."""
-
-    def serves(self, installation: str) -> bool:
-        """Whether it takes work of its own installation, which is this one."""
-        return self.installations in ((), "all") or installation in self.installations
-
-    @model_validator(mode="after")
-    def _min_is_below_max(self) -> MailcasterParameters:
-        if self.min_job_size >= self.max_job_size:
-            raise ValueError(
-                f"min_job_size ({self.min_job_size}) must be smaller than max_job_size ({self.max_job_size})"
-            )
-        return self
-
-
-class DispatcherSettings(Section):
-    """What decides at dedup, watches over the queue, and repeats attempts (spec 3.1, 5.2, 5.7, 6.3, 6.4)."""
-
-    small_audience_threshold: int = Field(default=100, ge=1)
-    heartbeat_seconds: float = Field(default=10, gt=0)
-    hang_after_seconds: float = Field(default=7200, gt=0)
-    relay_unreachable_after_seconds: float = Field(default=900, gt=0)
-    max_attempts: int = Field(default=5, ge=1, le=100)
-    retry_after_minutes: float = Field(default=30, gt=0)
-    reservation_minutes: float = Field(default=30, gt=0)
-    back_off_round_seconds: float = Field(default=10, gt=0)
-    assembly_processes: int = Field(default=2, ge=1, le=64)
-    accept_promoted_standby: bool = False
-    """Whether a promoted standby goes on without the operator: for synchronous replication, which loses nothing."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _beat_in_time(cls, given: Any) -> Any:
-        """Whoever names only a short hang time gets heartbeats to go with it."""
-        match given:
-            case {"heartbeat_seconds": _}:
-                return given
-            case {"hang_after_seconds": int() | float() as hang_after_s} if 0 < hang_after_s < 40:
-                return {**given, "heartbeat_seconds": hang_after_s / 4}
-            case _:
-                return given
-
-    @model_validator(mode="after")
-    def _who_lives_does_not_hang(self) -> DispatcherSettings:
-        if self.hang_after_seconds < 2 * self.heartbeat_seconds:
-            raise ValueError(
-                f"hang_after_seconds ({self.hang_after_seconds:g}) must be at least twice "
-                f"heartbeat_seconds ({self.heartbeat_seconds:g}), or mail jobs hang between two heartbeats"
-            )
-        return self
-
-
-class RetentionSettings(Section):
-    """How long what was done is kept (spec 6.5, 6.6)."""
-
-    history_days: int = Field(default=7, ge=1, le=365)
-    """The same content is not queued twice for an address within so many days."""
-    messages_days: int = Field(default=90, ge=7)
-    """The assembled messages: what exactly each recipient got."""
-    results_days: int = Field(default=400, ge=7)
-    """Recipients and results of releases."""
-    delivery_log_days: int = Field(default=400, ge=7)
-    """What became of mails that were sent one by one."""
-    daily_log_days: int = Field(default=400, ge=91)
-    """Mails by contact and day; the widest usual window of the frequency policy is 90 days (spec 8.1)."""
-    records_days: int = Field(default=1100, ge=7)
-    """Mail jobs and releases, without what they held."""
-    dagster_days: int = Field(default=30, ge=7)
-    """Runs, their events, and partition keys in Dagster's own books."""
-
-    @model_validator(mode="after")
-    def _what_explains_goes_last(self) -> RetentionSettings:
-        for shorter, longer in (
-            ("messages_days", "results_days"),
-            ("history_days", "results_days"),
-            ("results_days", "records_days"),
-        ):
-            if getattr(self, shorter) > getattr(self, longer):
-                raise ValueError(
-                    f"{shorter} ({getattr(self, shorter)}) must not be more than {longer} ({getattr(self, longer)}), "
-                    "which it cannot do without"
-                )
-        return self
 
 
 class AudienceSettings(Section):

@@ -14,7 +14,7 @@ from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.dispatch.turns import Work
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.serving import Served
 from mail_orchestration.single_mailer.worker import KINDS, KINDS_FOR_OTHERS
 

@@ -31,8 +31,8 @@ from mail_orchestration.kernel.errors import (
     RelayUnreachable,
     StateConflict,
 )
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
-from mail_orchestration.kernel.settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster.keeper import Keeper
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone

@@ -14,7 +14,7 @@ from mail_orchestration.dispatch.send_window import SendWindow
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import DatabaseUnavailable
-from mail_orchestration.kernel.settings import DispatcherSettings
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings
 from mail_orchestration.sending.components import SendComponents
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.partitions import DayPartition, day_partitions, drop_partition
-from mail_orchestration.kernel.settings import RetentionSettings
+from mail_orchestration.kernel.retention_settings import RetentionSettings
 
 SETTING_OF: Mapping[str, str] = MappingProxyType(
     {

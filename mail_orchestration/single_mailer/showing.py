@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.dispatch.frozen_campaigns import read_frozen_campaign
-from mail_orchestration.dispatch.loose_mails import LooseMailListed, list_loose_mails
+from mail_orchestration.dispatch.loose_mail_lists import LooseMailListed, list_loose_mails
 from mail_orchestration.dispatch.single_mails import SingleMailDetails, read_single_mail
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState

@@ -1,4 +1,4 @@
--- Statements of dispatch/loose_mails.py and dispatch/resting.py: what is sent one by one, and who has it in hand.
+-- Statements of dispatch/loose_mails.py, loose_mail_lists.py and resting.py: what is sent one by one, and who has it in hand.
 --
 -- States are literals where a partial index of loose_mail is meant to be used. Order of locks, for whoever needs more than
 -- one: mail jobs by number, releases by number, loose mails by number.

@@ -9,7 +9,8 @@ from mail_orchestration.egress.ports import Scope
 from mail_orchestration.egress.ramp import Ramp, ramped
 from mail_orchestration.egress.slots import Limits
 from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
-from mail_orchestration.kernel.settings import RelaySettings, Settings
+from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

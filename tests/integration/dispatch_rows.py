@@ -12,7 +12,7 @@ from mail_orchestration.dispatch.claim import Claim, claim_of
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 
 NOW = datetime(2026, 5, 20, 12, 0, tzinfo=UTC)
 DAY = date(2026, 5, 20)

@@ -9,7 +9,7 @@ from mail_orchestration.dispatch.claims import claim_next
 from mail_orchestration.dispatch.operating import Operated, Signs
 from mail_orchestration.dispatch.restarting import restart_mail_job
 from mail_orchestration.dispatch.stopping import stop_mail_job
-from mail_orchestration.kernel.settings import DispatcherSettings, MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
 from tests.integration.dispatch_rows import HANG_AFTER_S, NOW, World, mailcaster
 
 HEARTBEAT_S = 10.0

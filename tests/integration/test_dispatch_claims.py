@@ -14,7 +14,7 @@ from mail_orchestration.dispatch.claims import Claim, claim_chosen, claim_next
 from mail_orchestration.dispatch.mail_jobs import waiting_kinds, waiting_work
 from mail_orchestration.dispatch.mailcaster_types import mailcaster_type
 from mail_orchestration.dispatch.search_order import SEARCH_ORDER, WorkKind
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobKind
 from tests.integration.dispatch_rows import (
     HANG_AFTER_S,

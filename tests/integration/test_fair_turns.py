@@ -14,7 +14,8 @@ from mail_orchestration.dispatch.turns import Work, note_settings
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.settings import MailcasterParameters, Settings
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
+from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.kernel.tokens import SigningKeys
 from mail_orchestration.mailcaster import has_work
 from mail_orchestration.mailcaster.claiming import claim_in_turn

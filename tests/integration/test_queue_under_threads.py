@@ -25,8 +25,8 @@ from mail_orchestration.feedback.result_rows import result_columns
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import ClaimLost
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
-from mail_orchestration.kernel.settings import DispatcherSettings, MailcasterParameters
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import NOW, World, mailcaster

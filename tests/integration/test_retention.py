@@ -19,9 +19,10 @@ from mail_orchestration.kernel import partitions
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.partitions import day_partitions
-from mail_orchestration.kernel.settings import DispatcherSettings, RetentionSettings
+from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.maintenance.retention import Retained, drop_what_is_old
 from tests.integration.feedback_fixtures import (
     Release,

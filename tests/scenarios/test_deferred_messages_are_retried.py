@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from mail_orchestration.dispatch.loose_mails import (
-    Chosen,
-    count_loose_mails,
-    delete_loose_mails,
-    delivery_log,
-    list_loose_mails,
-    resubmit_loose_mails,
-)
+from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails, delivery_log, list_loose_mails
+from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.egress.relay import Backoff
 from mail_orchestration.feedback.reports import mail_job_report

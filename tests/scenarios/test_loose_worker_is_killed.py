@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_orchestration.dispatch.loose_mails import count_loose_mails
+from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.single_mailer import run_loose_shift

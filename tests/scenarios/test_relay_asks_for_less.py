@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mail_orchestration.cli.commands import run
-from mail_orchestration.dispatch.loose_mails import count_loose_mails
+from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from tests.scenarios.installations import (

@@ -15,7 +15,8 @@ from sqlalchemy import text
 
 from mail_orchestration import campaigns
 from mail_orchestration.audience.suppressing import suppress_address
-from mail_orchestration.dispatch.loose_mails import Chosen, delivery_log
+from mail_orchestration.dispatch.loose_mail_lists import delivery_log
+from mail_orchestration.dispatch.loose_mails import Chosen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.failure_codes import FailureCode

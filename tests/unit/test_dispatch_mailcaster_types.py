@@ -6,7 +6,7 @@ import pytest
 
 from mail_orchestration.dispatch.mailcaster_types import MailcasterType, fleet_warnings, mailcaster_type
 from mail_orchestration.dispatch.search_order import SEARCH_ORDER, WorkKind, search_order
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 
 _T = 2000
 

@@ -20,16 +20,11 @@ from mail_orchestration.cli.exit_codes import MEANING
 from mail_orchestration.composition.definition import CampaignDefinition
 from mail_orchestration.composition.definition_parts import AttachmentSpec, Schedule
 from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
 from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, RampSettings
-from mail_orchestration.kernel.settings import (
-    AudienceSettings,
-    DagsterSettings,
-    DispatcherSettings,
-    MailcasterParameters,
-    RelaySettings,
-    RetentionSettings,
-    Settings,
-)
+from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.retention_settings import RetentionSettings
+from mail_orchestration.kernel.settings import AudienceSettings, DagsterSettings, Settings
 from tests import rules
 
 ROOT = Path(__file__).resolve().parents[2]

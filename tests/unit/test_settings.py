@@ -8,7 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.settings import MailcasterParameters, RelaySettings, load_settings
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
+from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.settings import load_settings
 
 
 def written(folder: Path, text: str) -> Path:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_chosen, claim_next
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S
 from tests.integration.queue_model.fleet import FLEET

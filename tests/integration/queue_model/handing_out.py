@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from mail_orchestration.kernel.settings import MailcasterParameters
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.queue_model.jobs import Job, Work, searches, share
 from tests.integration.queue_model.record import QueueRecord

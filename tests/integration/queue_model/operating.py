@@ -13,7 +13,7 @@ from mail_orchestration.dispatch.operating import Operated, Signs
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart, restart_mail_job
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop, stop_mail_job
 from mail_orchestration.kernel.errors import NotFound
-from mail_orchestration.kernel.settings import DispatcherSettings
+from mail_orchestration.kernel.fleet_settings import DispatcherSettings
 from mail_orchestration.kernel.states import ENDED, MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S
 from tests.integration.queue_model.jobs import Job

@@ -1,0 +1,151 @@
+"""What is shown of loose mails: where they stand, and what became of those that have ended (spec 6.2, 6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
+from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.statements import STATEMENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LooseMailListed:
+    """One loose mail for people. Holds an address: not for logs, nor for Dagster."""
+
+    loose_mail_id: int
+    kind: LooseMailKind
+    state: LooseMailState
+    priority: int
+    campaign: str
+    address: str
+    release_id: int | None
+    message_no: int | None
+    created_at: datetime
+    due_at: datetime
+    expires_at: datetime | None
+    attempts: int
+    worker: str | None
+    reserved_until: datetime | None
+    last_outcome: Outcome | None
+    reply_code: int | None
+    enhanced_code: str | None
+    reply_text: str | None
+    relay: str | None
+    code: str | None
+    description: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LooseMailCount:
+    """How many loose mails of a kind are in a state, and when the first of them is due."""
+
+    kind: LooseMailKind
+    state: LooseMailState
+    mails: int
+    first_due_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedMail:
+    """What became of one loose mail. Holds an address: not for logs, nor for Dagster."""
+
+    loose_mail_id: int
+    kind: LooseMailKind
+    campaign: str
+    address: str
+    release_id: int | None
+    message_no: int | None
+    created_at: datetime
+    ended_at: datetime
+    attempts: int
+    outcome: Outcome
+    reply_code: int | None
+    enhanced_code: str | None
+    reply_text: str | None
+    relay: str
+    code: str | None
+    description: str | None
+    deleted_by: str | None
+
+
+def list_loose_mails(
+    connection: Connection,
+    installation_id: int,
+    *,
+    states: Collection[LooseMailState] | None = None,
+    kind: LooseMailKind | None = None,
+    campaign: str | None = None,
+    mail_job_id: int | None = None,
+    most: int = 1000,
+) -> list[LooseMailListed]:
+    """The first `most` loose mails in the order in which they will go."""
+    rows = connection.execute(
+        STATEMENTS["list_loose_mails"],
+        {
+            "installation_id": installation_id,
+            "states": None if states is None else sorted(each.value for each in states),
+            "kind": kind,
+            "campaign": campaign,
+            "mail_job_id": mail_job_id,
+            "most": most,
+        },
+    )
+    return [
+        LooseMailListed(
+            **{
+                **row._mapping,
+                "kind": LooseMailKind(row.kind),
+                "state": LooseMailState(row.state),
+                "last_outcome": None if row.last_outcome is None else Outcome(row.last_outcome),
+            }
+        )
+        for row in rows
+    ]
+
+
+def count_loose_mails(
+    connection: Connection, installation_id: int, release_id: int | None = None
+) -> list[LooseMailCount]:
+    """How many stand where: all of an installation, or the retries of one release."""
+    rows = connection.execute(
+        STATEMENTS["count_loose_mails"], {"installation_id": installation_id, "release_id": release_id}
+    )
+    return [
+        LooseMailCount(
+            **{**row._mapping, "kind": LooseMailKind(row.kind), "state": LooseMailState(row.state)}
+        )
+        for row in rows
+    ]
+
+
+def delivery_log(
+    connection: Connection,
+    installation_id: int,
+    *,
+    outcomes: Collection[Outcome] | None = None,
+    kind: LooseMailKind | None = None,
+    campaign: str | None = None,
+    address: str | None = None,
+    most: int = 1000,
+) -> list[LoggedMail]:
+    """What became of the last `most` loose mails, newest first."""
+    rows = connection.execute(
+        STATEMENTS["list_delivery_log"],
+        {
+            "installation_id": installation_id,
+            "outcomes": None if outcomes is None else sorted(each.value for each in outcomes),
+            "kind": kind,
+            "campaign": campaign,
+            "address": address,
+            "most": most,
+        },
+    )
+    return [
+        LoggedMail(**{**row._mapping, "kind": LooseMailKind(row.kind), "outcome": Outcome(row.outcome)})
+        for row in rows
+    ]
