@@ -21,7 +21,7 @@ from assets.interrupts import end_as_canceled, interrupts
 from assets.mail_system import MailSystem
 from jobs.tags import PROCESS
 from mail_orchestration.kernel.errors import BadInput, RelayUnreachable
-from mail_orchestration.sending.loose_mailer import LooseTally
+from mail_orchestration.sending.loose_tally import LooseTally
 from mail_orchestration.single_mailer import LooseShiftSummary, run_loose_shift
 
 LOOK_EVERY_S = 0.25

@@ -6,10 +6,12 @@ span twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.kernel.sending_settings import DAYS, SpanSettings
 from mail_orchestration.kernel.settings import Settings
 
@@ -34,6 +36,11 @@ class SendWindow:
     def is_open_for_single_mails_at(self, now: datetime) -> bool:
         """Whether single mails may be sent at a moment: at any, unless the settings say otherwise."""
         return not self.single_mails or self.is_open_at(now)
+
+    def kinds_at(self, kinds: Iterable[LooseMailKind], now: datetime) -> list[LooseMailKind]:
+        """Those loose mails that may be sent at a moment; retries and bursts wait for the window as mail jobs do."""
+        is_open, is_open_for_singles = self.is_open_at(now), self.is_open_for_single_mails_at(now)
+        return [kind for kind in kinds if (is_open_for_singles if kind is LooseMailKind.SINGLE else is_open)]
 
     def closed_for(self, now: datetime) -> float:
         """Seconds from `now` until it opens; 0 when it is open."""

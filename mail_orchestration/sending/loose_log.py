@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from mail_orchestration.dispatch.loose_mails import ReservedMail
+from mail_orchestration.dispatch.retry_policy import NextStep
 from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.failure_codes import FailureCode
+from mail_orchestration.kernel.model import DeliveryResult
 
 MOST_OF_A_WRITE = 500
 """Results that are written in one transaction."""
@@ -24,15 +28,18 @@ class LooseLog:
         self._writing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
 
-    def record(self, result: LooseResult) -> asyncio.Future[None]:
-        """Begin to write `result`; the future resolves when it is durable, or known to be somebody else's to write.
+    def record(
+        self, mail: ReservedMail, result: DeliveryResult, step: NextStep, code: FailureCode | None = None
+    ) -> asyncio.Future[None]:
+        """Begin to write `result` and what follows from it; `code` groups those that enter FAILED.
 
-        After a failure, this one and all that wait raise it: DatabaseUnavailable, say.
+        The future resolves when it is durable, or known to be somebody else's to write. After a
+        failure, this one and all that wait raise it: DatabaseUnavailable, say.
         """
         if self._failure is not None:
             raise self._failure
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._gathering.append((result, future))
+        self._gathering.append((_written(mail, result, step, code), future))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
         return future
@@ -76,3 +83,20 @@ class LooseLog:
             crash_point("loose_results_written")
         crash_point("loose_results_durable")
         return written
+
+
+def _written(
+    mail: ReservedMail, result: DeliveryResult, step: NextStep, code: FailureCode | None
+) -> LooseResult:
+    return LooseResult(
+        loose_mail_id=mail.loose_mail_id,
+        fence=mail.fence,
+        release_id=None if mail.of_release is None else mail.of_release.release_id,
+        mail_job_id=None if mail.of_release is None else mail.of_release.mail_job_id,
+        result=result,
+        enters=step.enters,
+        due_at=step.due_at,
+        is_counted=step.is_counted,
+        code=code,
+        description=step.description,
+    )

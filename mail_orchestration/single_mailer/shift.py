@@ -11,7 +11,7 @@ from typing import Literal
 
 from mail_orchestration.installation import Installation, look_at_database
 from mail_orchestration.relays import relays_of
-from mail_orchestration.sending.loose_mailer import LooseTally
+from mail_orchestration.sending.loose_tally import LooseTally
 from mail_orchestration.sending.station import Station
 from mail_orchestration.single_mailer.worker import loose_mailer
 

@@ -12,7 +12,7 @@ from mail_orchestration.egress.relay import Relay
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.sending.loose_mailer import LooseMailer, kinds_at
+from mail_orchestration.sending.loose_mailer import LooseMailer
 from mail_orchestration.sending.preparing import Preparer
 from mail_orchestration.sending.retries import RetryPreparer
 from mail_orchestration.sending.singles import SinglePreparer
@@ -51,4 +51,4 @@ def has_work(inst: Installation, *, now: datetime | None = None) -> bool:
     window = send_window(inst.settings)
     with inst.database.begin() as connection:
         at = now or database_now(connection)
-        return has_due_loose_mails(connection, inst.installation_id, kinds_at(window, KINDS, at), at)
+        return has_due_loose_mails(connection, inst.installation_id, window.kinds_at(KINDS, at), at)
