@@ -27,14 +27,16 @@ SETTING_OF: Mapping[str, str] = MappingProxyType(
         "recipient": "results_days",
         "bypass": "results_days",
         "result": "results_days",
+        "place_given_back": "results_days",
         "assembled_message": "messages_days",
         "delivery_log": "delivery_log_days",
+        "held_mail_log": "delivery_log_days",
         "queue_history": "history_days",
         "daily_mail_count": "daily_log_days",
     }
 )
 """Table → the setting that says how long its partitions are kept. What is not named here is kept for ever."""
-OF_RELEASES = frozenset({"recipient", "bypass", "result", "assembled_message"})
+OF_RELEASES = frozenset({"recipient", "bypass", "result", "place_given_back", "assembled_message"})
 """Tables whose days are those of releases, which may need them for longer."""
 MESSAGES = "assembled_message"
 

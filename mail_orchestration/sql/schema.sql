@@ -1,8 +1,9 @@
 -- The tables of mail_orchestration, in the order that mail flows. A person who knows this page knows the system.
 --
 -- Everything lives in the schema mail_orchestration; the search path is set by the connection.
--- Big tables (recipient, bypass, assembled_message, result, delivery_log, queue_history, daily_mail_count) are
--- insert-only and partitioned by day, so that retention drops partitions and never deletes rows. Partitions are made by
+-- Big tables (recipient, bypass, assembled_message, result, delivery_log, queue_history, daily_mail_count,
+-- place_given_back, held_mail_log) are insert-only and partitioned by day, so that retention drops partitions and never
+-- deletes rows. Partitions are made by
 -- ensure_day_partitions(). Small tables (mail_job, loose_mail, mailcaster_shift) are updated; they are kept narrow and
 -- vacuumed eagerly.
 
@@ -210,6 +211,9 @@ CREATE UNIQUE INDEX mail_job_is_recovered_once ON mail_job (recovers_id) WHERE r
 -- What a release froze, and what dedup and assembly counted. One row for each top-level mail job.
 -- digest is of all that was frozen, and an edit changes it; content_digest is of what the messages say. The same content
 -- goes once to each contact for one occurrence of the campaign, but for a release that the operator made again (spec 6.6).
+-- frequency_policy, frequency_rules ([[max_mails, days], …], null for the policy's own), shelf_life_days and counts are how
+-- the frequency policy treats it (spec 8.5). takes_places: its recipients have places in frequency_counter, and until
+-- places_settled_at some may still be given back. held_from is the release whose held mails this one sends.
 -- The record stays when retention has dropped the messages, and later recipients and results.
 -- released_on is the partition of everything big that belongs to the release.
 CREATE TABLE release (
@@ -229,6 +233,13 @@ CREATE TABLE release (
     canary_messages integer,
     canary_most_rejected numeric,
     is_dry_run boolean NOT NULL DEFAULT false,
+    frequency_policy text NOT NULL DEFAULT 'per_policy',
+    frequency_rules jsonb,
+    shelf_life_days integer,
+    counts boolean NOT NULL DEFAULT true,
+    takes_places boolean NOT NULL DEFAULT false,
+    places_settled_at timestamptz,
+    held_from bigint REFERENCES release ON DELETE SET NULL,
     audience_ids integer[] NOT NULL,
     excluded_audience_ids integer[] NOT NULL DEFAULT '{}',
     resolving_since timestamptz,
@@ -247,6 +258,10 @@ CREATE TABLE release (
     results_dropped_at timestamptz,
     CONSTRAINT results_are_not_dropped_before_messages
         CHECK (results_dropped_at IS NULL OR messages_dropped_at IS NOT NULL),
+    CONSTRAINT frequency_policy_is_known
+        CHECK (frequency_policy IN ('per_policy', 'override_policy', 'per_policy_do_not_queue')),
+    CONSTRAINT only_what_counts_takes_places CHECK (counts OR NOT takes_places),
+    CONSTRAINT only_places_are_settled CHECK (takes_places OR places_settled_at IS NULL),
     CONSTRAINT canary_has_a_size_and_a_limit CHECK ((canary_messages IS NULL) = (canary_most_rejected IS NULL)),
     CONSTRAINT resolved_is_counted
         CHECK (resolved_at IS NULL OR audience_rows = duplicates + recipient_count),
@@ -255,6 +270,8 @@ CREATE TABLE release (
         CHECK (assembled_at IS NULL OR message_count + bypassed_count = recipient_count)
 );
 CREATE INDEX release_to_report ON release (release_id) WHERE reported_at IS NULL;
+CREATE INDEX release_with_open_places ON release (release_id) WHERE takes_places AND places_settled_at IS NULL;
+CREATE INDEX release_of_held_mails ON release (held_from) WHERE held_from IS NOT NULL;
 CREATE INDEX release_of_campaign ON release (campaign_id, released_at DESC);
 
 
@@ -320,6 +337,7 @@ CREATE TABLE result (
 CREATE INDEX result_of_message ON result (release_id, message_no);
 -- Few: what is to be sent again, or waits for the operator, is found without reading the others.
 CREATE INDEX result_uncertain ON result (release_id, message_no) WHERE outcome = 'uncertain';
+CREATE INDEX result_not_arrived ON result (release_id, message_no) WHERE outcome IN ('rejected', 'stopped', 'expired');
 CREATE INDEX result_by_time ON result USING brin (occurred_at) WITH (pages_per_range = 32);
 
 
@@ -462,13 +480,15 @@ WHERE result.outcome = 'uncertain'
 
 -- How often somebody was written to ------------------------------------------------------------------------------
 
--- The daily log (spec 8.2): mails accepted for a contact on a day of the installation's time zone. Written once for each
--- day by the nightly close, which can be repeated.
+-- The daily log (spec 8.2): mails accepted for a contact on a day of the installation's time zone, without those that do
+-- not count. Written once for each day by the nightly close, which can be repeated. placed: those of them that had a place
+-- in frequency_counter, which they left for this.
 CREATE TABLE daily_mail_count (
     day date NOT NULL,
     installation_id integer NOT NULL,
     contact_id bigint NOT NULL,
     mails integer NOT NULL CHECK (mails > 0),
+    placed integer NOT NULL DEFAULT 0 CHECK (placed BETWEEN 0 AND mails),
     PRIMARY KEY (contact_id, day)
 ) PARTITION BY RANGE (day);
 
@@ -480,6 +500,90 @@ CREATE TABLE closed_day (
     contacts bigint NOT NULL,
     PRIMARY KEY (installation_id, day)
 );
+
+-- The frequency policy that holds for an installation (spec 8.1): no row, no policy. policy is its setting as it was applied
+-- last; days are of the windows that frequency_counter counts in, in the order of its columns, whether a window is of the
+-- calendar, and the day for which it counts them.
+CREATE TABLE frequency_policy (
+    installation_id integer PRIMARY KEY REFERENCES installation,
+    policy jsonb NOT NULL,
+    days integer [] NOT NULL,
+    is_calendar boolean NOT NULL,
+    counted_for date NOT NULL,
+    applied_at timestamptz NOT NULL,
+    CONSTRAINT policy_has_up_to_four_windows CHECK (cardinality(days) BETWEEN 1 AND 4)
+);
+
+-- How often each contact was written to (spec 8.2): mails of closed days in each window, as daily_mail_count has them, and
+-- the places that count in every window beside them: mails on their way, and those accepted on a day that is not closed.
+-- The gate takes a place for each recipient before assembly; the close of the day on which the mail was accepted moves it
+-- into mails_*; what never arrives gives it back (place_given_back). All of this happens under one lock for each
+-- installation, so that no two releases take the same place (spec 8.8).
+CREATE TABLE frequency_counter (
+    contact_id bigint PRIMARY KEY,
+    installation_id integer NOT NULL,
+    mails_1 integer NOT NULL DEFAULT 0,
+    mails_2 integer NOT NULL DEFAULT 0,
+    mails_3 integer NOT NULL DEFAULT 0,
+    mails_4 integer NOT NULL DEFAULT 0,
+    places integer NOT NULL DEFAULT 0
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
+
+-- Recipients whose place was given back, insert-only: once for each, however often it is looked for.
+CREATE TABLE place_given_back (
+    released_on date NOT NULL,
+    release_id bigint NOT NULL,
+    contact_id bigint NOT NULL,
+    PRIMARY KEY (release_id, contact_id, released_on)
+) PARTITION BY RANGE (released_on);
+
+-- The frequency queue (spec 8.4): what the policy forbids for now. A row waits here until it is sent in a release of its own
+-- kind (release.held_from), or ends otherwise; then it moves to held_mail_log. release_id is the release that it was held
+-- in; max_mails and days are the rule that forbade it.
+CREATE TABLE held_mail (
+    held_mail_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    installation_id integer NOT NULL,
+    contact_id bigint NOT NULL,
+    campaign_id integer NOT NULL,
+    release_id bigint NOT NULL,
+    audience_id integer NOT NULL,
+    priority integer NOT NULL,
+    held_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    max_mails integer NOT NULL,
+    days integer NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX held_mail_of_contact ON held_mail (contact_id);
+CREATE INDEX held_mail_of_release ON held_mail (release_id);
+CREATE INDEX held_mail_to_expire ON held_mail (installation_id, expires_at);
+
+CREATE TYPE held_mail_ending AS ENUM (
+    'sent', 'expired', 'deleted', 'policy_disabled', 'earlier_waits', 'campaign_deleted', 'stopped'
+);
+
+-- How each held mail's wait ended, insert-only; day is the day of ended_at in UTC. later_release_id is the release that
+-- sends it: where the wait ended by 'sent' or 'policy_disabled'.
+CREATE TABLE held_mail_log (
+    day date NOT NULL,
+    held_mail_id bigint NOT NULL,
+    installation_id integer NOT NULL,
+    contact_id bigint NOT NULL,
+    campaign_id integer NOT NULL,
+    release_id bigint NOT NULL,
+    audience_id integer NOT NULL,
+    priority integer NOT NULL,
+    held_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    max_mails integer NOT NULL,
+    days integer NOT NULL,
+    ended_at timestamptz NOT NULL,
+    ending held_mail_ending NOT NULL,
+    later_release_id bigint,
+    ended_by text NOT NULL,
+    CONSTRAINT what_is_sent_is_in_a_release CHECK ((later_release_id IS NOT NULL) = (ending IN ('sent', 'policy_disabled')))
+) PARTITION BY RANGE (day);
+CREATE INDEX held_mail_log_of_contact ON held_mail_log (contact_id);
+CREATE INDEX held_mail_log_of_release ON held_mail_log (release_id);
 
 
 -- Whether anything may be sent -----------------------------------------------------------------------------------
@@ -667,7 +771,8 @@ DECLARE
 BEGIN
     FOREACH parent IN ARRAY
         ARRAY[
-            'recipient', 'bypass', 'assembled_message', 'result', 'delivery_log', 'queue_history', 'daily_mail_count'
+            'recipient', 'bypass', 'assembled_message', 'result', 'delivery_log', 'queue_history', 'daily_mail_count',
+            'place_given_back', 'held_mail_log'
         ]
     LOOP
         partition := parent || '_' || to_char(day, 'YYYYMMDD');

@@ -112,7 +112,7 @@ def test_each_table_is_dropped_when_its_time_is_over(world: World) -> None:
     of_release = {days: world.release(days, Outcome.ACCEPTED, Outcome.REJECTED) for days in (1, 21, 41)}
     execute(world.database, "SELECT ensure_day_partitions(:day)", day=world.day(101))
     world.close_days()
-    everything = OF_RELEASES | {"delivery_log", "queue_history", "daily_mail_count"}
+    everything = OF_RELEASES | {"delivery_log", "held_mail_log", "queue_history", "daily_mail_count"}
     assert world.tables(41) == everything
 
     retained = world.clean()
@@ -121,7 +121,7 @@ def test_each_table_is_dropped_when_its_time_is_over(world: World) -> None:
     assert world.tables(21) == everything - {"assembled_message", "queue_history"}
     assert world.tables(41) == {"daily_mail_count"}
     assert world.tables(101) == set()
-    assert len(retained.dropped) == 2 + 6 + 7
+    assert len(retained.dropped) == 2 + 8 + 9
     assert sum(each.octets for each in retained.dropped) > 0
     assert world.clean() == Retained()
 
@@ -265,7 +265,7 @@ def test_the_longest_retention_of_all_installations_counts(world: World) -> None
     drop_what_is_old(
         world.database, other, RetentionSettings(messages_days=30, results_days=45, records_days=60)
     )
-    assert world.tables(50) == {"daily_mail_count", "delivery_log"}
+    assert world.tables(50) == {"daily_mail_count", "delivery_log", "held_mail_log"}
 
 
 def test_who_inserts_does_not_wait_and_what_is_in_use_is_dropped_later(
