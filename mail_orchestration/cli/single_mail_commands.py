@@ -13,7 +13,7 @@ import typer
 from mail_orchestration.cli.app import LARGEST_NUMBER, app, command
 from mail_orchestration.cli.campaign_commands import CampaignArgument, campaign_folder, show_message
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, table
+from mail_orchestration.cli.face import Face, shown, table
 from mail_orchestration.kernel.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mail_orchestration.dispatch.loose_mails import Chosen
+    from mail_orchestration.dispatch.single_mails import EndedSingleMail, SingleMailDetails
     from mail_orchestration.single_mailer import SingleMail, Submitted
 
 PANEL = "Single mails"
@@ -183,30 +184,51 @@ def show(
     number: NumberArgument,
     raw: Annotated[bool, typer.Option("--raw", help="The message's own octets on stdout.")] = False,
 ) -> ExitCode | None:
-    """One single mail: where it stands, why, and what it says. Exit code 1 when it has failed."""
+    """One single mail: where it stands, or how it ended, why, and what it says. Exit code 1 when it has failed."""
     import base64
     import dataclasses
 
+    from mail_orchestration.dispatch.single_mails import EndedSingleMail, SingleMailDetails
     from mail_orchestration.kernel.loose_mail_states import LooseMailState
     from mail_orchestration.single_mailer.showing import single_mail
 
     with face.open() as inst:
         found, data = single_mail(inst, number)
+        missing = _why_no_message(found, inst.settings.retention.messages_days)
     if raw and not face.as_json:
         if data is None:
-            raise BadInput(f"single mail {number} is not composed yet")
+            raise BadInput(f"single mail {number}: {missing}")
         sys.stdout.buffer.write(data)
+        sys.stdout.flush()
         return None
     facts = {key: value for key, value in dataclasses.asdict(found).items() if key != "message"}
+    if isinstance(found, EndedSingleMail):
+        facts |= {"is_message_dropped": found.is_message_dropped}
 
     def tell(console: Console) -> None:
         rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "", {})]
         console.print(table("", "", rows=rows))
-        if data is not None:
+        if data is None:
+            console.print(missing)
+        else:
             show_message(console, data, lines=20)
 
     face.answer(facts | {"data_base64": None if data is None else base64.b64encode(data).decode()}, tell)
-    return ExitCode.NOT_WELL if found.state is LooseMailState.FAILED else None
+    has_failed = isinstance(found, SingleMailDetails) and found.state is LooseMailState.FAILED
+    return ExitCode.NOT_WELL if has_failed else None
+
+
+def _why_no_message(found: SingleMailDetails | EndedSingleMail, kept_days: int) -> str:
+    from mail_orchestration.dispatch.single_mails import EndedSingleMail
+
+    if not isinstance(found, EndedSingleMail):
+        return "it is not composed yet"
+    if found.is_message_dropped:
+        return (
+            f"its message ({shown(found.size)} octets) was dropped: messages are kept for {kept_days} days "
+            "(retention.messages_days)"
+        )
+    return "it was never composed"
 
 
 @command("failures", PANEL, into=single_mails)

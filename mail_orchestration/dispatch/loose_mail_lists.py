@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 from mail_orchestration.kernel.model import Outcome
@@ -71,6 +72,9 @@ class LoggedMail:
     code: str | None
     description: str | None
     deleted_by: str | None
+
+
+_Logged = TypeVar("_Logged", bound=LoggedMail)
 
 
 def list_loose_mails(
@@ -145,7 +149,9 @@ def delivery_log(
             "most": most,
         },
     )
-    return [
-        LoggedMail(**{**row._mapping, "kind": LooseMailKind(row.kind), "outcome": Outcome(row.outcome)})
-        for row in rows
-    ]
+    return [logged_mail(LoggedMail, row) for row in rows]
+
+
+def logged_mail(kind: type[_Logged], row: Row[Any]) -> _Logged:
+    """What a row with a column for each field says."""
+    return kind(**{**row._mapping, "kind": LooseMailKind(row.kind), "outcome": Outcome(row.outcome)})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, logged_mail
 from mail_orchestration.dispatch.loose_mails import Chosen
 from mail_orchestration.kernel.errors import NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
@@ -191,18 +192,37 @@ class SingleMailDetails:
     """Compressed; None before it is composed."""
 
 
-def read_single_mail(connection: Connection, installation_id: int, loose_mail_id: int) -> SingleMailDetails:
-    """Raises NotFound, also for one that has come to its end: the delivery log tells of those."""
-    row = connection.execute(
-        STATEMENTS["read_single_mail"],
-        {"installation_id": installation_id, "loose_mail_id": loose_mail_id},
-    ).one_or_none()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedSingleMail(LoggedMail):
+    """One single mail that has come to its end. Holds an address: not for logs, nor for Dagster."""
+
+    contact_id: int
+    size: int | None
+    """Octets of its message; None where it was never composed."""
+    frozen_campaign_id: int | None
+    message: bytes | None
+    """Compressed; None where there never was one, or where it is past its retention."""
+
+    @property
+    def is_message_dropped(self) -> bool:
+        """Whether there was a message, which is past its retention."""
+        return self.size is not None and self.message is None
+
+
+def read_single_mail(
+    connection: Connection, installation_id: int, loose_mail_id: int
+) -> SingleMailDetails | EndedSingleMail:
+    """One that waits, failed, or has come to its end. Raises NotFound."""
+    which = {"installation_id": installation_id, "loose_mail_id": loose_mail_id}
+    row = connection.execute(STATEMENTS["read_single_mail"], which).one_or_none()
+    if row is not None:
+        values = dict(row._mapping)
+        values["state"] = LooseMailState(row.state)
+        values["last_outcome"] = None if row.last_outcome is None else Outcome(row.last_outcome)
+        values["code"] = None if row.code is None else FailureCode(row.code)
+        return SingleMailDetails(**values)
+    # Only now: what ends between the two is in the log.
+    row = connection.execute(STATEMENTS["read_ended_single_mail"], which).one_or_none()
     if row is None:
-        raise NotFound(
-            f"no single mail {loose_mail_id} waits or failed; if it has ended, the delivery log has it"
-        )
-    values = dict(row._mapping)
-    values["state"] = LooseMailState(row.state)
-    values["last_outcome"] = None if row.last_outcome is None else Outcome(row.last_outcome)
-    values["code"] = None if row.code is None else FailureCode(row.code)
-    return SingleMailDetails(**values)
+        raise NotFound(f"there is no single mail {loose_mail_id}, or it is past its retention")
+    return logged_mail(EndedSingleMail, row)

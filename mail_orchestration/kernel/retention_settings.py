@@ -13,7 +13,7 @@ class RetentionSettings(Section):
     history_days: int = Field(default=7, ge=1, le=365)
     """The same content is not queued twice for an address within so many days."""
     messages_days: int = Field(default=90, ge=7)
-    """The assembled messages: what exactly each recipient got."""
+    """The messages of releases and single mails: what exactly each recipient got."""
     results_days: int = Field(default=400, ge=7)
     """Recipients and results of releases."""
     delivery_log_days: int = Field(default=400, ge=7)
@@ -29,6 +29,7 @@ class RetentionSettings(Section):
     def _what_explains_goes_last(self) -> RetentionSettings:
         for shorter, longer in (
             ("messages_days", "results_days"),
+            ("messages_days", "delivery_log_days"),
             ("history_days", "results_days"),
             ("results_days", "records_days"),
         ):

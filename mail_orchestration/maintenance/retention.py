@@ -31,6 +31,7 @@ SETTING_OF: Mapping[str, str] = MappingProxyType(
         "assembled_message": "messages_days",
         "delivery_log": "delivery_log_days",
         "held_mail_log": "delivery_log_days",
+        "loose_mail_message": "messages_days",
         "queue_history": "history_days",
         "daily_mail_count": "daily_log_days",
     }

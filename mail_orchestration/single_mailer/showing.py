@@ -7,7 +7,7 @@ from collections.abc import Collection
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.dispatch.frozen_campaigns import read_frozen_campaign
 from mail_orchestration.dispatch.loose_mail_lists import LooseMailListed, list_loose_mails
-from mail_orchestration.dispatch.single_mails import SingleMailDetails, read_single_mail
+from mail_orchestration.dispatch.single_mails import EndedSingleMail, SingleMailDetails, read_single_mail
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 
@@ -31,11 +31,16 @@ def single_mails(
         )
 
 
-def single_mail(inst: Installation, loose_mail_id: int) -> tuple[SingleMailDetails, bytes | None]:
-    """One of them, and the octets of its message once it is composed. Raises NotFound and BadStoredMessage."""
+def single_mail(
+    inst: Installation, loose_mail_id: int
+) -> tuple[SingleMailDetails | EndedSingleMail, bytes | None]:
+    """One single mail, and the octets of its message from when it is composed until they are past retention.
+
+    Raises NotFound and BadStoredMessage.
+    """
     with inst.database.begin() as connection:
         found = read_single_mail(connection, inst.installation_id, loose_mail_id)
-        if found.message is None:
+        if found.message is None or found.frozen_campaign_id is None:
             return found, None
         dictionary = read_frozen_campaign(connection, found.frozen_campaign_id).dictionary
     return found, Compressor(dictionary or b"").decompress(found.message)

@@ -426,9 +426,9 @@ FOR NO KEY UPDATE;
 -- name: record_loose_results
 -- What became of attempts at loose mails, of those that are still reserved under the fence: the others are somebody else's
 -- by now, and nothing of them is written. A retry's is a result of its message, and the mail job's figures go with it.
--- What has come to an end moves to the delivery log, the rest waits for its next attempt or is a dead letter. What did not
--- leave is forgotten by the queue history, so that it can be submitted anew. Where it was
--- the last one of a release that waited, that is reported on once more. Returns the numbers of those that were written.
+-- What has come to an end moves to the delivery log, with what it said; the rest waits for its next attempt or is a dead
+-- letter. What did not leave is forgotten by the queue history, so that it can be submitted anew. Where it was the last one
+-- of a release that waited, that is reported on once more. Returns the numbers of those that were written.
 WITH given AS (
     SELECT *
     FROM unnest(
@@ -445,7 +445,7 @@ WITH given AS (
 held AS (
     SELECT
         l.loose_mail_id, l.installation_id, l.kind, l.asked_state, l.created_at, l.campaign_id, l.contact_id, l.address,
-        l.released_on, l.release_id, l.message_no, l.mail_job_id, l.result_no, l.last_outcome, l.history_key,
+        l.released_on, l.release_id, l.message_no, l.mail_job_id, l.result_no, l.last_outcome, l.history_key, l.size,
         CAST(l.attempts + CASE WHEN g.is_counted AND g.relay <> '' THEN 1 ELSE 0 END AS smallint) AS attempts,
         g.occurred_at, g.outcome, g.reply_code, g.enhanced_code, g.reply_text, g.relay, g.is_hard_bounce, g.enters,
         g.next_at, g.is_counted, g.code, g.description
@@ -498,6 +498,13 @@ suppressed AS (
 ),
 ended AS (
     DELETE FROM loose_mail USING held WHERE loose_mail.loose_mail_id = held.loose_mail_id AND held.enters IS NULL
+    RETURNING held.occurred_at, loose_mail.loose_mail_id, loose_mail.frozen_campaign_id, loose_mail.message
+),
+said AS (
+    INSERT INTO loose_mail_message (day, loose_mail_id, frozen_campaign_id, message)
+    SELECT CAST(e.occurred_at AT TIME ZONE 'UTC' AS date), e.loose_mail_id, e.frozen_campaign_id, e.message
+    FROM ended AS e
+    WHERE e.message IS NOT NULL
 ),
 forgotten AS (
     DELETE FROM queue_history USING held
@@ -506,12 +513,12 @@ forgotten AS (
 logged AS (
     INSERT INTO delivery_log (
         day, loose_mail_id, installation_id, kind, campaign_id, contact_id, address, release_id, message_no, created_at,
-        ended_at, attempts, outcome, reply_code, enhanced_code, reply_text, relay, code, description
+        ended_at, attempts, outcome, reply_code, enhanced_code, reply_text, relay, code, description, size
     )
     SELECT
         CAST(h.occurred_at AT TIME ZONE 'UTC' AS date), h.loose_mail_id, h.installation_id, h.kind, h.campaign_id,
         h.contact_id, h.address, h.release_id, h.message_no, h.created_at, h.occurred_at, h.attempts, h.outcome,
-        h.reply_code, h.enhanced_code, h.reply_text, h.relay, h.code, h.description
+        h.reply_code, h.enhanced_code, h.reply_text, h.relay, h.code, h.description, h.size
     FROM held AS h
     WHERE h.enters IS NULL
 ),

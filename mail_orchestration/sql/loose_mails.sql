@@ -252,19 +252,26 @@ deleted AS (
     RETURNING loose_mail.loose_mail_id
 ),
 
+said AS (
+    INSERT INTO loose_mail_message (day, loose_mail_id, frozen_campaign_id, message)
+    SELECT CAST(CAST(:now AS timestamptz) AT TIME ZONE 'UTC' AS date), m.loose_mail_id, m.frozen_campaign_id, m.message
+    FROM meant AS m INNER JOIN deleted ON deleted.loose_mail_id = m.loose_mail_id
+    WHERE m.message IS NOT NULL
+),
+
 forgotten AS (
     DELETE FROM queue_history USING meant WHERE queue_history.mail_key = meant.history_key
 )
 
 INSERT INTO delivery_log (
     day, loose_mail_id, installation_id, kind, campaign_id, contact_id, address, release_id, message_no, created_at,
-    ended_at, attempts, outcome, reply_code, enhanced_code, reply_text, relay, code, description, deleted_by
+    ended_at, attempts, outcome, reply_code, enhanced_code, reply_text, relay, code, description, size, deleted_by
 )
 SELECT
     CAST(CAST(:now AS timestamptz) AT TIME ZONE 'UTC' AS date), m.loose_mail_id, m.installation_id, m.kind, m.campaign_id,
     m.contact_id, m.address, m.release_id, m.message_no, m.created_at, CAST(:now AS timestamptz), m.attempts,
     coalesce(m.last_outcome, 'stopped'), m.reply_code, m.enhanced_code, m.reply_text, coalesce(m.relay, ''), m.code,
-    m.description, :by
+    m.description, m.size, :by
 FROM meant AS m INNER JOIN deleted ON deleted.loose_mail_id = m.loose_mail_id
 RETURNING loose_mail_id;
 

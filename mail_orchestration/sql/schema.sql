@@ -423,7 +423,7 @@ CREATE UNIQUE INDEX message_is_retried_by_one_loose_mail ON loose_mail (release_
 
 -- What became of each loose mail, insert-only: one row when it has come to its end. day is the day of ended_at in UTC.
 -- outcome is that of its last attempt, or why there was none (stopped, expired); a dead letter that the operator deleted
--- keeps the outcome that it died with.
+-- keeps the outcome that it died with. size: octets of a mail of its own; null for one that was never composed.
 CREATE TABLE delivery_log (
     day date NOT NULL,
     loose_mail_id bigint NOT NULL,
@@ -444,10 +444,23 @@ CREATE TABLE delivery_log (
     relay text NOT NULL,
     code text,
     description text,
-    deleted_by text
+    deleted_by text,
+    size integer
 ) PARTITION BY RANGE (day);
 CREATE INDEX delivery_log_by_time ON delivery_log (installation_id, ended_at DESC);
 CREATE INDEX delivery_log_of_message ON delivery_log (release_id, message_no) WHERE release_id IS NOT NULL;
+CREATE INDEX delivery_log_of_single_mail ON delivery_log (loose_mail_id) WHERE kind = 'single';
+
+-- What mails of their own said, exactly, insert-only: one row for each in the delivery log that was composed (size is not
+-- null there), for as long as the messages of releases are kept. message is compressed against the dictionary of the
+-- frozen campaign. A retry's message is that of its release.
+CREATE TABLE loose_mail_message (
+    day date NOT NULL,
+    loose_mail_id bigint NOT NULL,
+    frozen_campaign_id integer NOT NULL,
+    message bytea NOT NULL,
+    PRIMARY KEY (loose_mail_id, day)
+) PARTITION BY RANGE (day);
 
 -- What was queued lately: the same mail is not queued again within the history (spec 6.6). One row for each mail of its own
 -- (single mails, bursts); a release needs none, its recipients tell. mail_key is the hash of what must not come twice.
@@ -771,8 +784,8 @@ DECLARE
 BEGIN
     FOREACH parent IN ARRAY
         ARRAY[
-            'recipient', 'bypass', 'assembled_message', 'result', 'delivery_log', 'queue_history', 'daily_mail_count',
-            'place_given_back', 'held_mail_log'
+            'recipient', 'bypass', 'assembled_message', 'result', 'delivery_log', 'loose_mail_message', 'queue_history',
+            'daily_mail_count', 'place_given_back', 'held_mail_log'
         ]
     LOOP
         partition := parent || '_' || to_char(day, 'YYYYMMDD');

@@ -118,3 +118,15 @@ FROM loose_mail AS l
 INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
 WHERE l.loose_mail_id = CAST(:loose_mail_id AS bigint) AND l.installation_id = CAST(:installation_id AS integer)
     AND l.kind = 'single';
+
+-- name: read_ended_single_mail
+-- One single mail that has come to its end, with its message as it is stored: null where there never was one, or where it
+-- is past its retention.
+SELECT g.loose_mail_id, g.kind, c.name AS campaign, g.address, g.contact_id, g.release_id, g.message_no, g.created_at,
+    g.ended_at, g.attempts, g.outcome, g.reply_code, g.enhanced_code, g.reply_text, g.relay, g.code, g.description,
+    g.deleted_by, g.size, said.frozen_campaign_id, said.message
+FROM delivery_log AS g
+INNER JOIN campaign AS c ON c.campaign_id = g.campaign_id
+LEFT JOIN loose_mail_message AS said ON said.day = g.day AND said.loose_mail_id = g.loose_mail_id
+WHERE g.loose_mail_id = CAST(:loose_mail_id AS bigint) AND g.installation_id = CAST(:installation_id AS integer)
+    AND g.kind = 'single';

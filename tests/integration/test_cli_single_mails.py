@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ import pytest
 
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
-from tests.scenarios.installations import use_database, write_site
+from mail_orchestration.installation import open_installation
+from tests.scenarios.installations import execute, use_database, write_site
+from tests.scenarios.relays.beside import relay_beside
 from tests.scenarios.relays.postfix_sink import storing_sink
 
 pytestmark = [pytest.mark.rule("7.1"), pytest.mark.rule("7.3"), pytest.mark.rule("11.3")]
@@ -79,6 +84,57 @@ def test_one_mail_now(site: Path, capsys: Said) -> None:
     assert "ann@example.com" in capsys.readouterr().out
 
 
+def written(*arguments: str) -> bytes:
+    """What the command writes to stdout, octet by octet."""
+    return subprocess.run(
+        [sys.executable, "-m", "mail_orchestration.cli", "single-mail", *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+
+
+@pytest.mark.rule("2.7", "6.5")
+def test_what_a_mail_said_is_told_after_its_end_until_retention_drops_it(site: Path, capsys: Said) -> None:
+    with relay_beside() as server:
+        settings = write_site(site, relay_port=server.port)
+        (site / "mails.jsonl").write_text(
+            "\n".join(
+                json.dumps({"to": to, "attributes": {"name": "Ann"} | ({"number": 1} if composed else {})})
+                for to, composed in (
+                    ("ann@example.com", True),
+                    ("554-at-dot@example.com", True),
+                    ("u@x.org", False),
+                )
+            )
+        )
+        sent = answer(capsys, "send", "letter", "--file", "mails.jsonl")["mails"]
+        accepted, refused, uncomposed = (str(each["loose_mail_id"]) for each in sent)
+        assert error(capsys, "show", accepted, "--raw").strip().endswith("it is not composed yet")
+        assert run(["single-mailer", "run"]) == ExitCode.NOT_WELL
+        capsys.readouterr()
+        before = answer(capsys, "show", refused, code=ExitCode.NOT_WELL)["data_base64"]
+        assert len(answer(capsys, "delete", refused, uncomposed)["deleted"]) == 2
+        octets = server.data["ann@example.com"]
+    shown = answer(capsys, "show", accepted)
+    assert (shown["outcome"], shown["address"], shown["size"]) == ("accepted", "ann@example.com", len(octets))
+    assert b64decode(shown["data_base64"]) == octets
+    assert written("show", accepted, "--raw") == octets
+    deleted = answer(capsys, "show", refused)
+    assert (deleted["outcome"], deleted["data_base64"]) == ("rejected", before)
+    never = "it was never composed"
+    assert error(capsys, "show", uncomposed, "--raw").strip().endswith(never)
+
+    with open_installation(settings, application_name="tests") as inst:
+        execute(inst, "TRUNCATE loose_mail_message")
+    dropped = f"its message ({len(octets):,} octets) was dropped: messages are kept for 90 days"
+    assert dropped in " ".join(error(capsys, "show", accepted, "--raw").split())
+    shown = answer(capsys, "show", accepted)
+    assert (shown["data_base64"], shown["is_message_dropped"]) == (None, True)
+    for number, said in (accepted, dropped), (uncomposed, never):
+        assert run(["single-mail", "show", number]) == ExitCode.OK
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_mails_of_a_deleted_campaign_stay_until_it_is_brought_back(site: Path, capsys: Said) -> None:
     """There is no release of a campaign without audiences: what was deleted is resumed."""
     write_site(site, relay_port=9, campaign={"audiences": []})
@@ -125,7 +181,7 @@ def test_a_time_is_told_in_utc(site: Path, capsys: Said) -> None:
         (["list", "--state", "lost"], "there is no state lost"),
         (["resubmit"], "say which: numbers, --campaign, --code, or --all"),
         (["delete", "--code", "bad"], "there is no code bad"),
-        (["show", "4711"], "no single mail 4711 waits or failed"),
+        (["show", "4711"], "there is no single mail 4711, or it is past its retention"),
     ],
 )
 def test_what_is_wrong_is_told(site: Path, capsys: Said, arguments: list[str], said: str) -> None:

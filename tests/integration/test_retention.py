@@ -112,16 +112,22 @@ def test_each_table_is_dropped_when_its_time_is_over(world: World) -> None:
     of_release = {days: world.release(days, Outcome.ACCEPTED, Outcome.REJECTED) for days in (1, 21, 41)}
     execute(world.database, "SELECT ensure_day_partitions(:day)", day=world.day(101))
     world.close_days()
-    everything = OF_RELEASES | {"delivery_log", "held_mail_log", "queue_history", "daily_mail_count"}
+    everything = OF_RELEASES | {
+        "delivery_log",
+        "loose_mail_message",
+        "held_mail_log",
+        "queue_history",
+        "daily_mail_count",
+    }
     assert world.tables(41) == everything
 
     retained = world.clean()
     assert (retained.kept, retained.in_use) == ([], [])
     assert world.tables(1) == everything
-    assert world.tables(21) == everything - {"assembled_message", "queue_history"}
+    assert world.tables(21) == everything - {"assembled_message", "loose_mail_message", "queue_history"}
     assert world.tables(41) == {"daily_mail_count"}
     assert world.tables(101) == set()
-    assert len(retained.dropped) == 2 + 8 + 9
+    assert len(retained.dropped) == 3 + 9 + 10
     assert sum(each.octets for each in retained.dropped) > 0
     assert world.clean() == Retained()
 
