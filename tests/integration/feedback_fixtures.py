@@ -127,7 +127,7 @@ def add_release(
         installation_id=installation_id,
         name=f"campaign {release_id}",
         release_id=release_id,
-        now=datetime(released_on.year, released_on.month, released_on.day, 12, tzinfo=UTC),
+        now=noon_of(released_on),
         day=released_on,
         rows=recipients + duplicates,
         duplicates=duplicates,
@@ -241,6 +241,11 @@ def add_results(
                 for result in results
             ],
         )
+
+
+def noon_of(day: date) -> datetime:
+    """In UTC."""
+    return datetime.combine(day, NOON.timetz())
 
 
 def in_seconds(seconds: float) -> datetime:
