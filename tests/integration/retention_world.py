@@ -31,7 +31,7 @@ RETENTION = RetentionSettings(
     daily_log_days=100,
     records_days=60,
 )
-OF_RELEASES = {"recipient", "bypass", "result", "assembled_message"}
+OF_RELEASES = {"recipient", "bypass", "result", "place_given_back", "assembled_message"}
 
 
 @dataclass
