@@ -25,11 +25,10 @@ from tests.scenarios.installations import (
     addresses,
     released,
     site_whose_relay_falls_silent,
-    site_with_sink,
-    wait_for_results,
 )
 from tests.scenarios.relays.beside import wait_until_unanswered
 from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
+from tests.scenarios.shift_under_way import shift_under_way
 
 CONTACTS = 1000
 ANSWERED = 100
@@ -94,21 +93,16 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
 def test_a_heartbeat_that_loses_its_connection_takes_another(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        site_with_sink(
-            tmp_path,
-            database_url,
-            monkeypatch,
-            sink_options=A_SECOND_EACH,
-            contacts=80,
-            mailcasters=[{"name": "m1", "connections": 20}],
-            dispatcher={"heartbeat_seconds": 0.3},
-        ) as (inst, sink),
-        ThreadPoolExecutor(1) as executor,
-    ):
-        release_id = released(inst)
-        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-        wait_for_results(inst, 1)
+    with shift_under_way(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        sink_options=A_SECOND_EACH,
+        contacts=80,
+        connections=20,
+        dispatcher={"heartbeat_seconds": 0.3},
+    ) as at_work:
+        inst = at_work.inst
         with inst.database.begin() as connection:
             # The holder of the mail job's lock is the heartbeat's session.
             ended = connection.execute(
@@ -119,7 +113,7 @@ def test_a_heartbeat_that_loses_its_connection_takes_another(
                 )
             ).scalar_one()
         assert ended == 1
-        assert shift.result(timeout=60).messages == 80
+        assert at_work.shift.result(timeout=60).messages == 80
         with inst.database.begin() as connection:
-            assert mail_job(connection, release_id).state is MailJobState.FINISHED
-        assert sink.tally() == dict.fromkeys(addresses(80), 1)
+            assert mail_job(connection, at_work.release_id).state is MailJobState.FINISHED
+        assert at_work.sink.tally() == dict.fromkeys(addresses(80), 1)

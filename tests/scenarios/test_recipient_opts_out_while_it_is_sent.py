@@ -11,14 +11,27 @@ import pytest
 from sqlalchemy import text
 
 from mail_orchestration.egress import parking
-from mail_orchestration.feedback.books import books
+from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings
 from mail_orchestration.mailcaster import message_feed, run_shift
-from tests.scenarios.installations import released, site_with_sink, wait_for_results
+from tests.scenarios.installations import released, site_with_sink, tally, wait_for_results
 from tests.scenarios.relays.postfix_sink import A_SECOND_EACH
+from tests.scenarios.shift_under_way import shift_under_way
 
 CONTACTS = 48
 CONNECTIONS = 8
+
+
+def opt_out(inst: Installation, *, after: int) -> int:
+    """Those whose messages come after this one do; how many."""
+    with inst.database.begin() as connection:
+        return connection.execute(
+            text(
+                "INSERT INTO suppression (contact_id, reason)"
+                " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > :after"
+            ),
+            {"after": after},
+        ).rowcount
 
 
 @pytest.mark.rule("1.5")
@@ -28,32 +41,18 @@ def test_a_slow_relay_is_fed_in_small_batches(
     monkeypatch.setattr(message_feed, "FIRST_BATCH", 24)
     monkeypatch.setattr(message_feed, "BATCH_LASTS_S", 0.5)
     # Eight connections, each sends a message in a second.
-    with (
-        site_with_sink(
-            tmp_path,
-            database_url,
-            monkeypatch,
-            sink_options=A_SECOND_EACH,
-            contacts=CONTACTS,
-            mailcasters=[{"name": "m1", "connections": CONNECTIONS}],
-        ) as (inst, _),
-        ThreadPoolExecutor(1) as executor,
-    ):
-        release_id = released(inst)
-        shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-        wait_for_results(inst, 1)
-        with inst.database.begin() as connection:
-            late = connection.execute(
-                text(
-                    "INSERT INTO suppression (contact_id, reason)"
-                    " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > 40"
-                    " RETURNING contact_id"
-                )
-            ).all()
-        assert shift.result(timeout=60).messages == CONTACTS
-        with inst.database.begin() as connection:
-            tally = books(connection, release_id)
-    assert (tally.balances, tally.accepted, tally.stopped) == (True, CONTACTS - len(late), len(late))
+    with shift_under_way(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        sink_options=A_SECOND_EACH,
+        contacts=CONTACTS,
+        connections=CONNECTIONS,
+    ) as at_work:
+        late = opt_out(at_work.inst, after=40)
+        assert at_work.shift.result(timeout=60).messages == CONTACTS
+        found = tally(at_work.inst, at_work.release_id)
+    assert (found.accepted, found.stopped) == (CONTACTS - late, late)
 
 
 @pytest.mark.rule("1.5")
@@ -78,16 +77,8 @@ def test_who_waits_for_a_domains_limit_is_asked_about_again(
         release_id = released(inst)
         shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
         wait_for_results(inst, 1)
-        with inst.database.begin() as connection:
-            connection.execute(
-                text(
-                    "INSERT INTO suppression (contact_id, reason)"
-                    " SELECT contact_id, 'opted_out' FROM assembled_message WHERE message_no > :kept"
-                ),
-                {"kept": kept},
-            )
+        opt_out(inst, after=kept)
         assert shift.result(timeout=60).messages == contacts
-        with inst.database.begin() as connection:
-            tally = books(connection, release_id)
+        found = tally(inst, release_id)
         assert sum(sink.tally().values()) == kept
-    assert (tally.balances, tally.accepted, tally.stopped) == (True, kept, contacts - kept)
+    assert (found.accepted, found.stopped) == (kept, contacts - kept)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +16,8 @@ from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.sending_settings import DAYS, SendWindowSettings
 from mail_orchestration.mailcaster import has_work, run_shift, work_on
-from tests.scenarios.installations import SETTINGS, released, site_with_sink, tally, wait_for_results
-
-CONTACTS = 600
+from tests.scenarios.installations import SETTINGS, released, site_with_sink
+from tests.scenarios.shift_under_way import shift_under_way, the_rest_goes_once
 
 
 def on_another_day() -> dict[str, object]:
@@ -39,35 +37,26 @@ def test_a_window_that_ends_stops_a_shift_and_nothing_is_repeated(
 ) -> None:
     is_over = threading.Event()
     monkeypatch.setattr(SendWindow, "is_open_at", lambda window, now: not is_over.is_set())
-    with (
-        site_with_sink(
-            tmp_path,
-            database_url,
-            monkeypatch,
-            sink_options=("-w", "1"),
-            contacts=CONTACTS,
-            mailcasters=[{"name": "m1", "connections": 100}],
-        ) as (inst, sink),
-        ThreadPoolExecutor(1) as executor,
-    ):
-        release_id = released(inst)
-        at_work = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-        wait_for_results(inst, 100)
+    with shift_under_way(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        sink_options=("-w", "1"),
+        contacts=600,
+        connections=100,
+        results=100,
+    ) as at_work:
         is_over.set()
-        summary = at_work.result(timeout=60)
+        summary = at_work.shift.result(timeout=60)
         assert summary.ended_because == "send window"
-        assert 100 <= summary.messages < CONTACTS
-        sent = sum(sink.tally().values())
-        assert sent == summary.messages
+        assert 100 <= summary.messages < at_work.contacts
+        assert sum(at_work.sink.tally().values()) == summary.messages
 
-    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=CONTACTS) as (inst, quick):
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=600) as (inst, quick):
         assert not has_work(inst, "m1")
         is_over.clear()
         assert has_work(inst, "m1"), "what is in hand was handed back: nobody waits for the hang time"
-        run_shift(inst, "m1", stop=threading.Event())
-        assert tally(inst, release_id).accepted == CONTACTS
-        assert sum(quick.tally().values()) == CONTACTS - sent
-        assert max(quick.tally().values()) == 1
+        the_rest_goes_once(at_work, inst, quick)
 
 
 @pytest.mark.rule("6.7")

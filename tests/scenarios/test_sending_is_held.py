@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +13,36 @@ from mail_orchestration.control import Scope
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import claim_next
 from mail_orchestration.mailcaster import claiming, has_work, run_shift
-from tests.scenarios.installations import (
-    released,
-    site_with_sink,
-    tally,
-    wait_for_results,
-)
-
-CONTACTS = 600
+from tests.scenarios.installations import released, site_with_sink, tally
+from tests.scenarios.shift_under_way import shift_under_way, the_rest_goes_once
 
 
 @pytest.mark.rule("5.8")
 def test_a_hold_stops_a_shift_and_nothing_is_repeated(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        site_with_sink(
-            tmp_path,
-            database_url,
-            monkeypatch,
-            sink_options=("-w", "1"),
-            contacts=CONTACTS,
-            mailcasters=[{"name": "m1", "connections": 100}],
-        ) as (inst, sink),
-        ThreadPoolExecutor(1) as executor,
-    ):
-        release_id = released(inst)
-        at_work = executor.submit(run_shift, inst, "m1", stop=threading.Event())
-        wait_for_results(inst, 100)
+    with shift_under_way(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        sink_options=("-w", "1"),
+        contacts=600,
+        connections=100,
+        results=100,
+    ) as at_work:
+        inst = at_work.inst
         held = holding.hold(inst, "the relay is being moved", wait_s=60)
-        summary = at_work.result(timeout=60)
+        summary = at_work.shift.result(timeout=60)
         assert [each.reason for each in held.holds] == ["the relay is being moved"]
         assert summary.ended_because == "held"
-        assert summary.messages < CONTACTS
-        sent = sum(sink.tally().values())
-        assert sent == summary.messages
+        assert summary.messages < at_work.contacts
+        assert sum(at_work.sink.tally().values()) == summary.messages
         assert not has_work(inst, "m1")
         assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
 
-    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=CONTACTS) as (inst, quick):
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=600) as (inst, quick):
         assert [each.reason for each in holding.resume(inst).lifted] == ["the relay is being moved"]
-        run_shift(inst, "m1", stop=threading.Event())
-        assert tally(inst, release_id).accepted == CONTACTS
-        assert sum(quick.tally().values()) == CONTACTS - sent
-        assert max(quick.tally().values()) == 1
+        the_rest_goes_once(at_work, inst, quick)
 
 
 @pytest.mark.rule("5.6")
