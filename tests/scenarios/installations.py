@@ -51,16 +51,21 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def address_of(local: str) -> str:
+    """Of the contact with this local part."""
+    return f"{local}@example.net"
+
+
 def addresses(contacts: int) -> set[str]:
     """Those of the audience `everybody` of so many contacts."""
-    return {f"r{n}@example.net" for n in range(1, contacts + 1)}
+    return {address_of(f"r{n}") for n in range(1, contacts + 1)}
 
 
 def write_site(
     folder: Path,
     *,
     relay_port: int,
-    contacts: int = 0,
+    contacts: int | Sequence[str] = 0,
     campaign: Mapping[str, object] | None = None,
     mailcasters: Sequence[Mapping[str, object]] = ({"name": "m1"},),
     dispatcher: Mapping[str, object] | None = None,
@@ -68,7 +73,10 @@ def write_site(
     html: str = HTML,
     installation: str = "main",
 ) -> Path:
-    """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path."""
+    """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path.
+
+    Contacts are so many, `r1` and so on, or have these local parts.
+    """
     (folder / "campaigns" / "letter").mkdir(parents=True, exist_ok=True)
     definition = {**CAMPAIGN, **(campaign or {})}
     (folder / "campaigns" / "letter" / "campaign.yaml").write_text(
@@ -77,7 +85,8 @@ def write_site(
     (folder / "campaigns" / "letter" / "message.html.j2").write_text(html, encoding="utf-8")
     with (folder / "everybody.csv").open("w", encoding="utf-8") as csv:
         csv.write("email,name,number\n")
-        csv.writelines(f"r{n}@example.net,Reader {n},{n}\n" for n in range(1, contacts + 1))
+        locals_ = (f"r{n}" for n in range(1, contacts + 1)) if isinstance(contacts, int) else contacts
+        csv.writelines(f"{address_of(local)},Reader {n},{n}\n" for n, local in enumerate(locals_, start=1))
     settings = {
         "installation": installation,
         "relays": [

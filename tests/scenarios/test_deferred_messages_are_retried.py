@@ -3,91 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails, delivery_log, list_loose_mails
+from mail_orchestration.dispatch.loose_mail_lists import delivery_log, list_loose_mails
 from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
-from mail_orchestration.egress.relay import Backoff
 from mail_orchestration.feedback.reports import mail_job_report
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
+from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.mailcaster import has_work, run_shift, shift
-from mail_orchestration.single_mailer import run_loose_shift
-from mail_orchestration.single_mailer import shift as loose_shift
-from tests.scenarios.installations import execute, now, opened, released, state, tally, write_site
+from mail_orchestration.mailcaster import has_work, run_shift
+from tests.scenarios.installations import address_of, execute, now, released, state, tally
 from tests.scenarios.relays.beside import relay_beside
-from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
+from tests.scenarios.relays.scripted import Script
+from tests.scenarios.retry_site import retry, retry_until_nothing_waits, send_mail_jobs, site, waiting
 
 CONTACTS = 1000
 GREYLISTED = [f"once-451-at-rcpt-4-7-1-r{n}" for n in range(CONTACTS // 50)]
-
-
-@contextmanager
-def site(
-    folder: Path,
-    server: ScriptedRelay,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    locals_: Sequence[str],
-    *,
-    campaign: dict[str, object] | None = None,
-    connections: int = 10,
-    **dispatcher: object,
-) -> Iterator[Installation]:
-    settings = write_site(
-        folder,
-        relay_port=server.port,
-        campaign=campaign,
-        mailcasters=[{"name": "m1", "min_job_size": 400, "max_job_size": 1000, "connections": connections}],
-        dispatcher={
-            "heartbeat_seconds": 0.5,
-            "retry_after_minutes": 0.0001,
-            "back_off_round_seconds": 0.01,
-            **dispatcher,
-        },
-    )
-    lines = [f"{local}@example.net,Reader,{n}\n" for n, local in enumerate(locals_)]
-    (folder / "everybody.csv").write_text("email,name,number\n" + "".join(lines), encoding="utf-8")
-    relay = relay_to(server, name="sink", backoff=Backoff(first_s=0.005, longest_s=0.02), connections=20)
-    for module in (shift, loose_shift):
-        monkeypatch.setattr(module, "relays_of", lambda *_: [relay])
-    with opened(settings, database_url, monkeypatch) as inst:
-        yield inst
-
-
-def at(local: str) -> str:
-    return f"{local}@example.net"
-
-
-def send_mail_jobs(inst: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One shift that leaves loose mails alone."""
-    with monkeypatch.context() as patch:
-        patch.setattr(shift._Shift, "_send_loose_mails", lambda _: None)
-        run_shift(inst, "m1", stop=threading.Event())
-
-
-def waiting(inst: Installation) -> dict[LooseMailState, int]:
-    with inst.database.begin() as connection:
-        found = count_loose_mails(connection, inst.installation_id)
-    assert {each.kind for each in found} <= {LooseMailKind.RETRY}
-    return {each.state: each.mails for each in found}
-
-
-def retry(inst: Installation) -> None:
-    run_loose_shift(inst, "loose", stop=threading.Event())
-
-
-def retry_until_nothing_waits(inst: Installation) -> None:
-    while LooseMailState.SCHEDULED in waiting(inst):
-        retry(inst)
 
 
 @pytest.mark.rule("6.2")
@@ -119,7 +55,7 @@ def test_greylisted_messages_are_all_delivered_and_none_twice(
         assert not has_work(inst, "m1")
         found = tally(inst, release_id)
         assert (found.accepted, found.deferred) == (CONTACTS, 0)
-        assert server.accepted == dict.fromkeys(map(at, who), 1)
+        assert server.accepted == dict.fromkeys(map(address_of, who), 1)
         assert {server.tries[local] for local in GREYLISTED} == {2}
         with inst.database.begin() as connection:
             parent, made = mail_job(connection, release_id), children(connection, release_id)
@@ -132,7 +68,7 @@ def test_greylisted_messages_are_all_delivered_and_none_twice(
         assert {(each.outcome, each.attempts, each.relay) for each in logged} == {
             (Outcome.ACCEPTED, 2, "sink")
         }
-        assert {each.address for each in logged} == set(map(at, GREYLISTED))
+        assert {each.address for each in logged} == set(map(address_of, GREYLISTED))
         assert reported_at is None, "it is reported on once more"
 
 
@@ -176,8 +112,8 @@ def test_after_the_most_attempts_it_is_a_dead_letter_until_somebody_resubmits_it
         retry_until_nothing_waits(inst)
         found = tally(inst, release_id)
         assert (found.accepted, found.deferred) == (1, 1)
-        assert server.accepted == {at(late): 1}
-        copies = server.received[at(never)]
+        assert server.accepted == {address_of(late): 1}
+        copies = server.received[address_of(never)]
         assert len(copies) == 5
         assert len(set(copies)) == 1, "byte for byte the same, Message-ID and all"
         with inst.database.begin() as connection:
@@ -211,11 +147,11 @@ def test_a_rejecting_relay_has_exactly_the_addresses_suppressed_that_it_speaks_o
     ):
         release_id = released(inst)
         send_mail_jobs(inst, monkeypatch)
-        assert suppressed(inst) == {at(local): "550 5.1.1" for local in hard}
+        assert suppressed(inst) == {address_of(local): "550 5.1.1" for local in hard}
         retry_until_nothing_waits(inst)
         found = tally(inst, release_id)
         assert (found.accepted, found.rejected, found.deferred) == (318, 32, 0)
-        assert suppressed(inst) == {at(local): "550 5.1.1" for local in [*hard, *late]}
+        assert suppressed(inst) == {address_of(local): "550 5.1.1" for local in [*hard, *late]}
 
 
 def suppressed(inst: Installation) -> dict[str, str]:
@@ -243,7 +179,7 @@ def test_421_counts_no_attempt(tmp_path: Path, database_url: str, monkeypatch: p
         assert (mail.due_at - now()).total_seconds() > 30, "not at once"
         execute(inst, "UPDATE loose_mail SET due_at = now()")
         retry(inst)
-        assert server.accepted == {at("r1"): 1}
+        assert server.accepted == {address_of("r1"): 1}
         assert tally(inst, release_id).accepted == 1
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from mail_orchestration.egress.relay import Backoff, TlsMode
+from mail_orchestration.egress.relay import TlsMode
 from mail_orchestration.feedback.books import Books
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.mailcaster import run_shift, shift
-from tests.scenarios.installations import opened, released, state, tally, write_site
+from mail_orchestration.mailcaster import run_shift
+from tests.scenarios.installations import address_of, opened, released, state, tally, write_site
 from tests.scenarios.relays.beside import relay_beside
-from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
+from tests.scenarios.relays.scripted import Script, ScriptedRelay
 from tests.scenarios.relays.tls import private_authority
+from tests.scenarios.scripted_site import shifts_go_to
 
 CONNECTIONS = 6
 PIPELINED = pytest.mark.parametrize(
@@ -64,14 +64,11 @@ class Course:
     """Local part → the outcome of the one result that its message has."""
 
 
-@contextmanager
-def at(server: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, **more: object) -> Iterator[None]:
+def at(
+    server: ScriptedRelay, monkeypatch: pytest.MonkeyPatch, **more: object
+) -> AbstractContextManager[None]:
     """Shifts deliver to this relay, and wait a second for its replies rather than minutes."""
-    pause = Backoff(first_s=0.005, longest_s=0.02)
-    relay = relay_to(server, wait_s=1.0, backoff=pause, connections=20, **more)  # type: ignore[arg-type]
-    with monkeypatch.context() as patch:
-        patch.setattr(shift, "relays_of", lambda *_: [relay])
-        yield
+    return shifts_go_to(server, monkeypatch, wait_s=1.0, **more)
 
 
 def course_of(inst: Installation, release_id: int) -> Course:
@@ -91,13 +88,12 @@ def send_to(locals_: list[str], tmp_path: Path, database_url: str, monkeypatch: 
     settings = write_site(
         tmp_path,
         relay_port=1,
+        contacts=locals_,
         campaign={"on_uncertain": "hold"},
         # So many 421 and 451 would slow it down for minutes.
         dispatcher={"back_off_round_seconds": 0.01},
         mailcasters=[{"name": "m1", "min_job_size": 100, "max_job_size": 1000, "connections": CONNECTIONS}],
     )
-    lines = [f"{local}@example.net,Reader,{n}\n" for n, local in enumerate(locals_)]
-    (tmp_path / "everybody.csv").write_text("email,name,number\n" + "".join(lines), encoding="utf-8")
     with opened(settings, database_url, monkeypatch) as inst:
         release_id = released(inst)
         run_shift(inst, "m1", stop=threading.Event())
@@ -120,9 +116,9 @@ def test_every_message_has_its_own_outcome(
     assert done.outcomes == STEERED | dict.fromkeys(ordinary, "accepted")
     assert done.state is MailJobState.P_FINISHED
     assert done.books.accepted == 200 + Counter(STEERED.values())["accepted"]
-    taken_in_vain = {f"{local}@example.net" for local, outcome in STEERED.items() if outcome != "accepted"}
+    taken_in_vain = {address_of(local) for local, outcome in STEERED.items() if outcome != "accepted"}
     assert not taken_in_vain & set(server.accepted)
-    assert all(server.accepted[f"{local}@example.net"] == 1 for local in ordinary)
+    assert all(server.accepted[address_of(local)] == 1 for local in ordinary)
     assert max(server.accepted.values()) == 1, "nothing is sent twice"
     assert max(server.tries[local] for local in mixed) <= 3, "nothing spins"
     assert server.octets_said_in_vain < 64 * 2**20, "what has no end is cut off, not kept"

@@ -16,9 +16,17 @@ from mail_orchestration.feedback.daily_counts import close_day
 from mail_orchestration.feedback.reports import mail_job_report
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from tests.scenarios.installations import hours_pass, now, released, start_mailcaster, state, tally
+from tests.scenarios.installations import (
+    address_of,
+    hours_pass,
+    now,
+    released,
+    start_mailcaster,
+    state,
+    tally,
+)
 from tests.scenarios.relays.beside import relay_beside
-from tests.scenarios.uncertain_site import ALWAYS, CONNECTIONS, ONCE, address_of, ordinary, site_of
+from tests.scenarios.uncertain_site import ALWAYS, CONNECTIONS, ONCE, ordinary, site_of
 
 pytestmark = pytest.mark.rule("5.7")
 
