@@ -54,7 +54,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "results are taken under any fence": Mutation(
         promise="5.5",
-        file="sql/feedback.sql",
+        file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n)\nINSERT",
         new="\n    FOR SHARE\n)\nINSERT",
         caught_by="tests/integration/test_feedback_results_log.py::"
@@ -62,7 +62,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "results that are followed up are taken under any fence": Mutation(
         promise="5.5",
-        file="sql/feedback.sql",
+        file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n),\ngiven",
         new="\n    FOR SHARE\n),\ngiven",
         caught_by="tests/integration/test_feedback_results_log.py::"
@@ -70,7 +70,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "results do not lock the mail job": Mutation(
         promise="5.5",
-        file="sql/feedback.sql",
+        file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n)\nINSERT",
         new=" AND fence = CAST(:fence AS bigint)\n)\nINSERT",
         caught_by="tests/integration/test_feedback_results_log.py::"
@@ -78,7 +78,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "results that are followed up do not lock the mail job": Mutation(
         promise="5.5",
-        file="sql/feedback.sql",
+        file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n),\ngiven",
         new=" AND fence = CAST(:fence AS bigint)\n),\ngiven",
         caught_by="tests/integration/test_feedback_results_log.py::"
