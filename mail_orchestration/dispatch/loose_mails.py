@@ -18,6 +18,7 @@ from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -181,7 +182,7 @@ def ensure_delivery_log(connection: Connection, now: datetime) -> date:
     today = now.date()
     tomorrow = today + timedelta(days=1)
     for day in (today, tomorrow):
-        connection.execute(STATEMENTS["ensure_log_day"], {"day": day})
+        ensure_day(connection, day)
     return tomorrow
 
 

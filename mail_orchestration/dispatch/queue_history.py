@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -47,7 +48,7 @@ def remember(
     if not keys:
         return []
     day = now.astimezone(UTC).date()
-    connection.execute(STATEMENTS["ensure_history_day"], {"day": day})
+    ensure_day(connection, day)
     # A statement of its own: what the other caller remembered is seen only by one that begins after its end.
     connection.execute(STATEMENTS["lock_history"], {"mail_keys": keys})
     since = now - history

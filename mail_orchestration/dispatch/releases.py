@@ -12,6 +12,7 @@ import orjson
 from sqlalchemy import Connection
 
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 
@@ -152,7 +153,7 @@ def insert_release(
     excluded_audience_ids: Sequence[int],
 ) -> None:
     """Freeze a release and make its day's partitions. `release_id` is its mail job, created before."""
-    connection.execute(STATEMENTS["ensure_day"], {"day": released_on})
+    ensure_day(connection, released_on)
     connection.execute(
         STATEMENTS["insert_release"],
         {

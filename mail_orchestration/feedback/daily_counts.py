@@ -19,6 +19,7 @@ from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
+from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 LATE_RESULTS = timedelta(hours=1)
@@ -64,7 +65,7 @@ def close_day(
     span = {"installation_id": installation_id, "starts_at": starts_at, "ends_at": ends_at}
     with database.begin() as connection:
         if connection.execute(STATEMENTS["has_mails_between"], span).scalar_one():
-            connection.execute(STATEMENTS["ensure_partitions_of_day"], {"day": day})
+            ensure_day(connection, day)
             connection.execute(STATEMENTS["count_mails_of_day"], {**span, "day": day})
             crash_point("day_counted")
         totals = connection.execute(STATEMENTS["close_day"], {**installation_and_day, "now": now}).one()

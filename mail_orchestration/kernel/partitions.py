@@ -38,6 +38,11 @@ class DayPartition:
     octets: int
 
 
+def ensure_day(connection: Connection, day: date) -> None:
+    """Make the partitions of a day where they are missing, in the caller's transaction."""
+    connection.execute(STATEMENTS["ensure_day"], {"day": day})
+
+
 def day_partitions(connection: Connection) -> list[DayPartition]:
     """All partitions of days, the oldest first; of a table the one that is pending before the others."""
     rows = connection.execute(STATEMENTS["list_day_partitions"])

@@ -9,10 +9,6 @@ SELECT EXISTS (
         AND r.outcome IN ('accepted', 'uncertain') AND j.installation_id = CAST(:installation_id AS integer)
 );
 
--- name: ensure_partitions_of_day
--- The partitions of one day, made where they are missing.
-SELECT ensure_day_partitions(CAST(:day AS date));
-
 -- name: count_mails_of_day
 -- The daily log of one day from its results. A message counts once, with the first result by which it may have arrived:
 -- an uncertain one counts, and when it is sent again or settled it does not count again. Results are only ever added, so

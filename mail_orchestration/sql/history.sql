@@ -9,10 +9,6 @@ FROM (
     ORDER BY bucket
 ) AS b;
 
--- name: ensure_history_day
--- Make the partition of a day.
-SELECT ensure_day_partitions(CAST(:day AS date));
-
 -- name: remember_mails
 -- Remember the mails that are not in the history, and return their keys.
 INSERT INTO queue_history (queued_on, mail_key, queued_at)

@@ -143,10 +143,6 @@ SELECT
             AND installation_id = CAST(:installation_id AS integer) AND kind = ANY(CAST(:kinds AS loose_mail_kind[]))
     );
 
--- name: ensure_log_day
--- The partitions of one day, made where they are missing.
-SELECT ensure_day_partitions(CAST(:day AS date));
-
 
 -- What rests, and goes on ----------------------------------------------------------------------------------------
 

@@ -36,10 +36,6 @@ SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.release.' || C
 -- The release that was made under a request key.
 SELECT release_id FROM release WHERE request_key = :request_key;
 
--- name: ensure_day
--- Make the partitions that a release of this day fills.
-SELECT ensure_day_partitions(CAST(:day AS date));
-
 -- name: insert_release
 -- Freeze what was released.
 INSERT INTO release (

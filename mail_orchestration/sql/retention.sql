@@ -1,5 +1,9 @@
 -- Statements of kernel/partitions.py and dispatch/retention.py: what is old goes, by partition and not by row (spec 6.5).
 
+-- name: ensure_day
+-- The partitions of one day, made where they are missing.
+SELECT ensure_day_partitions(CAST(:day AS date));
+
 -- name: list_day_partitions
 -- The partitions of days with their tables, also those that are out of their table or on the way, which come first.
 SELECT parent.relname AS parent, p.relname AS name, to_date(right(p.relname, 8), 'YYYYMMDD') AS day,

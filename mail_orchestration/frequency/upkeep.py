@@ -1,0 +1,40 @@
+"""What keeps the counters as they should be: before a gate, a rescan, and every night."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
+from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.database_clock import database_now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    """What was done to bring the counters up to date."""
+
+    closed: list[ClosedDay] = field(default_factory=list)
+    is_rules_changed: bool = False
+    """The policy was enabled, or its rules changed: what is held may be allowed now."""
+    is_counted_anew: bool = False
+    """Mails have left the windows since the counters were last counted: it is another day."""
+    given_back: int = 0
+    """Places of mails that never arrived and never will."""
+
+    @property
+    def may_free_held_mails(self) -> bool:
+        """Whether somebody may be written to now who could not be before."""
+        return self.is_rules_changed or self.is_counted_anew or self.given_back > 0
+
+
+def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upkeep:
+    """Apply the settings' policy, close the days that are over, count anew, and take back what never arrived.
+
+    Now by the database's clock, or at `now`. May be repeated, and be cut off anywhere: each step is a transaction of
+    its own. Without it nobody is written to too often: counters of yesterday can only hold too much.
+    """
+    if now is None:
+        with inst.database.begin() as connection:
+            now = database_now(connection)
+    return Upkeep(closed=close_days_due(inst.database, inst.installation_id, inst.settings.zone, now))
