@@ -93,6 +93,7 @@ def release_campaign(
     if definition.expired(now):
         raise BadCampaign(f"campaign {definition.name}: expires_at has passed, so nothing of it is sent")
     audiences, excluded = definition.audiences, definition.exclude
+    frequency = definition.frequency_of_release
     if not audiences and definition.state != "test":
         raise BadCampaign("campaign.yaml: audiences: a release needs at least one")
     if definition.state == "test":
@@ -143,6 +144,10 @@ def release_campaign(
             if definition.canary is None
             else definition.canary.max_rejected_percentage,
             is_dry_run=dry_run,
+            frequency_policy=frequency.policy,
+            frequency_rules=frequency.own_rules,
+            shelf_life_days=frequency.shelf_life_days,
+            counts=inst.settings.frequency.count if frequency.count is None else frequency.count,
             audience_ids=_known_audiences(connection, inst, "audiences", audiences),
             excluded_audience_ids=_known_audiences(connection, inst, "exclude", excluded),
         )

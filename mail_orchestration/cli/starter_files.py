@@ -43,6 +43,16 @@ mailcasters:
 dispatcher:
   small_audience_threshold: 100 # a mail job with fewer recipients is small and never divided
 
+# How often anybody may be written to, over all campaigns: see docs/reference/settings.md, frequency. More is held back.
+# frequency:
+#   enabled: true
+#   window: calendar            # 1 in 1 day: today's alone; rolling (the default) counts a mail through the next day
+#   rules:
+#     - {max_mails: 1, days: 1}
+#     - {max_mails: 3, days: 7}
+#     - {max_mails: 8, days: 30}
+#     - {max_mails: 20, days: 90}
+
 # Where Dagster's webserver is, for the commands processes, switch and run.
 # dagster:
 #   url: http://127.0.0.1:3000

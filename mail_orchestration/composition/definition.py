@@ -27,6 +27,7 @@ from mail_orchestration.composition.definition_parts import (
     ComponentName,
     ContentId,
     FieldName,
+    Frequency,
     Line,
     ListId,
     MailboxText,
@@ -37,6 +38,7 @@ from mail_orchestration.composition.definition_parts import (
     Strict,
 )
 from mail_orchestration.kernel.errors import BadCampaign
+from mail_orchestration.kernel.frequency import CampaignPolicy
 from mail_orchestration.kernel.model import BodyFormat
 from mail_orchestration.kernel.yaml_document import parse_yaml, read_yaml
 
@@ -62,6 +64,7 @@ NOT_SAID = frozenset(
         "starts_at",
         "expires_at",
         "schedule",
+        "frequency",
     }
 )
 """Keys of a definition that decide who gets the messages, when and how, and not what they say."""
@@ -117,6 +120,7 @@ class CampaignDefinition(Strict):
     expires_at: AwareDatetime | None = None
     schedule: Schedule | None = None
     canary: Canary | None = None
+    frequency: Frequency = Frequency()
     components: dict[Stage, list[ComponentName]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -135,6 +139,13 @@ class CampaignDefinition(Strict):
     def expired(self, now: datetime) -> bool:
         """Whether nothing of it is sent any more (spec 3.6)."""
         return self.expires_at is not None and now >= self.expires_at
+
+    @property
+    def frequency_of_release(self) -> Frequency:
+        """As releases of it go out: in state test outside the frequency policy, and not counted (spec 3.5)."""
+        if self.state == "test":
+            return Frequency(policy=CampaignPolicy.OVERRIDE_POLICY, count=False)
+        return self.frequency
 
     @property
     def paths(self) -> dict[str, str]:
@@ -188,7 +199,7 @@ def load_campaign(folder: Path) -> Campaign:
     )
     for path, key in definition.paths.items():
         files[path] = _read(
-            folder, path, _fault(files, key, f"there is no file {path} in the campaign's folder")
+            folder, path, fault_of(files, key, f"there is no file {path} in the campaign's folder")
         )
     for template in sorted(folder.rglob("*.j2")):
         path = template.relative_to(folder).as_posix()
@@ -205,7 +216,7 @@ def campaign_from_files(files: Mapping[str, bytes]) -> Campaign:
     )
     for path, key in definition.paths.items():
         if path not in files:
-            raise BadCampaign(_fault(files, key, f"there is no file {path} in the campaign's folder"))
+            raise BadCampaign(fault_of(files, key, f"there is no file {path} in the campaign's folder"))
     has_template = HTML_TEMPLATE in files or TEXT_TEMPLATE in files
     if definition.content_url is None and not has_template:
         raise BadCampaign(
@@ -213,7 +224,7 @@ def campaign_from_files(files: Mapping[str, bytes]) -> Campaign:
         )
     if definition.content_url is not None and HTML_TEMPLATE in files:
         raise BadCampaign(
-            _fault(files, "content_url", f"the body is a page, and there is {HTML_TEMPLATE} too")
+            fault_of(files, "content_url", f"the body is a page, and there is {HTML_TEMPLATE} too")
         )
     for path, content in files.items():
         if path.endswith(".j2"):
@@ -258,7 +269,8 @@ def _decode(path: str, content: bytes) -> None:
         raise BadCampaign(f"{path}:{line}: is not UTF-8 (byte 0x{content[fault.start]:02x})") from None
 
 
-def _fault(files: Mapping[str, bytes], key: str, message: str) -> str:
+def fault_of(files: Mapping[str, bytes], key: str, message: str) -> str:
+    """`campaign.yaml:line: key: message`, with the line of that key or, where it is not there, of the one around it."""
     _, lines = parse_yaml(files[CAMPAIGN_FILE], file=CAMPAIGN_FILE, error=BadCampaign)
     location: tuple[str | int, ...] = tuple(
         int(part) if part.isdigit() else part for part in key.replace("[", ".").replace("]", "").split(".")

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from mail_orchestration.composition.header_fields import Mailbox, has_control, parse_mailbox
+from mail_orchestration.kernel.frequency import CampaignPolicy, Rule
+from mail_orchestration.kernel.frequency_settings import FrequencyRules, ShelfLifeDays, active_rules
 
 Stage = Literal["throttle", "preprocess", "filter", "cookies", "compose", "send", "postprocess"]
 """Where a campaign may put components of its own (spec 1.6)."""
@@ -134,6 +136,14 @@ def _cron(text: str) -> str:
     return text
 
 
+def _one_is_active(rules: FrequencyRules) -> FrequencyRules:
+    if not active_rules(rules):
+        raise ValueError(
+            "no rule is active; a campaign that no rule shall hold back says policy: override_policy"
+        )
+    return rules
+
+
 AudienceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """As in the settings."""
 AttributeName = Annotated[str, AfterValidator(_attribute_name)]
@@ -183,6 +193,23 @@ class Schedule(Strict):
 
     cron: Annotated[str, AfterValidator(_cron)]
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+
+
+class Frequency(Strict):
+    """What the frequency policy is for a campaign (spec 8.5)."""
+
+    policy: CampaignPolicy = CampaignPolicy.PER_POLICY
+    count: bool | None = None
+    """Whether its mails count; None: as the installation says."""
+    rules: Annotated[FrequencyRules, AfterValidator(_one_is_active)] | None = None
+    """They hold in place of the policy's; None: the policy's."""
+    shelf_life_days: ShelfLifeDays | None = None
+    """How long a mail of it waits; None: as the policy says."""
+
+    @property
+    def own_rules(self) -> tuple[Rule, ...] | None:
+        """Those of `rules` that are active, narrowest first."""
+        return None if self.rules is None else active_rules(self.rules)
 
 
 class Canary(Strict):

@@ -12,6 +12,7 @@ import orjson
 from sqlalchemy import Connection
 
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.frequency import CampaignPolicy, Rule, rules_of_document
 from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
@@ -39,6 +40,15 @@ class Release:
     """What its recipients may have opted out of; '' is everything."""
     starts_at: datetime | None
     expires_at: datetime | None
+    frequency_policy: CampaignPolicy
+    frequency_rules: tuple[Rule, ...] | None
+    """They hold in place of the policy's; None: the policy's."""
+    shelf_life_days: int | None
+    """How long a mail of it that is held waits; None: as the policy says."""
+    counts: bool
+    """Whether its mails count for the frequency policy."""
+    held_from: int | None
+    """The release in which the mails of this one were held, where it sends held mails."""
     audience_ids: tuple[int, ...]
     excluded_audience_ids: tuple[int, ...]
     resolved_at: datetime | None
@@ -149,6 +159,10 @@ def insert_release(
     canary_messages: int | None = None,
     canary_most_rejected: float | None = None,
     is_dry_run: bool = False,
+    frequency_policy: CampaignPolicy,
+    frequency_rules: Sequence[Rule] | None,
+    shelf_life_days: int | None,
+    counts: bool,
     audience_ids: Sequence[int],
     excluded_audience_ids: Sequence[int],
 ) -> None:
@@ -175,6 +189,10 @@ def insert_release(
             if canary_most_rejected is None
             else Decimal(str(canary_most_rejected)),
             "is_dry_run": is_dry_run,
+            "frequency_policy": frequency_policy,
+            "frequency_rules": None if frequency_rules is None else orjson.dumps(frequency_rules).decode(),
+            "shelf_life_days": shelf_life_days,
+            "counts": counts,
             "audience_ids": list(audience_ids),
             "excluded_audience_ids": list(excluded_audience_ids),
         },
@@ -191,6 +209,9 @@ def read_release(connection: Connection, installation_id: int, release_id: int) 
     values = dict(row._mapping)
     values["files"] = {path: bytes.fromhex(sha256) for path, sha256 in values["files"].items()}
     values["state"] = MailJobState(values["state"])
+    values["frequency_policy"] = CampaignPolicy(values["frequency_policy"])
+    if values["frequency_rules"] is not None:
+        values["frequency_rules"] = rules_of_document(values["frequency_rules"])
     values["audience_ids"] = tuple(values["audience_ids"])
     values["excluded_audience_ids"] = tuple(values["excluded_audience_ids"])
     values["dictionary"] = None if values["dictionary"] is None else bytes(values["dictionary"])

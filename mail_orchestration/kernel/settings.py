@@ -16,10 +16,12 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
+from mail_orchestration.kernel.frequency import log_too_short
+from mail_orchestration.kernel.frequency_settings import FrequencySettings, active_rules
 from mail_orchestration.kernel.limit_settings import DomainSettings, check_groups
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.retention_settings import RetentionSettings
@@ -124,6 +126,8 @@ class Settings(Section):
     """Private networks that pages may be fetched from (spec 2.3), as CIDR."""
     dispatcher: DispatcherSettings = DispatcherSettings()
     retention: RetentionSettings = RetentionSettings()
+    frequency: FrequencySettings = FrequencySettings()
+    """How often anybody may be written to (spec 8.1)."""
     send_window: SendWindowSettings | None = None
     """When mail may be sent (spec 6.7); None: at any time."""
     dagster: DagsterSettings = DagsterSettings()
@@ -134,6 +138,16 @@ class Settings(Section):
 
     folder: Path = Field(default=Path(), exclude=True)
     """The folder of the settings file; its relative paths are resolved against it."""
+
+    @field_validator("frequency")
+    @classmethod
+    def _the_log_is_kept_for_the_rules(
+        cls, value: FrequencySettings, info: ValidationInfo
+    ) -> FrequencySettings:
+        rules, retention = active_rules(value.rules), info.data.get("retention")
+        if rules and retention and (why := log_too_short(rules, retention.daily_log_days)):
+            raise ValueError(why)
+        return value
 
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Settings:

@@ -40,19 +40,22 @@ SELECT release_id FROM release WHERE request_key = :request_key;
 -- Freeze what was released.
 INSERT INTO release (
     release_id, campaign_id, released_at, released_on, request_key, files, digest, content_digest, occurrence, again,
-    topic, starts_at, expires_at, canary_messages, canary_most_rejected, is_dry_run, audience_ids, excluded_audience_ids
+    topic, starts_at, expires_at, canary_messages, canary_most_rejected, is_dry_run, audience_ids, excluded_audience_ids,
+    frequency_policy, frequency_rules, shelf_life_days, counts
 ) VALUES (
     CAST(:release_id AS bigint), CAST(:campaign_id AS integer), CAST(:released_at AS timestamptz),
     CAST(:released_on AS date), CAST(:request_key AS text), CAST(:files AS jsonb), CAST(:digest AS bytea),
     CAST(:content_digest AS bytea), :occurrence, CAST(:again AS boolean), :topic,
     CAST(:starts_at AS timestamptz), CAST(:expires_at AS timestamptz),
     CAST(:canary_messages AS integer), CAST(:canary_most_rejected AS numeric), CAST(:is_dry_run AS boolean),
-    CAST(:audience_ids AS integer[]), CAST(:excluded_audience_ids AS integer[])
+    CAST(:audience_ids AS integer[]), CAST(:excluded_audience_ids AS integer[]),
+    :frequency_policy, CAST(:frequency_rules AS jsonb), CAST(:shelf_life_days AS integer), CAST(:counts AS boolean)
 );
 
 -- name: read_release
 -- One release with its campaign's name and its mail job's state.
-SELECT r.release_id, r.released_at, r.released_on, r.files, r.occurrence, r.again, r.topic, r.starts_at, r.expires_at, r.audience_ids,
+SELECT r.release_id, r.released_at, r.released_on, r.files, r.occurrence, r.again, r.topic, r.starts_at, r.expires_at,
+    r.frequency_policy, r.frequency_rules, r.shelf_life_days, r.counts, r.held_from, r.audience_ids,
     r.excluded_audience_ids, r.resolved_at, r.audience_rows, r.duplicates, r.recipient_count, r.assembled_up_to,
     r.assembled_at, r.message_count, r.bypassed_count, r.dictionary, r.reported_at, c.name AS campaign, j.state, j.reason
 FROM release AS r

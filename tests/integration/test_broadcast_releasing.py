@@ -29,6 +29,7 @@ from mail_orchestration.kernel.errors import (
     NotFound,
     StateConflict,
 )
+from mail_orchestration.kernel.frequency import CampaignPolicy, Rule
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.broadcast_site import NOW, break_connections, campaign, inst, made, site
 from tests.scenarios.installations import state, tally, write_site
@@ -101,6 +102,45 @@ def test_a_campaign_in_test_goes_to_its_test_addresses_only(inst: Installation, 
     with inst.database.begin() as connection:
         written_to = set(connection.scalars(text("SELECT address FROM assembled_message")))
     assert written_to == {"me@example.org", "you@example.org"}
+
+
+@pytest.mark.rule("3.5")
+@pytest.mark.rule("8.5")
+@pytest.mark.parametrize(
+    ("keys", "frozen"),
+    [
+        ({}, (CampaignPolicy.PER_POLICY, None, None, True)),
+        (
+            {
+                "frequency": {
+                    "policy": "per_policy_do_not_queue",
+                    "count": False,
+                    "shelf_life_days": 3,
+                    "rules": [
+                        {"max_mails": 5, "days": 7},
+                        {"max_mails": 9, "days": 30, "active": False},
+                        {"max_mails": 1, "days": 1},
+                    ],
+                }
+            },
+            (CampaignPolicy.PER_POLICY_DO_NOT_QUEUE, (Rule(1, 1), Rule(5, 7)), 3, False),
+        ),
+        (
+            {
+                "state": "test",
+                "test_addresses": ["a@example.com"],
+                "frequency": {"count": True, "rules": [{"max_mails": 5, "days": 7}]},
+            },
+            (CampaignPolicy.OVERRIDE_POLICY, None, None, False),
+        ),
+    ],
+)
+def test_what_the_frequency_policy_is_for_a_campaign_is_frozen(
+    inst: Installation, site: Path, keys: dict[str, object], frozen: tuple[object, ...]
+) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    made = release_campaign(inst, campaign(site, **keys), now=NOW)
+    assert (made.frequency_policy, made.frequency_rules, made.shelf_life_days, made.counts) == frozen
 
 
 @pytest.mark.rule("3.5")

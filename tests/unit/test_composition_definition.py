@@ -40,7 +40,13 @@ def test_a_release_freezes_what_was_loaded() -> None:
 @pytest.mark.rule("6.6")
 def test_the_same_content_is_what_the_messages_say() -> None:
     letter = campaign(text="Dear {{ name }}", attached__pdf=b"pdf")
-    for yaml in ("priority: 7\n", "exclude: [left]\n", "expires_at: 2027-01-01T00:00:00Z\n", "# a comment\n"):
+    for yaml in (
+        "priority: 7\n",
+        "exclude: [left]\n",
+        "expires_at: 2027-01-01T00:00:00Z\n",
+        "frequency: {policy: override_policy}\n",
+        "# a comment\n",
+    ):
         same = campaign(text="Dear {{ name }}", yaml=yaml, attached__pdf=b"pdf")
         assert same.digest != letter.digest
         assert same.content_digest == letter.content_digest
@@ -112,6 +118,17 @@ def test_defaults() -> None:
         ("inline:\n  logo: logo.png\n", "campaign.yaml:7: inline.logo: there is no file logo.png"),
         ("inline:\n  lo go: logo.png\n", "campaign.yaml:7: inline.lo go: an inline image's name"),
         ("state: test\n", "campaign.yaml:1: state is test, so test_addresses"),
+        ("frequency: {policy: never}\n", "campaign.yaml:6: frequency.policy: "),
+        ("frequency:\n  shelf_life_days: 0\n", "campaign.yaml:7: frequency.shelf_life_days: "),
+        (
+            "frequency:\n  rules: [{max_mails: 2, days: 7}, {max_mails: 1, days: 30}]\n",
+            "campaign.yaml:7: frequency.rules: 2 in 7 days could never be reached beside 1 in 30 days",
+        ),
+        ("frequency:\n  rules: []\n", "campaign.yaml:7: frequency.rules: no rule is active"),
+        (
+            "frequency: {rules: [{max_mails: 2, days: 7, active: false}]}\n",
+            "campaign.yaml:6: frequency.rules: no rule is active",
+        ),
         ("exclude: [customers]\n", "campaign.yaml:1: exclude names customers"),
         ("components:\n  sendd: [a.b:c]\n", "campaign.yaml:7: components.sendd: "),
         (

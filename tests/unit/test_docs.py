@@ -18,9 +18,10 @@ from mail_orchestration.audience.handover import LEFT_AUDIENCE
 from mail_orchestration.audience.rows import RejectCode
 from mail_orchestration.cli.exit_codes import MEANING
 from mail_orchestration.composition.definition import CampaignDefinition
-from mail_orchestration.composition.definition_parts import AttachmentSpec, Schedule
+from mail_orchestration.composition.definition_parts import AttachmentSpec, Frequency, Schedule
 from mail_orchestration.composition.errors import FaultReason
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
+from mail_orchestration.kernel.frequency_settings import FrequencyRuleSettings, FrequencySettings
 from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, RampSettings
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.retention_settings import RetentionSettings
@@ -108,6 +109,8 @@ def expect_keys(text: str, model: type[BaseModel]) -> None:
         ("Top level", Settings),
         ("dispatcher", DispatcherSettings),
         ("retention", RetentionSettings),
+        ("frequency", FrequencySettings),
+        ("rules", FrequencyRuleSettings),
         ("dagster", DagsterSettings),
         ("relays", RelaySettings),
         ("limits", LimitSettings),
@@ -123,7 +126,12 @@ def test_settings_page_names_every_key_and_default(section: str, model: type[Bas
 
 @pytest.mark.parametrize(
     ("section", "model"),
-    [("Top level", CampaignDefinition), ("attachments", AttachmentSpec), ("schedule", Schedule)],
+    [
+        ("Top level", CampaignDefinition),
+        ("frequency", Frequency),
+        ("attachments", AttachmentSpec),
+        ("schedule", Schedule),
+    ],
 )
 def test_campaign_page_names_every_key_and_default(section: str, model: type[BaseModel]) -> None:
     expect_keys(sections(read("reference/campaign.md"), "##")[section], model)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
+from mail_orchestration.kernel.frequency import Policy, Rule, Window
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.settings import load_settings
 
@@ -128,6 +129,60 @@ def test_min_must_be_smaller_than_max(tmp_path: Path) -> None:
     ],
 )
 def test_faults_name_file_line_and_key(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(BadSettings, match=fault):
+        load_settings(written(tmp_path, text))
+
+
+@pytest.mark.rule("8.1")
+def test_the_frequency_policy_is_off_and_then_what_the_section_says(tmp_path: Path) -> None:
+    off = load_settings(written(tmp_path, "installation: main\n")).frequency
+    assert off.policy is None
+    assert (off.window, off.queue, off.count, off.shelf_life_days) == (Window.ROLLING, True, True, 7)
+    text = """
+frequency:
+  enabled: true
+  window: calendar
+  queue: false
+  rules:
+    - {max_mails: 3, days: 7}
+    - {max_mails: 8, days: 30, active: false}
+    - {max_mails: 1, days: 1}
+"""
+    assert load_settings(written(tmp_path, text)).frequency.policy == Policy(
+        rules=(Rule(1, 1), Rule(3, 7)), window=Window.CALENDAR, hold=False, count=True, shelf_life_days=7
+    )
+
+
+_RULES = "frequency:\n  enabled: true\n  rules:\n    - {max_mails: 1, days: 7}\n"
+
+
+@pytest.mark.rule("8.1")
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("frequency: {enabled: true}\n", r":1: frequency: it is enabled, and no rule is active$"),
+        (
+            "\nfrequency: {enabled: true, rules: [{max_mails: 1, days: 1, active: false}]}\n",
+            r":2: frequency: it is enabled, and no rule is active$",
+        ),
+        (_RULES + "    - {max_mails: 1, days: 366}\n", r":5: frequency\.rules\[1\]\.days: "),
+        (_RULES + "    - {max_mails: 1, days: 0}\n", r":5: frequency\.rules\[1\]\.days: "),
+        (_RULES + "    - {max_mails: 0, days: 30}\n", r":5: frequency\.rules\[1\]\.max_mails: "),
+        (_RULES + "    - {max_mails: 1.0, days: 30}\n", r":5: frequency\.rules\[1\]\.max_mails: "),
+        (_RULES + "    - {max_mails: 1, day: 30}\n", r":5: frequency\.rules\[1\]\.day: .*mean 'days'"),
+        (
+            _RULES + "    - {max_mails: 10, days: 30, active: false}\n",
+            r":3: frequency\.rules: 10 in 30 days could never be reached beside 1 in 7 days",
+        ),
+        ("frequency: {window: weekly}\n", r":1: frequency\.window: .*'rolling' or 'calendar'"),
+        ("frequency: {shelf_life_days: 0}\n", r":1: frequency\.shelf_life_days: "),
+        (
+            _RULES + "    - {max_mails: 9, days: 90}\nretention: {daily_log_days: 91}\n",
+            r":1: frequency: rules of up to 90 days need retention\.daily_log_days of 92 or more; it is 91$",
+        ),
+    ],
+)
+def test_a_fault_of_the_frequency_policy_is_told(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(BadSettings, match=fault):
         load_settings(written(tmp_path, text))
 
