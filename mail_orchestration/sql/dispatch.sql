@@ -1,4 +1,4 @@
--- Statements of dispatch/mail_jobs.py, message_store.py and shifts.py; those of claims are in claims.sql.
+-- Statements of dispatch/mail_jobs.py, message_store.py and shifts.py; those of claims are in claims.sql and held_claims.sql.
 
 -- name: create_mail_job
 -- The mail job of a new release, which bears the release's number.
