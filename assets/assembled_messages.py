@@ -79,6 +79,7 @@ def assembled_messages(
                 "bypassed_by_reason": shown.counts(
                     account.bypassed, of=account.recipients, word="reason", nothing="Nobody is bypassed."
                 ),
+                "kept_by_the_frequency_policy": shown.kept_by_the_policy(account),
             },
             check_results=[
                 check_assembly_failures(installation, release_id),

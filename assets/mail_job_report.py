@@ -7,7 +7,7 @@ from assets.checks import books_balance, books_table, check_books_balance
 from assets.delivery_results import DELIVERY_RESULTS
 from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
-from assets.partitions import MAIL_JOBS, NO_FAN_OUT, mail_job_id_of
+from assets.partitions import MAIL_JOBS, NO_FAN_OUT, mail_job_id_of, partition_key_of
 from mail_orchestration.broadcast import report_release
 from mail_orchestration.feedback.plots import timeline_plot
 from mail_orchestration.feedback.reports import MailJobReport
@@ -123,4 +123,29 @@ def report_metadata(report: MailJobReport) -> shown.Metadata:
         "bypassed_by_reason": shown.counts(
             account.bypassed, of=account.recipients, word="reason", nothing="Nobody is bypassed."
         ),
+        "kept_by_the_frequency_policy": shown.kept_by_the_policy(account),
+        **_held_mails_of(report),
     }
+
+
+def _held_mails_of(report: MailJobReport) -> shown.Metadata:
+    """Where what was held of it is sent, or whose held mails it sends; nothing for most mail jobs."""
+    told: shown.Metadata = {}
+    if report.later_mail_jobs:
+        told["later_mail_jobs"] = shown.table(
+            ("mail job", "released", "state", "mails"),
+            (
+                (
+                    partition_key_of(each.mail_job_id),
+                    each.released_at,
+                    each.state.value,
+                    each.mails,
+                )
+                for each in report.later_mail_jobs
+            ),
+        )
+    if report.held_from is not None:
+        told["sends_held_mails_of"] = shown.partition_link(
+            "mail_job_report", partition_key_of(report.held_from)
+        )
+    return told

@@ -69,6 +69,7 @@ def recipients(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSys
                 "bypassed_by_reason": shown.counts(
                     account.bypassed, of=account.recipients, word="reason", nothing="Nobody is bypassed."
                 ),
+                "kept_by_the_frequency_policy": shown.kept_by_the_policy(account),
             },
             check_results=[check_no_contact_twice(installation, release_id)],
         )

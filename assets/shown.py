@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import dagster as dg
 
+from mail_orchestration.feedback.books import Books
 from mail_orchestration.feedback.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -53,6 +54,16 @@ def counts(by_reason: Mapping[str, int], *, of: int, word: str, nothing: str) ->
             for reason, count in sorted(by_reason.items(), key=lambda item: (-item[1], item[0]))
         ),
         nothing=nothing,
+    )
+
+
+def kept_by_the_policy(account: Books) -> dg.MarkdownMetadataValue:
+    """Whom the frequency policy kept from getting it at once, by rule."""
+    return counts(
+        account.forbidden,
+        of=account.recipients,
+        word="rule",
+        nothing="The frequency policy kept nobody from getting it.",
     )
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mail_orchestration.broadcast.assembling import AssemblySummary, Progress, assemble_release
 from mail_orchestration.broadcast.releasing import release_campaign, resolve_release
-from mail_orchestration.dispatch.mail_jobs import queue_mail_job
+from mail_orchestration.dispatch.mail_jobs import DRY_RUN, queue_mail_job, transition
 from mail_orchestration.dispatch.unsent import unsent_by_domain
 from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.states import MailJobState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,16 +23,17 @@ class DryRun:
     mail_job_id: int
     campaign: str
     books: Books
-    """`bypassed` by reason; the messages that would be sent stand under `stopped`, since nothing is sent."""
+    """`bypassed` by reason, `forbidden` by rule; what would be sent stands under `stopped`, since nothing is sent, or
+    under `unassembled`."""
     assembled: AssemblySummary | None
-    """None when nobody is left to be written to."""
+    """None when nobody is left to be written to, or it ended before assembly."""
     domains: Mapping[str, int]
     """Messages by recipient domain, most first."""
 
     @property
     def messages(self) -> int:
         """How many would be sent."""
-        return self.books.stopped
+        return self.books.stopped + self.books.unassembled
 
 
 def dry_run(
@@ -40,14 +42,15 @@ def dry_run(
     *,
     now: datetime,
     again: bool = False,
+    assemble: bool = True,
     on_resolved: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> DryRun:
     """Freeze, dedup, verify, filter and assemble a campaign, and stop before the queue.
 
     Nobody else carries it on, and mail jobs of the campaign that wait are left alone. `on_resolved` is told how many
-    are to be written to; `again` as in `release_campaign`. Raises what `release_campaign`, `resolve_release` and
-    `assemble_release` raise.
+    are to be written to; `again` as in `release_campaign`. Without `assemble` it ends when everybody is chosen, after
+    seconds for a million. Raises what `release_campaign`, `resolve_release` and `assemble_release` raise.
     """
     made = release_campaign(inst, folder, now=now, again=again, dry_run=True)
     release_id = made.release_id
@@ -55,12 +58,14 @@ def dry_run(
     if on_resolved is not None:
         on_resolved(resolved.to_assemble)
     assembled = None
-    if resolved.to_assemble:
+    if resolved.to_assemble and assemble:
         assembled = assemble_release(inst, release_id, now=now, progress=progress)
     with inst.database.begin() as connection:
         if assembled is not None:
             # Straight to its end, whenever the campaign starts: a dry run is STOPPED instead of being queued.
             queue_mail_job(connection, release_id, now)
+        elif resolved.to_assemble:
+            transition(connection, release_id, MailJobState.QUEUING, MailJobState.STOPPED, DRY_RUN, now)
         return DryRun(
             mail_job_id=release_id,
             campaign=made.campaign,

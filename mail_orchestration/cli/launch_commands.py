@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mail_orchestration.broadcast import DryRun
+    from mail_orchestration.feedback.books import Books
     from mail_orchestration.forecasts import ReleaseForecast
 
 DOMAINS_SHOWN = 20
@@ -46,6 +47,7 @@ def dry_run_(
         "duplicates": found.books.duplicates,
         "recipients": found.books.recipients,
         "bypassed": found.books.bypassed,
+        **kept_by_the_policy(found.books),
         "messages": found.messages,
         "assembled": found.assembled,
         "domains": found.domains,
@@ -75,16 +77,8 @@ def forecast_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
 
 def _show_dry_run(console: Console, found: DryRun) -> None:
     console.print(f"[bold]dry run of {escaped(found.campaign)}[/]: nothing was sent")
-    rows: list[tuple[str, int]] = [
-        ("audience rows", found.books.audience_rows),
-        ("duplicates", found.books.duplicates),
-        ("recipients", found.books.recipients),
-        *((f"bypassed: {reason}", count) for reason, count in found.books.bypassed.items()),
-        ("messages that would be sent", found.messages),
-    ]
-    console.print(table("", "", rows=rows))
+    show_choice(console, found)
     if not found.messages:
-        console.print("[yellow]Nobody would get it.[/]")
         return
     if found.assembled is not None:
         size = found.assembled.composed_bytes / max(1, found.assembled.messages)
@@ -100,6 +94,45 @@ def _show_dry_run(console: Console, found: DryRun) -> None:
     console.print(
         f"What each would get is stored: mail-orchestration message {found.mail_job_id} ADDRESS shows it."
     )
+
+
+def kept_by_the_policy(account: Books) -> dict[str, object]:
+    """Whom the frequency policy would keep from getting it, as a document has it."""
+    return {
+        "held": account.held,
+        "discarded": account.discarded,
+        "expired": account.expired,
+        "held_by_rule": account.forbidden,
+    }
+
+
+def show_choice(console: Console, found: DryRun) -> None:
+    """Who would get it, and who not and why."""
+    account = found.books
+    rows: list[tuple[str, int]] = [
+        ("audience rows", account.audience_rows),
+        ("duplicates", account.duplicates),
+        ("recipients", account.recipients),
+        *((f"bypassed: {reason}", count) for reason, count in account.bypassed.items()),
+        *(
+            (f"{word} by the frequency policy", count)
+            for word, count in (
+                ("held", account.held),
+                ("discarded", account.discarded),
+                ("expired at once", account.expired),
+            )
+            if count
+        ),
+        *((f"… by its rule {rule}", count) for rule, count in account.forbidden.items()),
+        ("messages that would be sent", found.messages),
+    ]
+    console.print(table("", "", rows=rows))
+    if not found.messages:
+        console.print(
+            "[yellow]Nobody would get it.[/]"
+            if not account.held
+            else "[yellow]Nobody would get it at once.[/]"
+        )
 
 
 def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:

@@ -59,6 +59,8 @@ def show_report(console: Console, made: MailJobReport) -> None:
 
     rate = "" if made.messages_per_second is None else f", {made.messages_per_second:,.1f} results/s"
     console.print(f"[bold]{made.campaign}[/], mail job {made.release_id}: {styled_state(made.state)}{rate}")
+    if made.held_from is not None:
+        console.print(f"it sends what the frequency policy had held of mail job {made.held_from}")
     if made.reason:
         console.print(Text(made.reason, style="yellow"))
     console.print(Text(made.books.explanation))

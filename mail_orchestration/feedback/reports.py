@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from mail_orchestration.feedback.books import Books, books, release_facts
+from mail_orchestration.feedback.books import Books, LaterMailJob, books, later_mail_jobs, release_facts
 from mail_orchestration.feedback.tables import markdown_table
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -101,6 +101,14 @@ class BypassLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrequencyLine:
+    """Recipients whom one rule of the frequency policy kept from getting it at once."""
+
+    rule: str
+    recipients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MailJobReport:
     """The whole report of one release (spec 10.4, as far as feedback knows by now)."""
 
@@ -109,11 +117,17 @@ class MailJobReport:
     state: MailJobState
     reason: str
     released_at: datetime
+    held_from: int | None
+    """The mail job whose held mails this one sends."""
+    is_dry_run: bool
     books: Books
+    later_mail_jobs: Sequence[LaterMailJob]
+    """Those that send what was held of this one: they are in its books, and have reports of their own for the rest."""
     mail_jobs: Sequence[MailJobLine]
     domains: Sequence[DomainLine]
     replies: Sequence[ReplyLine]
     bypasses: Sequence[BypassLine]
+    frequency: Sequence[FrequencyLine]
     timeline: Sequence[TimelineBucket]
     bucket_seconds: int
     first_result_at: datetime | None
@@ -127,6 +141,11 @@ class MailJobReport:
         if not self.state.is_ended:
             return ""
         hints = []
+        if self.books.held and not self.is_dry_run:
+            hints.append(
+                f"{self.books.held:,} wait in the frequency queue: "
+                f"`mail-orchestration frequency queue --campaign '{self.campaign}'` lists them."
+            )
         if self.books.uncertain:
             hints.append(
                 f"Of {self.books.uncertain:,} nobody knows whether they arrived: "
@@ -151,6 +170,8 @@ class MailJobReport:
             "domains": (DomainLine, self.domains),
             "replies": (ReplyLine, self.replies),
             "bypasses": (BypassLine, self.bypasses),
+            "frequency": (FrequencyLine, self.frequency),
+            "later_mail_jobs": (LaterMailJob, self.later_mail_jobs),
             "timeline": (TimelineBucket, self.timeline),
         }
 
@@ -161,6 +182,7 @@ class MailJobReport:
             f"**{self.campaign}**, mail job {self.release_id}: {self.state}"
             + (f" ({self.reason})" if self.reason else "")
             + rate,
+            *([f"It sends held mails of mail job {self.held_from}."] if self.held_from else []),
             "\n".join(f"- {line}" for line in self.books.explanation.splitlines()),
             *([self.hint] if self.hint else []),
         ]
@@ -203,12 +225,18 @@ def mail_job_report(connection: Connection, release_id: int) -> MailJobReport:
         state=facts.state,
         reason=without_addresses(facts.reason),
         released_at=facts.released_at,
+        held_from=facts.held_from,
+        is_dry_run=facts.is_dry_run,
         books=the_books,
+        later_mail_jobs=later_mail_jobs(connection, release_id),
         mail_jobs=lines,
         domains=_domains(connection, key),
         replies=_replies(connection, key),
         bypasses=[
             BypassLine(reason=reason, recipients=number) for reason, number in the_books.bypassed.items()
+        ],
+        frequency=[
+            FrequencyLine(rule=rule, recipients=number) for rule, number in the_books.forbidden.items()
         ],
         timeline=_timeline(connection, key, bucket),
         bucket_seconds=bucket,

@@ -83,23 +83,42 @@ ORDER BY w.days, w.mails;
 
 -- name: release_for_report
 -- What is known of a release besides its rows.
-SELECT r.released_on, r.released_at, r.results_dropped_at, c.name AS campaign, j.state, j.kind, j.reason
+SELECT
+    r.released_on, r.released_at, r.results_dropped_at, r.is_dry_run, r.held_from, c.name AS campaign, j.state, j.kind,
+    j.reason
 FROM release AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 INNER JOIN campaign AS c ON c.campaign_id = r.campaign_id
 WHERE r.release_id = CAST(:release_id AS bigint);
 
+-- name: list_later_releases
+-- The releases that send what the frequency policy had held of this one. One that was given up before it was queued, and
+-- whose mails came back into the frequency queue, is none any more.
+SELECT later.release_id AS mail_job_id, later.released_on, later.released_at, j.state, coalesce(later.recipient_count, 0) AS mails
+FROM release AS later
+INNER JOIN mail_job AS j ON j.mail_job_id = later.release_id
+WHERE later.held_from = CAST(:release_id AS bigint)
+    AND (
+        j.state NOT IN ('STOPPED', 'FAILED')
+        OR EXISTS (
+            SELECT FROM ended_held_mail AS e
+            WHERE e.release_id = CAST(:release_id AS bigint) AND e.later_release_id = later.release_id
+        )
+    )
+ORDER BY later.release_id;
+
 -- name: count_books
--- Every row of a release, counted once, in one statement so that all lines are of the same instant. A message has its
--- first result once, and each later one takes away what it supersedes. What has none is being sent when its mail job is
--- being worked on, and was stopped with its release.
-WITH this_release AS (
+-- Every row of a release and of those that send what was held of it, counted once, in one statement so that all lines are
+-- of the same instant. A message has its first result once, and each later one takes away what it supersedes. What has
+-- none is being sent when its mail job is being worked on, and was stopped with its release.
+WITH family AS (
     SELECT r.*, j.state FROM release AS r INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
-    WHERE r.release_id = CAST(:release_id AS bigint)
+    WHERE r.release_id = ANY(CAST(:release_ids AS bigint[]))
 ),
 worked_on AS (
-    SELECT coalesce(range_agg(int4range(first_message, last_message, '[]')), '{}') AS messages FROM mail_job
-    WHERE release_id = CAST(:release_id AS bigint) AND state IN ('RUNNING', 'STOPPING')
+    SELECT release_id, range_agg(int4range(first_message, last_message, '[]')) AS messages FROM mail_job
+    WHERE release_id = ANY(CAST(:release_ids AS bigint[])) AND state IN ('RUNNING', 'STOPPING')
+    GROUP BY release_id
 ),
 fate AS (
     SELECT
@@ -111,53 +130,69 @@ fate AS (
             ELSE 'waiting'
         END AS line, l.outcome, l.supersedes, count(*) AS number
     FROM (
-        SELECT message_no FROM assembled_message
-        WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
+        SELECT release_id, message_no FROM assembled_message
+        WHERE release_id = ANY(CAST(:release_ids AS bigint[])) AND released_on = ANY(CAST(:days AS date[]))
         UNION ALL
-        SELECT generate_series(1, message_count) FROM this_release WHERE messages_dropped_at IS NOT NULL
+        SELECT release_id, generate_series(1, message_count) FROM family WHERE messages_dropped_at IS NOT NULL
     ) AS m
     FULL JOIN (
-        SELECT message_no, outcome, supersedes FROM result
-        WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
-    ) AS l ON l.message_no = m.message_no
-    CROSS JOIN worked_on AS w
-    CROSS JOIN this_release AS r
+        SELECT release_id, message_no, outcome, supersedes FROM result
+        WHERE release_id = ANY(CAST(:release_ids AS bigint[])) AND released_on = ANY(CAST(:days AS date[]))
+    ) AS l ON l.message_no = m.message_no AND l.release_id = m.release_id
+    LEFT JOIN worked_on AS w ON w.release_id = m.release_id
+    LEFT JOIN family AS r ON r.release_id = m.release_id
+    GROUP BY 1, 2, 3
+),
+place AS (
+    SELECT
+        CASE
+            WHEN p.bypass_reason IS NOT NULL THEN 'bypassed'
+            WHEN r.assembled_at IS NULL AND p.recipient_no > r.assembled_up_to AND b.recipient_no IS NULL THEN 'unassembled'
+            ELSE 'assembly_done'
+        END AS line, coalesce(p.bypass_reason, '') AS reason, p.release_id = CAST(:release_id AS bigint) AS is_own,
+        count(*) AS number
+    FROM recipient AS p
+    LEFT JOIN bypass AS b USING (released_on, release_id, recipient_no)
+    INNER JOIN family AS r ON r.release_id = p.release_id
+    WHERE p.release_id = ANY(CAST(:release_ids AS bigint[])) AND p.released_on = ANY(CAST(:days AS date[]))
     GROUP BY 1, 2, 3
 )
-SELECT 'audience_rows' AS line, '' AS detail, coalesce(audience_rows, 0) AS number FROM this_release
+SELECT 'audience_rows' AS line, '' AS detail, coalesce(audience_rows, 0) AS number
+FROM family WHERE release_id = CAST(:release_id AS bigint)
 UNION ALL
-SELECT 'duplicates', '', coalesce(duplicates, 0) FROM this_release
+SELECT 'duplicates', '', coalesce(duplicates, 0) FROM family WHERE release_id = CAST(:release_id AS bigint)
+UNION ALL
+SELECT CASE WHEN is_own THEN 'recipients' ELSE 'sent_later' END, '', number FROM place
+UNION ALL
+SELECT line, reason, number FROM place WHERE line <> 'assembly_done'
 UNION ALL
 SELECT
-    CASE
-        WHEN p.bypass_reason IS NOT NULL THEN 'bypassed'
-        WHEN r.assembled_at IS NULL AND p.recipient_no > r.assembled_up_to AND b.recipient_no IS NULL THEN 'unassembled'
-        ELSE 'assembly_done'
-    END, coalesce(p.bypass_reason, ''), count(*)
-FROM recipient AS p
-LEFT JOIN bypass AS b USING (released_on, release_id, recipient_no)
-CROSS JOIN this_release AS r
-WHERE p.release_id = CAST(:release_id AS bigint) AND p.released_on = CAST(:released_on AS date)
+    CASE WHEN stage = 'frequency' THEN 'frequency_' || reason ELSE 'bypassed' END,
+    CASE WHEN stage = 'frequency' THEN detail ELSE reason END,
+    count(*)
+FROM bypass
+WHERE release_id = ANY(CAST(:release_ids AS bigint[])) AND released_on = ANY(CAST(:days AS date[]))
 GROUP BY 1, 2
 UNION ALL
-SELECT 'bypassed_later', reason, count(*) FROM bypass
-WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
-GROUP BY reason
+SELECT 'held', '', count(*) FROM held_mail WHERE release_id = CAST(:release_id AS bigint)
+UNION ALL
+SELECT 'ended', CAST(ending AS text), count(*) FROM ended_held_mail WHERE release_id = CAST(:release_id AS bigint)
+GROUP BY ending
 UNION ALL
 SELECT line, coalesce(CAST(outcome AS text), ''), number FROM fate
 UNION ALL
 SELECT line, CAST(supersedes AS text), -number FROM fate WHERE line = 'outcome' AND supersedes IS NOT NULL
 UNION ALL
 SELECT 'retry', CAST(state AS text), count(*) FROM loose_mail
-WHERE kind = 'retry' AND release_id = CAST(:release_id AS bigint)
+WHERE kind = 'retry' AND release_id = ANY(CAST(:release_ids AS bigint[]))
 GROUP BY state
 UNION ALL
 SELECT 'broken_chain', '', count(*) FROM result AS later
-WHERE later.release_id = CAST(:release_id AS bigint) AND later.released_on = CAST(:released_on AS date)
+WHERE later.release_id = ANY(CAST(:release_ids AS bigint[])) AND later.released_on = ANY(CAST(:days AS date[]))
     AND later.supersedes IS NOT NULL
     AND NOT EXISTS (
         SELECT FROM result AS earlier
-        WHERE earlier.release_id = CAST(:release_id AS bigint) AND earlier.released_on = CAST(:released_on AS date)
+        WHERE earlier.release_id = later.release_id AND earlier.released_on = later.released_on
             AND earlier.message_no = later.message_no AND earlier.result_no = later.result_no - 1
             AND earlier.outcome = later.supersedes
     );

@@ -122,7 +122,7 @@ def test_it_reads_well_and_names_nobody(report: MailJobReport) -> None:
 
 def test_it_is_exported_as_csv_and_parquet(report: MailJobReport, tmp_path: Path) -> None:
     files = export_report(report, tmp_path / "reports")
-    tables = ["bypasses", "domains", "mail_jobs", "replies", "timeline"]
+    tables = ["bypasses", "domains", "frequency", "later_mail_jobs", "mail_jobs", "replies", "timeline"]
     stem = f"mail_job_{report.release_id}_"
     assert sorted(file.name for file in files) == sorted(
         f"{stem}{table}.{kind}" for table in tables for kind in ("csv", "parquet")
