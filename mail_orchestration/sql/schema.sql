@@ -10,12 +10,14 @@
 
 -- Who may be written to ------------------------------------------------------------------------------------------
 
--- settings is what of its settings file those must know who work for it elsewhere: see Settings.for_others.
+-- settings is what of its settings file those must know who work for it elsewhere: see Settings.for_others. The daily log
+-- forgets what was sent before log_begins_at (spec 8.4), though its results are still there; null: it has all.
 CREATE TABLE installation (
     installation_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE,
     created_at timestamptz NOT NULL DEFAULT now(),
-    settings jsonb NOT NULL DEFAULT '{}'
+    settings jsonb NOT NULL DEFAULT '{}',
+    log_begins_at timestamptz
 );
 
 -- address is as it goes on the envelope; address_key is what two spellings of one mailbox have in common.
@@ -515,16 +517,13 @@ CREATE TABLE closed_day (
 );
 
 -- The frequency policy that holds for an installation (spec 8.1): no row, no policy. policy is its setting as it was applied
--- last; days are of the windows that frequency_counter counts in, in the order of its columns, whether a window is of the
--- calendar, and the day for which it counts them.
+-- last, with up to four rules: frequency_counter counts in their windows, in their order, for the day counted_for.
 CREATE TABLE frequency_policy (
     installation_id integer PRIMARY KEY REFERENCES installation,
     policy jsonb NOT NULL,
-    days integer [] NOT NULL,
-    is_calendar boolean NOT NULL,
     counted_for date NOT NULL,
     applied_at timestamptz NOT NULL,
-    CONSTRAINT policy_has_up_to_four_windows CHECK (cardinality(days) BETWEEN 1 AND 4)
+    CONSTRAINT policy_has_up_to_four_rules CHECK (jsonb_array_length(policy -> 'rules') BETWEEN 1 AND 4)
 );
 
 -- How often each contact was written to (spec 8.2): mails of closed days in each window, as daily_mail_count has them, and

@@ -1,0 +1,49 @@
+"""The frequency policy that holds for an installation: what its settings say may be another one (spec 8.1, 8.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy import Connection
+
+from mail_orchestration.kernel.frequency import Policy, Window, policy_of_document
+from mail_orchestration.kernel.statements import STATEMENTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyInForce:
+    """The policy as it was applied last, and what the counters count."""
+
+    policy: Policy
+    counted_for: date
+    """The day for which the counters count."""
+    applied_at: datetime
+
+    @property
+    def days(self) -> Sequence[int]:
+        """Of the windows that the counters count in, in the order of their columns."""
+        return [rule.days for rule in self.policy.rules]
+
+    @property
+    def most(self) -> list[int]:
+        """The most mails that the rules let through, in the order of the counters' columns."""
+        return [rule.max_mails for rule in self.policy.rules]
+
+    @property
+    def window(self) -> Window:
+        """Which days a rule looks at."""
+        return self.policy.window
+
+
+def policy_in_force(connection: Connection, installation_id: int) -> PolicyInForce | None:
+    """The policy that holds; None where none does. To rely on it, hold the lock of `kernel.frequency_lock`."""
+    found = connection.execute(
+        STATEMENTS["read_frequency_policy"], {"installation_id": installation_id}
+    ).one_or_none()
+    if found is None:
+        return None
+    return PolicyInForce(
+        policy=policy_of_document(found.policy), counted_for=found.counted_for, applied_at=found.applied_at
+    )
