@@ -147,6 +147,6 @@ def test_a_mail_job_without_any_result_has_a_report_too(database: Database, tmp_
     assert report.first_result_at is None
     assert report.released_at == NOON
     assert report.to_markdown()
-    assert len(export_report(report, tmp_path)) == 10
+    assert len(export_report(report, tmp_path)) == 14
     with pytest.raises(NotFound), database.begin() as connection:
         mail_job_report(connection, 99)
