@@ -81,6 +81,71 @@ GROUP BY w.days, w.mails
 ORDER BY w.days, w.mails;
 
 
+-- name: count_contacts_at_limit
+-- How many contacts have as many mails as each rule lets through: most has its figures in the order of the counters.
+SELECT
+    count(*) AS contacts,
+    count(*) FILTER (WHERE mails_1 + places >= (CAST(:most AS integer[]))[1]) AS first,
+    count(*) FILTER (WHERE mails_2 + places >= (CAST(:most AS integer[]))[2]) AS second,
+    count(*) FILTER (WHERE mails_3 + places >= (CAST(:most AS integer[]))[3]) AS third,
+    count(*) FILTER (WHERE mails_4 + places >= (CAST(:most AS integer[]))[4]) AS fourth
+FROM frequency_counter
+WHERE installation_id = CAST(:installation_id AS integer);
+
+-- name: count_wrong_counters
+-- Contacts whose counters are not what the daily log adds up to from the first day of each window on.
+SELECT count(*)
+FROM (
+    SELECT contact_id, mails_1, mails_2, mails_3, mails_4 FROM frequency_counter
+    WHERE installation_id = CAST(:installation_id AS integer)
+) AS c
+FULL JOIN (
+    SELECT
+        contact_id,
+        sum(mails) FILTER (WHERE day >= (CAST(:first_days AS date[]))[1]) AS first,
+        sum(mails) FILTER (WHERE day >= (CAST(:first_days AS date[]))[2]) AS second,
+        sum(mails) FILTER (WHERE day >= (CAST(:first_days AS date[]))[3]) AS third,
+        sum(mails) FILTER (WHERE day >= (CAST(:first_days AS date[]))[4]) AS fourth
+    FROM daily_mail_count
+    WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first_of_all AS date)
+    GROUP BY contact_id
+) AS l USING (contact_id)
+WHERE coalesce(c.mails_1, 0) <> coalesce(l.first, 0) OR coalesce(c.mails_2, 0) <> coalesce(l.second, 0)
+    OR coalesce(c.mails_3, 0) <> coalesce(l.third, 0) OR coalesce(c.mails_4, 0) <> coalesce(l.fourth, 0);
+
+-- name: count_held_mails_by_day
+-- Mails that began to wait, that went later, and whose wait ended otherwise, by day, from one on; waiting: those that wait
+-- still, by the day on which they began to. What expired at once never waited.
+SELECT
+    e.day,
+    CAST(sum(e.waiting + e.held) AS bigint) AS held,
+    CAST(sum(e.sent) AS bigint) AS sent,
+    CAST(sum(e.ended_unsent) AS bigint) AS ended_unsent,
+    CAST(sum(e.waiting) AS bigint) AS waiting
+FROM (
+    SELECT CAST(held_at AT TIME ZONE :time_zone AS date) AS day, count(*) AS waiting, 0 AS held, 0 AS sent, 0 AS ended_unsent
+    FROM held_mail
+    WHERE installation_id = CAST(:installation_id AS integer)
+    GROUP BY 1
+    UNION ALL
+    SELECT CAST(held_at AT TIME ZONE :time_zone AS date), 0, count(*), 0, 0
+    FROM held_mail_log
+    WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first_day AS date) - 1
+        AND ending <> 'earlier_waits'
+    GROUP BY 1
+    UNION ALL
+    SELECT
+        CAST(ended_at AT TIME ZONE :time_zone AS date), 0, 0,
+        count(*) FILTER (WHERE later_release_id IS NOT NULL), count(*) FILTER (WHERE later_release_id IS NULL)
+    FROM held_mail_log
+    WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first_day AS date) - 1
+        AND ending <> 'earlier_waits'
+    GROUP BY 1
+) AS e
+GROUP BY e.day
+ORDER BY e.day;
+
+
 -- name: release_for_report
 -- What is known of a release besides its rows.
 SELECT

@@ -1,0 +1,90 @@
+"""The frequency policy in figures, for people: who is at a rule's limit, and what waited (spec 8.2, 8.4).
+
+No address of a person is in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+
+from mail_orchestration.kernel.frequency import Rule, Window
+from mail_orchestration.kernel.frequency_in_force import PolicyInForce
+from mail_orchestration.kernel.statements import STATEMENTS
+
+LEAST_DAYS = 7
+"""So many are told of, though nothing was held on the first of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleFigures:
+    """One rule of the policy that holds."""
+
+    rule: Rule
+    contacts: int
+    """Contacts that anything counts for."""
+    at_limit: int
+    """Contacts who are not written to before something of theirs has aged out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDay:
+    """What happened in the frequency queue on one day of the installation's time zone."""
+
+    day: date
+    held: int
+    """Mails that began to wait."""
+    sent: int
+    """Mails that later mail jobs took."""
+    ended_unsent: int
+    """Mails that expired, were deleted, or ended with their campaign or mail job."""
+    waiting: int
+    """Mails that waited at the day's end."""
+
+
+def rule_figures(connection: Connection, installation_id: int, in_force: PolicyInForce) -> list[RuleFigures]:
+    """How many contacts are at the limit of each rule: one pass over the counters, as they were counted last."""
+    found = connection.execute(
+        STATEMENTS["count_contacts_at_limit"], {"installation_id": installation_id, "most": in_force.most}
+    ).one()
+    at_limit = (found.first, found.second, found.third, found.fourth)
+    return [
+        RuleFigures(rule=rule, contacts=found.contacts, at_limit=number)
+        for rule, number in zip(in_force.policy.rules, at_limit, strict=False)
+    ]
+
+
+def queue_by_day(
+    connection: Connection, installation_id: int, zone: ZoneInfo, today: date, days: int = 30
+) -> list[QueueDay]:
+    """The frequency queue on each of the last `days` days, today being the last, from when anything was held."""
+    first = today - timedelta(days=days - 1)
+    rows = connection.execute(
+        STATEMENTS["count_held_mails_by_day"],
+        {"installation_id": installation_id, "time_zone": zone.key, "first_day": first},
+    ).all()
+    waiting = sum(row.waiting for row in rows)
+    by_day = {row.day: row for row in rows}
+    found: list[QueueDay] = []
+    for back in range(days):
+        day = today - timedelta(days=back)
+        row = by_day.get(day)
+        held, sent, unsent = (row.held, row.sent, row.ended_unsent) if row is not None else (0, 0, 0)
+        found.append(QueueDay(day=day, held=held, sent=sent, ended_unsent=unsent, waiting=waiting))
+        waiting += sent + unsent - held
+        if waiting == 0 and len(found) >= LEAST_DAYS and min(by_day, default=day) >= day:
+            break
+    return found[::-1]
+
+
+def wrong_counters(connection: Connection, installation_id: int, in_force: PolicyInForce) -> int:
+    """Contacts whose counters are not what the daily log adds up to. There should be none (spec 8.2)."""
+    is_calendar = in_force.window is Window.CALENDAR
+    firsts = [
+        in_force.counted_for - timedelta(days=days - 1 if is_calendar else days) for days in in_force.days
+    ]
+    binds = {"installation_id": installation_id, "first_days": firsts, "first_of_all": min(firsts)}
+    return int(connection.execute(STATEMENTS["count_wrong_counters"], binds).scalar_one())
