@@ -14,10 +14,11 @@ from pathlib import Path
 from mail_orchestration.audience.contacts import find_contact
 from mail_orchestration.audience.members import find_members
 from mail_orchestration.composing import composing, facts_of_no_mail_job
-from mail_orchestration.composition.checking import Finding, check
+from mail_orchestration.composition.checking import check
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.composition.definition import Campaign, load_campaign
+from mail_orchestration.composition.findings import Finding
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.installation import Installation
@@ -70,7 +71,7 @@ def preview_message(inst: Installation, folder: Path, *, address: str | None = N
     return Preview(
         data=data,
         recipient=recipient,
-        findings=check(campaign),
+        findings=check(campaign, daily_log_days=inst.settings.retention.daily_log_days),
     )
 
 

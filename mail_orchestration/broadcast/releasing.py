@@ -19,6 +19,7 @@ from mail_orchestration.campaigns import folder_of, stop_if_edited
 from mail_orchestration.composition.checking import refuse_bad_templates
 from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.composition.edits import SETTLES_AFTER, Edit
+from mail_orchestration.composition.frequency_checking import refuse_rules_beyond_the_log
 from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.campaigns import CampaignState, stop_what_says_else
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job, transition
@@ -79,14 +80,15 @@ def release_campaign(
     Whoever asks twice under one `request_key` gets the same release. Within the history the same content goes once to a
     contact for each `occurrence`, but with `again` to everybody (spec 6.6). A campaign in state test goes to its test
     addresses only (spec 3.5). Mail jobs of the campaign that still wait and say something else are STOPPED (spec 3.4);
-    a paused campaign stays paused. Raises BadCampaign, also for a template that does not compile, and when it names an
-    audience that nobody has filled: a misspelt one would send to nobody, or, excluded, to too many. Raises NotFound for
-    a component that there is not.
+    a paused campaign stays paused. Raises BadCampaign, also for a template that does not compile, for rules of its own
+    that the daily log is too short for, and when it names an audience that nobody has filled: a misspelt one would send
+    to nobody, or, excluded, to too many. Raises NotFound for a component that there is not.
 
     A `dry_run` is never queued, is carried on by its caller (see `broadcast.dry_run`), and changes nothing else.
     """
     campaign = load_campaign(folder)
     refuse_bad_templates(campaign)
+    refuse_rules_beyond_the_log(campaign, inst.settings.retention.daily_log_days)
     definition = campaign.definition
     for stage in definition.components:
         load_components(definition.components, stage)

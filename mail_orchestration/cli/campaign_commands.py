@@ -49,7 +49,9 @@ def check_(face: Face, campaign: CampaignArgument) -> ExitCode | None:
 
     folder = Path(campaign) if Path(campaign).is_dir() else campaign_folder(_settings(face), campaign)
     loaded = load_campaign(folder)
-    findings = check(loaded)
+    findings = check(
+        loaded, daily_log_days=_daily_log_days(face) if loaded.definition.frequency.rules else None
+    )
     errors = sum(finding.severity == "error" for finding in findings)
     document = {
         "campaign": loaded.definition.name,
@@ -72,6 +74,13 @@ def _settings(face: Face) -> Settings:
     from mail_orchestration.kernel.settings import load_settings
 
     return load_settings(face.settings_path)
+
+
+def _daily_log_days(face: Face) -> int | None:
+    """None without a settings file: a folder is checked also where there is none."""
+    from mail_orchestration.kernel.settings import settings_path
+
+    return _settings(face).retention.daily_log_days if settings_path(face.settings_path).is_file() else None
 
 
 def _show_findings(console: Console, findings: Sequence[Any]) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 
 from jinja2 import meta, nodes
 
@@ -19,6 +17,8 @@ from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import OUR_NAMES, MailJobFacts
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
 from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.composition.findings import Finding, Severity, error, placed, warning
+from mail_orchestration.composition.frequency_checking import frequency_findings
 from mail_orchestration.composition.templates import COMPILE_FAULTS, CampaignEnvironment, compile_fault
 from mail_orchestration.kernel.components import load_components
 from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign, ComponentFailed, NotFound
@@ -35,39 +35,22 @@ _PATH_OF_IMAGE = re.compile(
 )
 
 
-class Severity(StrEnum):
-    """How bad it is."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing found."""
-
-    severity: Severity
-    file: str
-    line: int | None
-    message: str
-
-    @property
-    def told(self) -> str:
-        """`file:line: message`."""
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{place}: {self.message}"
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.told}"
-
-
-def check(campaign: Campaign, sample: Recipient | None = None) -> list[Finding]:
+def check(
+    campaign: Campaign, sample: Recipient | None = None, *, daily_log_days: int | None = None
+) -> list[Finding]:
     """What is wrong with `campaign`, errors first. Composes it for `sample`, or for its `sample_contact`.
 
-    Templates run in a process with limits, as they do in a release.
+    Templates run in a process with limits, as they do in a release. `daily_log_days` is how long its installation keeps
+    the daily log; None: unknown.
     """
     syntax = list(_syntax(campaign))
-    findings = [*syntax, *_inline_images(campaign), *_unsubscribe(campaign), *_components(campaign)]
+    findings = [
+        *syntax,
+        *_inline_images(campaign),
+        *_unsubscribe(campaign),
+        *_components(campaign),
+        *frequency_findings(campaign, daily_log_days),
+    ]
     if not any(each.severity is Severity.ERROR for each in syntax):
         findings += [*_names(campaign, sample), *_composed(campaign, sample)]
     return sorted(dict.fromkeys(findings), key=lambda each: each.severity is not Severity.ERROR)
@@ -103,16 +86,16 @@ def _syntax(campaign: Campaign) -> Iterator[Finding]:
             # Compiling finds what parsing lets pass: unknown filters and tests.
             environment.compile(source, name=name, filename=name)
         except COMPILE_FAULTS as fault:
-            yield _error(*compile_fault(fault, name))
+            yield error(*compile_fault(fault, name))
             continue
         tree = environment.parse(source, name)
         for node in tree.find_all((nodes.Include, nodes.Extends, nodes.Import, nodes.FromImport)):
             wanted = node.template  # type: ignore[attr-defined]
             if isinstance(wanted, nodes.Const) and wanted.value not in campaign.files:
-                yield _error(name, node.lineno, f"there is no template {wanted.value}")
+                yield error(name, node.lineno, f"there is no template {wanted.value}")
         for each in tree.find_all(nodes.Filter):
             if each.name == "safe":
-                yield _warning(name, each.lineno, "`safe` lets values from data write HTML")
+                yield warning(name, each.lineno, "`safe` lets values from data write HTML")
 
 
 def _names(campaign: Campaign, sample: Recipient | None) -> Iterator[Finding]:
@@ -136,7 +119,7 @@ def _names(campaign: Campaign, sample: Recipient | None) -> Iterator[Finding]:
         for missing in sorted(meta.find_undeclared_variables(tree) - known - tested):
             lines = [node.lineno for node in tree.find_all(nodes.Name) if node.name == missing]
             told = "" if missing in offered else "; the sample contact has none either"
-            yield _warning(
+            yield warning(
                 name,
                 lines[0] if lines else None,
                 f"{missing} is not among required_attributes: recipients without it are bypassed{told}",
@@ -154,16 +137,16 @@ def _inline_images(campaign: Campaign) -> Iterator[Finding]:
             for cid in _CID.findall(line):
                 used.add(cid)
                 if cid not in campaign.definition.inline:
-                    yield _error(path, number, f"shows cid:{cid}, which is not among the inline images")
+                    yield error(path, number, f"shows cid:{cid}, which is not among the inline images")
             for image in _PATH_OF_IMAGE.findall(line):
-                yield _warning(
+                yield warning(
                     path,
                     number,
                     f"shows {image}, which no mail program can find: use https://… or an inline image",
                 )
     for cid in campaign.definition.inline:
         if cid not in used:
-            yield _warning(CAMPAIGN_FILE, None, f"inline.{cid} is shown by no template")
+            yield warning(CAMPAIGN_FILE, None, f"inline.{cid} is shown by no template")
 
 
 def _components(campaign: Campaign) -> Iterator[Finding]:
@@ -171,7 +154,7 @@ def _components(campaign: Campaign) -> Iterator[Finding]:
         try:
             load_components(campaign.definition.components, stage)
         except (NotFound, ComponentFailed) as fault:
-            yield _error(CAMPAIGN_FILE, None, str(fault))
+            yield error(CAMPAIGN_FILE, None, str(fault))
 
 
 def _unsubscribe(campaign: Campaign) -> Iterator[Finding]:
@@ -180,7 +163,7 @@ def _unsubscribe(campaign: Campaign) -> Iterator[Finding]:
             continue
         texts = [content for path, content in campaign.files.items() if path.endswith(suffix)]
         if not any(b"unsubscribe_url" in text or b"unsubscribe_mailto" in text for text in texts):
-            yield _warning(main, None, "has no unsubscribe link (unsubscribe_url)")
+            yield warning(main, None, "has no unsubscribe link (unsubscribe_url)")
 
 
 def _composed(campaign: Campaign, sample: Recipient | None) -> Iterator[Finding]:
@@ -208,44 +191,25 @@ def _composed(campaign: Campaign, sample: Recipient | None) -> Iterator[Finding]
                     FaultReason.MISSING_ATTRIBUTE,
                     FaultReason.TEMPLATE_ERROR,
                 )
-                yield _placed(Severity.WARNING if excused else Severity.ERROR, bypass.detail)
+                yield placed(Severity.WARNING if excused else Severity.ERROR, bypass.detail)
             for message in batch.messages:
                 data = Compressor(pool.dictionary).decompress(message.stored)
                 yield from _sizes(campaign, data)
     except (BadCampaign, AssemblyFailed) as fault:
-        yield _placed(Severity.ERROR, str(fault))
+        yield placed(Severity.ERROR, str(fault))
 
 
 def _sizes(campaign: Campaign, data: bytes) -> Iterator[Finding]:
     if len(data) > _LARGE_OCTETS:
-        yield _warning(
+        yield warning(
             CAMPAIGN_FILE, None, f"a message has {len(data):,} octets; some relays take no more than 10 MB"
         )
     html = data.partition(b"Content-Type: text/html")[2].partition(b"\r\n--=_")[0]
     if len(html) > CLIPPED_AT_OCTETS and campaign.definition.body_format is not BodyFormat.TEXT:
-        yield _warning(
+        yield warning(
             campaign.html_template or CAMPAIGN_FILE,
             None,
             f"the HTML has {len(html):,} octets encoded: long mail is clipped",
         )
     if len(campaign.definition.subject) > _LONG_SUBJECT and "{" not in campaign.definition.subject:
-        yield _warning(CAMPAIGN_FILE, None, f"the subject has {len(campaign.definition.subject)} characters")
-
-
-def _placed(severity: Severity, detail: str) -> Finding:
-    """`detail` often begins with file:line."""
-    found = re.match(
-        r"(?P<file>[^\s:]+\.(?:j2|yaml)):(?:(?P<line>\d+):)? ?(?P<message>.*)", detail, re.DOTALL
-    )
-    if found is None:
-        return Finding(severity=severity, file=CAMPAIGN_FILE, line=None, message=detail)
-    line = int(found["line"]) if found["line"] else None
-    return Finding(severity=severity, file=found["file"], line=line, message=found["message"])
-
-
-def _error(file: str, line: int | None, message: str) -> Finding:
-    return Finding(severity=Severity.ERROR, file=file, line=line, message=message)
-
-
-def _warning(file: str, line: int | None, message: str) -> Finding:
-    return Finding(severity=Severity.WARNING, file=file, line=line, message=message)
+        yield warning(CAMPAIGN_FILE, None, f"the subject has {len(campaign.definition.subject)} characters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -141,6 +142,29 @@ def test_what_the_frequency_policy_is_for_a_campaign_is_frozen(
     fill_audience(inst, "everybody", now=NOW)
     made = release_campaign(inst, campaign(site, **keys), now=NOW)
     assert (made.frequency_policy, made.frequency_rules, made.shelf_life_days, made.counts) == frozen
+
+
+@pytest.mark.rule("8.5")
+def test_rules_of_a_campaigns_own_need_a_daily_log_that_is_long_enough(
+    inst: Installation, site: Path
+) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    retention = inst.settings.retention.model_copy(update={"daily_log_days": 100})
+    inst = replace(inst, settings=inst.settings.model_copy(update={"retention": retention}))
+    folder = campaign(site, frequency={"rules": [{"max_mails": 1, "days": 98}]})
+    assert release_campaign(inst, folder, now=NOW).frequency_rules == (Rule(1, 98),)
+    folder = campaign(site, frequency={"rules": [{"max_mails": 1, "days": 99}]})
+    with pytest.raises(BadCampaign, match=r"^campaign\.yaml:\d+: frequency\.rules: .*daily_log_days of 101"):
+        release_campaign(inst, folder, now=NOW)
+
+
+@pytest.mark.rule("8.5")
+def test_whether_it_counts_is_as_the_installation_says(inst: Installation, site: Path) -> None:
+    fill_audience(inst, "everybody", now=NOW)
+    frequency = inst.settings.frequency.model_copy(update={"count": False})
+    inst = replace(inst, settings=inst.settings.model_copy(update={"frequency": frequency}))
+    assert not release_campaign(inst, campaign(site), now=NOW).counts
+    assert release_campaign(inst, campaign(site, frequency={"count": True}), now=NOW).counts
 
 
 @pytest.mark.rule("3.5")

@@ -248,6 +248,14 @@ def test_check_finds_what_is_wrong(site: CliSite, capsys: Said) -> None:
     found = answer(capsys, "check", "letter", code=ExitCode.NOT_WELL)
     assert any(each["line"] == 2 and "nmae" in each["message"] for each in found["findings"])
     definition = site.folder / "campaigns" / "letter" / "campaign.yaml"
+    own_rules = "frequency: {rules: [{max_mails: 1, days: 90}]}\n"
+    definition.write_text(CAMPAIGN + own_rules)
+    template.write_text(HTML)
+    assert answer(capsys, "check", "letter")["errors"] == 0
+    with (site.folder / "mail_orchestration.yaml").open("a") as settings:
+        settings.write("retention: {daily_log_days: 91}\n")
+    found = answer(capsys, "check", str(definition.parent), code=ExitCode.NOT_WELL)
+    assert (found["errors"], found["findings"][0]["line"]) == (1, 6)
     definition.write_text(CAMPAIGN + "subjekt: twice\n")
     assert "campaign.yaml:6: subjekt" in said(capsys, "check", "letter", code=ExitCode.BAD_INPUT)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mail_orchestration.broadcast import fill_audience
-from mail_orchestration.composition.checking import Severity
+from mail_orchestration.composition.findings import Severity
 from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, RelayUnreachable
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.preview import preview_message

@@ -43,6 +43,55 @@ def test_undefined_names() -> None:
     assert found(text=GOOD + "{% if name is defined %}{{ name }}{% endif %}") == []
 
 
+OWN_RULES = "frequency:\n  rules:\n    - {max_mails: 9, days: 90}\n    - {max_mails: 2, days: 7}\n"
+
+
+@pytest.mark.rule("8.5")
+@pytest.mark.parametrize(
+    ("yaml", "findings"),
+    [
+        ("frequency: {policy: per_policy, count: true}\n", []),
+        (
+            "frequency:\n  count: false\n  policy: override_policy\n",
+            [
+                "warning: campaign.yaml:8: frequency.policy: overrides the frequency policy: it goes out at once, "
+                "however often its recipients were written to",
+                "warning: campaign.yaml:7: frequency.count: its mails do not count for the frequency policy",
+            ],
+        ),
+        (
+            OWN_RULES,
+            [
+                "warning: campaign.yaml:7: frequency.rules: rules of its own hold in place of the installation's: "
+                "2 in 7 days, 9 in 90 days"
+            ],
+        ),
+        (
+            OWN_RULES + "  policy: override_policy\n  shelf_life_days: 3\n",
+            [
+                "warning: campaign.yaml:10: frequency.policy: overrides the frequency policy: it goes out at once, "
+                "however often its recipients were written to",
+                "warning: campaign.yaml:7: frequency.rules: do nothing beside policy: override_policy",
+                "warning: campaign.yaml:11: frequency.shelf_life_days: does nothing beside policy: override_policy, "
+                "as nothing waits",
+            ],
+        ),
+    ],
+)
+def test_where_it_departs_from_the_frequency_policy(yaml: str, findings: list[str]) -> None:
+    assert found(text=GOOD, yaml=yaml) == findings
+
+
+@pytest.mark.rule("8.5")
+def test_rules_of_its_own_need_a_daily_log_that_is_long_enough() -> None:
+    own = campaign(text=GOOD, yaml=OWN_RULES)
+    assert [each.severity for each in check(own, daily_log_days=92)] == ["warning"]
+    assert str(check(own, daily_log_days=91)[0]) == (
+        "error: campaign.yaml:7: frequency.rules: rules of up to 90 days need retention.daily_log_days of 92 or more; "
+        "it is 91"
+    )
+
+
 @pytest.mark.rule("2.1")
 def test_links_and_images() -> None:
     assert found(html="<img src='cid:a'>", yaml="inline: {b: b.png}\n", b__png=b"x") == [
