@@ -1,0 +1,449 @@
+-- Statements of dispatch/held_mails.py, held_mail_lists.py and later_releases.py: the frequency queue (spec 8.4, 8.9).
+--
+-- All that changes it runs under the lock of the installation's frequency policy: see kernel/frequency_lock.py.
+
+
+-- Ends of waiting ------------------------------------------------------------------------------------------------
+
+-- name: end_held_mails
+-- Mails whose wait is over without being sent, by how it ended: their time has passed, or nothing of what they were held
+-- in is sent any more. One of which everybody was held or bypassed is STOPPED as well, and its held mails wait on.
+WITH ended AS (
+    DELETE FROM held_mail AS h
+    USING mail_job AS j, release AS r, campaign AS c
+    WHERE h.installation_id = CAST(:installation_id AS integer)
+        AND j.mail_job_id = h.release_id AND r.release_id = h.release_id AND c.campaign_id = h.campaign_id
+        AND (
+            h.expires_at <= CAST(:now AS timestamptz)
+            OR c.state = 'deleted'
+            OR (j.state = 'STOPPED' AND r.bypassed_count < r.recipient_count)
+            OR (j.state = 'FAILED' AND j.queued_at IS NULL)
+        )
+    RETURNING h.*, CAST(CASE
+        WHEN c.state = 'deleted' THEN 'campaign_deleted'
+        WHEN h.expires_at <= CAST(:now AS timestamptz) THEN 'expired'
+        ELSE 'stopped'
+    END AS held_mail_ending) AS ending
+),
+logged AS (
+    INSERT INTO held_mail_log (
+        day, held_mail_id, installation_id, contact_id, campaign_id, release_id, audience_id, priority, held_at, expires_at,
+        max_mails, days, ended_at, ending, ended_by
+    )
+    SELECT
+        CAST(:day AS date), e.held_mail_id, e.installation_id, e.contact_id, e.campaign_id, e.release_id, e.audience_id,
+        e.priority, e.held_at, e.expires_at, e.max_mails, e.days, CAST(:now AS timestamptz), e.ending, :ended_by
+    FROM ended AS e
+    RETURNING ending
+)
+SELECT ending, count(*) AS mails FROM logged GROUP BY ending;
+
+-- name: delete_held_mails
+-- The operator deletes mails that wait: those of these numbers, of a campaign, or (both null) all.
+WITH ended AS (
+    DELETE FROM held_mail AS h
+    WHERE h.installation_id = CAST(:installation_id AS integer)
+        AND (CAST(:held_mail_ids AS bigint[]) IS NULL OR h.held_mail_id = ANY(CAST(:held_mail_ids AS bigint[])))
+        AND (CAST(:campaign_id AS integer) IS NULL OR h.campaign_id = CAST(:campaign_id AS integer))
+    RETURNING h.*
+)
+INSERT INTO held_mail_log (
+    day, held_mail_id, installation_id, contact_id, campaign_id, release_id, audience_id, priority, held_at, expires_at,
+    max_mails, days, ended_at, ending, ended_by
+)
+SELECT
+    CAST(:day AS date), e.held_mail_id, e.installation_id, e.contact_id, e.campaign_id, e.release_id, e.audience_id,
+    e.priority, e.held_at, e.expires_at, e.max_mails, e.days, CAST(:now AS timestamptz),
+    CAST(:ending AS held_mail_ending), :ended_by
+FROM ended AS e
+RETURNING held_mail_id;
+
+
+-- Later releases -------------------------------------------------------------------------------------------------
+
+-- name: make_held_candidates
+-- Held mails that may go for all that is known of their releases, in the order of each contact's. room is how many mails
+-- may be ahead of one; is_taken is null until that is decided.
+CREATE TEMPORARY TABLE held_candidate (
+    held_mail_id bigint NOT NULL, contact_id bigint NOT NULL, release_id bigint NOT NULL, place integer NOT NULL,
+    room integer NOT NULL, counts boolean NOT NULL, is_taken boolean
+) ON COMMIT DROP;
+
+-- name: find_held_candidates
+-- While a policy holds (most: its rules in the order of the counters' columns), the mails for which its rules, or those of
+-- their own campaign, leave room; but not of a paused campaign, nor before their release was queued or has nobody left to
+-- be written to at once, nor while that is stopped. Without a policy all that waits.
+INSERT INTO held_candidate (held_mail_id, contact_id, release_id, place, room, counts)
+SELECT w.held_mail_id, w.contact_id, w.release_id,
+    row_number() OVER (PARTITION BY w.contact_id ORDER BY w.priority DESC, w.held_at, w.held_mail_id), w.room, w.counts
+FROM (
+    SELECT h.held_mail_id, h.contact_id, h.release_id, h.priority, h.held_at, r.counts,
+        CASE
+            WHEN CAST(:most AS integer[]) IS NULL THEN 2147483647
+            WHEN r.frequency_rules IS NULL THEN least(
+                (CAST(:most AS integer[]))[1] - coalesce(c.mails_1, 0), (CAST(:most AS integer[]))[2] - coalesce(c.mails_2, 0),
+                (CAST(:most AS integer[]))[3] - coalesce(c.mails_3, 0), (CAST(:most AS integer[]))[4] - coalesce(c.mails_4, 0)
+            ) - coalesce(c.places, 0)
+            ELSE (
+                SELECT CAST(min(own.max_mails - (
+                    SELECT coalesce(sum(d.mails), 0) FROM daily_mail_count AS d
+                    WHERE d.contact_id = h.contact_id
+                        AND d.day >= CAST(:today AS date) - own.days + CAST(CAST(:is_calendar AS boolean) AS integer)
+                )) AS integer)
+                FROM jsonb_to_recordset(r.frequency_rules) AS own (max_mails integer, days integer)
+            ) - coalesce(c.places, 0)
+        END AS room
+    FROM held_mail AS h
+    INNER JOIN release AS r ON r.release_id = h.release_id
+    INNER JOIN mail_job AS j ON j.mail_job_id = h.release_id
+    INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
+    LEFT JOIN frequency_counter AS c ON c.contact_id = h.contact_id
+    WHERE h.installation_id = CAST(:installation_id AS integer)
+        AND (
+            CAST(:most AS integer[]) IS NULL
+            OR (
+                k.state <> 'paused'
+                AND j.state NOT IN ('QUEUING', 'INTERRUPTED', 'STOPPING', 'STOPPED_Q', 'STOPPED_R')
+                AND (r.starts_at IS NULL OR r.starts_at <= CAST(:now AS timestamptz))
+            )
+        )
+) AS w
+WHERE w.room > 0;
+
+-- name: decide_held_candidates
+-- Decide what can be decided: a mail is taken when all that counts ahead of it leaves room, even if all of that is taken,
+-- and not when what is taken ahead of it leaves none. Each time at least the first one of a contact that is open.
+UPDATE held_candidate AS t SET is_taken = d.room > d.most_ahead
+FROM (
+    SELECT held_mail_id, is_taken, room,
+        count(*) FILTER (WHERE counts AND is_taken) OVER ahead AS least_ahead,
+        count(*) FILTER (WHERE counts AND is_taken IS NOT FALSE) OVER ahead AS most_ahead
+    FROM held_candidate
+    WINDOW ahead AS (PARTITION BY contact_id ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+) AS d
+WHERE t.held_mail_id = d.held_mail_id AND t.is_taken IS NULL AND (d.room > d.most_ahead OR d.room <= d.least_ahead);
+
+-- name: make_later_releases
+-- For each release of which held mails are taken a later one that sends them: it says what that one said, to the letter,
+-- and is treated as that one was. What the operator stopped waits for its restart as that one does.
+WITH chosen AS (
+    SELECT t.release_id, nextval(pg_get_serial_sequence('mail_job', 'mail_job_id')) AS later_id
+    FROM (SELECT DISTINCT release_id FROM held_candidate WHERE is_taken) AS t
+),
+mail_jobs AS (
+    INSERT INTO mail_job (mail_job_id, release_id, installation_id, state, asked_state, priority, created_at)
+    OVERRIDING SYSTEM VALUE
+    SELECT chosen.later_id, chosen.later_id AS release_id, j.installation_id, 'QUEUING',
+        CASE
+            WHEN j.state IN ('STOPPING', 'STOPPED_Q', 'STOPPED_R') OR j.asked_state = 'STOPPED_Q'
+                THEN CAST('STOPPED_Q' AS mail_job_state)
+        END,
+        j.priority, CAST(:now AS timestamptz)
+    FROM chosen
+    INNER JOIN mail_job AS j ON j.mail_job_id = chosen.release_id
+)
+INSERT INTO release (
+    release_id, campaign_id, released_at, released_on, files, digest, content_digest, occurrence, again, topic, starts_at,
+    expires_at, frequency_policy, frequency_rules, shelf_life_days, counts, takes_places, held_from, audience_ids,
+    excluded_audience_ids, resolving_since
+)
+SELECT chosen.later_id, r.campaign_id, CAST(:now AS timestamptz), CAST(:released_on AS date), r.files, r.digest,
+    r.content_digest, r.occurrence, r.again, r.topic, r.starts_at, r.expires_at, r.frequency_policy, r.frequency_rules,
+    r.shelf_life_days, r.counts, r.counts AND CAST(:takes_places AS boolean), r.release_id, r.audience_ids,
+    r.excluded_audience_ids, CAST(:now AS timestamptz)
+FROM chosen
+INNER JOIN release AS r ON r.release_id = chosen.release_id
+RETURNING release_id, held_from;
+
+-- name: insert_later_recipients
+-- The recipients of later releases, in the order of contacts as everywhere. Who was suppressed since is bypassed.
+INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
+SELECT CAST(:released_on AS date), later.release_id,
+    row_number() OVER (PARTITION BY later.release_id ORDER BY h.contact_id), h.audience_id, h.contact_id,
+    coalesce(everything.reason, topic.reason)
+FROM held_candidate AS t
+INNER JOIN held_mail AS h ON h.held_mail_id = t.held_mail_id
+INNER JOIN release AS later ON later.held_from = t.release_id AND later.release_id = ANY(CAST(:later_ids AS bigint[]))
+LEFT JOIN suppression AS everything ON everything.contact_id = h.contact_id AND everything.topic = ''
+LEFT JOIN suppression AS topic ON topic.contact_id = h.contact_id AND topic.topic = nullif(later.topic, '')
+WHERE t.is_taken
+ORDER BY later.release_id, h.contact_id;
+
+-- name: take_places_of_later
+-- Whom later releases write to has a place in the counters, for each that counts.
+INSERT INTO frequency_counter AS known (contact_id, installation_id, places)
+SELECT p.contact_id, CAST(:installation_id AS integer), count(*)
+FROM recipient AS p
+INNER JOIN release AS r ON r.release_id = p.release_id AND r.takes_places
+WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = ANY(CAST(:later_ids AS bigint[]))
+    AND p.bypass_reason IS NULL
+GROUP BY p.contact_id
+ORDER BY p.contact_id
+ON CONFLICT (contact_id) DO UPDATE SET places = known.places + excluded.places;
+
+-- name: log_held_mails_sent
+-- What was taken leaves the queue for the log.
+WITH gone AS (
+    DELETE FROM held_mail AS h
+    USING held_candidate AS t, release AS later
+    WHERE t.is_taken AND h.held_mail_id = t.held_mail_id
+        AND later.held_from = t.release_id AND later.release_id = ANY(CAST(:later_ids AS bigint[]))
+    RETURNING h.*, later.release_id AS later_release_id
+)
+INSERT INTO held_mail_log (
+    day, held_mail_id, installation_id, contact_id, campaign_id, release_id, audience_id, priority, held_at, expires_at,
+    max_mails, days, ended_at, ending, later_release_id, ended_by
+)
+SELECT
+    CAST(:day AS date), g.held_mail_id, g.installation_id, g.contact_id, g.campaign_id, g.release_id, g.audience_id,
+    g.priority, g.held_at, g.expires_at, g.max_mails, g.days, CAST(:now AS timestamptz),
+    CAST(:ending AS held_mail_ending), g.later_release_id, :ended_by
+FROM gone AS g;
+
+-- name: finish_later_releases
+-- Later releases are resolved and counted, and it is fixed whether their mail jobs are small; without anybody to be written
+-- to one is STOPPED. From here on they go like any other.
+WITH counted AS (
+    SELECT release_id, CAST(count(*) AS integer) AS recipients, CAST(count(bypass_reason) AS integer) AS bypassed
+    FROM recipient
+    WHERE released_on = CAST(:released_on AS date) AND release_id = ANY(CAST(:later_ids AS bigint[]))
+    GROUP BY release_id
+),
+resolved AS (
+    UPDATE release
+    SET resolved_at = CAST(:now AS timestamptz), audience_rows = c.recipients, duplicates = 0,
+        recipient_count = c.recipients, bypassed_count = c.bypassed
+    FROM counted AS c
+    WHERE release.release_id = c.release_id
+)
+UPDATE mail_job
+SET kind = CASE
+        WHEN c.recipients - c.bypassed < CAST(:threshold AS integer) THEN CAST('small' AS mail_job_kind) ELSE 'parent'
+    END,
+    state = CASE WHEN c.recipients = c.bypassed THEN CAST('STOPPED' AS mail_job_state) ELSE mail_job.state END,
+    reason = CASE WHEN c.recipients = c.bypassed THEN :nobody ELSE '' END,
+    ended_at = CASE WHEN c.recipients = c.bypassed THEN CAST(:now AS timestamptz) END
+FROM counted AS c, release AS r, campaign AS k
+WHERE mail_job.mail_job_id = c.release_id AND mail_job.state = 'QUEUING'
+    AND r.release_id = c.release_id AND k.campaign_id = r.campaign_id
+RETURNING mail_job.mail_job_id, r.held_from, k.name AS campaign, c.recipients - c.bypassed AS mails, c.bypassed;
+
+-- name: count_held_waiting
+-- How many mails wait.
+SELECT count(*) FROM held_mail WHERE installation_id = CAST(:installation_id AS integer);
+
+
+-- What waits -----------------------------------------------------------------------------------------------------
+
+-- name: list_held_mails
+-- Mails that wait, most important first, of a campaign, a contact or all, with how many that count and may go are ahead of
+-- each for its contact.
+SELECT h.held_mail_id, h.contact_id, o.address, h.release_id AS mail_job_id, k.name AS campaign, h.priority, h.held_at,
+    h.expires_at, h.max_mails, h.days, r.frequency_rules, r.starts_at, k.state AS campaign_state, j.state AS mail_job_state,
+    (
+        SELECT count(*) FROM held_mail AS a
+        INNER JOIN release AS ar ON ar.release_id = a.release_id
+        INNER JOIN campaign AS ak ON ak.campaign_id = a.campaign_id
+        WHERE a.contact_id = h.contact_id AND ar.counts AND ak.state NOT IN ('paused', 'deleted')
+            AND (-a.priority, a.held_at, a.held_mail_id) < (-h.priority, h.held_at, h.held_mail_id)
+    ) AS ahead
+FROM (
+    SELECT * FROM held_mail
+    WHERE installation_id = CAST(:installation_id AS integer)
+        AND (CAST(:campaign_id AS integer) IS NULL OR campaign_id = CAST(:campaign_id AS integer))
+        AND (CAST(:contact_id AS bigint) IS NULL OR contact_id = CAST(:contact_id AS bigint))
+    ORDER BY priority DESC, held_at, held_mail_id
+    LIMIT CAST(:most AS bigint)
+) AS h
+INNER JOIN contact AS o ON o.contact_id = h.contact_id
+INNER JOIN release AS r ON r.release_id = h.release_id
+INNER JOIN mail_job AS j ON j.mail_job_id = h.release_id
+INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
+ORDER BY h.priority DESC, h.held_at, h.held_mail_id;
+
+-- name: count_held_mails
+-- How many mails wait, by campaign and the rule that held them, most first.
+SELECT k.name AS campaign, h.max_mails, h.days, count(*) AS mails, min(h.held_at) AS held_since, min(h.expires_at) AS first_expires_at
+FROM held_mail AS h
+INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
+WHERE h.installation_id = CAST(:installation_id AS integer)
+GROUP BY k.name, h.max_mails, h.days
+ORDER BY mails DESC, campaign, h.days, h.max_mails;
+
+-- name: list_past_held_mails
+-- How earlier waits of a contact ended, the latest first.
+SELECT e.held_mail_id, e.release_id AS mail_job_id, k.name AS campaign, e.priority, e.held_at, e.expires_at, e.max_mails,
+    e.days, e.ended_at, e.ending, e.ended_by, e.later_release_id AS later_mail_job_id
+FROM held_mail_log AS e
+INNER JOIN campaign AS k ON k.campaign_id = e.campaign_id
+WHERE e.contact_id = CAST(:contact_id AS bigint)
+ORDER BY e.ended_at DESC, e.held_mail_id DESC
+LIMIT CAST(:most AS bigint);
+
+-- name: count_ended_held_mails
+-- How many waits ended since a moment, by ending.
+SELECT ending, count(*) AS mails FROM held_mail_log
+WHERE installation_id = CAST(:installation_id AS integer) AND ended_at >= CAST(:since AS timestamptz)
+    AND day >= CAST(CAST(:since AS timestamptz) AT TIME ZONE 'UTC' AS date)
+GROUP BY ending
+ORDER BY ending;
+
+-- name: read_mails_by_day
+-- What contacts got on each day from one on, as the daily log has it.
+SELECT contact_id, day, mails FROM daily_mail_count
+WHERE contact_id = ANY(CAST(:contact_ids AS bigint[])) AND day >= CAST(:first_day AS date)
+ORDER BY contact_id, day;
+
+-- name: read_open_places
+-- How many places contacts have that the daily log has not counted yet.
+SELECT contact_id, places FROM frequency_counter
+WHERE contact_id = ANY(CAST(:contact_ids AS bigint[])) AND places > 0;
+
+-- name: find_places_of_contact
+-- The mail jobs in which a contact has a place that the daily log has not counted yet (not_before: where its days that are
+-- not closed begin). Recipients are in the order of contacts: each release is searched by halves.
+WITH RECURSIVE search AS (
+    SELECT r.release_id, r.released_on, r.bypassed_count, 1 AS low, r.recipient_count AS high
+    FROM release AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    WHERE r.takes_places AND r.places_settled_at IS NULL AND r.recipient_count > 0
+        AND j.installation_id = CAST(:installation_id AS integer)
+    UNION ALL
+    SELECT s.release_id, s.released_on, s.bypassed_count,
+        CASE WHEN m.contact_id < CAST(:contact_id AS bigint) THEN (s.low + s.high) / 2 + 1 ELSE s.low END,
+        CASE WHEN m.contact_id < CAST(:contact_id AS bigint) THEN s.high ELSE (s.low + s.high) / 2 END
+    FROM search AS s
+    INNER JOIN recipient AS m
+        ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.recipient_no = (s.low + s.high) / 2
+    WHERE s.low < s.high
+)
+SELECT p.release_id AS mail_job_id, k.name AS campaign, r.released_at, j.state, last.outcome, last.occurred_at
+FROM search AS s
+INNER JOIN recipient AS p
+    ON p.released_on = s.released_on AND p.release_id = s.release_id AND p.recipient_no = s.low
+        AND p.contact_id = CAST(:contact_id AS bigint) AND p.bypass_reason IS NULL
+INNER JOIN release AS r ON r.release_id = p.release_id
+INNER JOIN mail_job AS j ON j.mail_job_id = p.release_id
+INNER JOIN campaign AS k ON k.campaign_id = r.campaign_id
+LEFT JOIN LATERAL (
+    SELECT e.outcome, e.occurred_at FROM result AS e
+    WHERE e.released_on = p.released_on AND e.release_id = p.release_id AND e.contact_id = p.contact_id
+        AND e.message_no BETWEEN p.recipient_no - s.bypassed_count AND p.recipient_no
+    ORDER BY e.result_no DESC
+    LIMIT 1
+) AS last ON TRUE
+WHERE s.low = s.high
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    )
+    AND NOT EXISTS (
+        SELECT FROM place_given_back AS g
+        WHERE g.released_on = p.released_on AND g.release_id = p.release_id AND g.contact_id = p.contact_id
+    )
+    AND (last.outcome IS NULL OR last.outcome NOT IN ('accepted', 'uncertain') OR last.occurred_at >= CAST(:not_before AS timestamptz))
+ORDER BY r.released_at, p.release_id;
+
+
+-- Coming back ----------------------------------------------------------------------------------------------------
+
+-- name: lock_dedup_of_held
+-- No campaign of which mails may come back is deduplicated meanwhile, in the order of campaigns.
+SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.dedup.' || k.campaign_id, 0))
+FROM (
+    SELECT DISTINCT e.campaign_id FROM held_mail_log AS e
+    LEFT JOIN mail_job AS j ON j.mail_job_id = e.later_release_id
+    WHERE e.installation_id = CAST(:installation_id AS integer)
+        AND (e.ending = ANY(CAST(:endings AS held_mail_ending[])) OR (j.state IN ('STOPPED', 'FAILED') AND j.queued_at IS NULL))
+    ORDER BY e.campaign_id
+) AS k;
+
+-- name: recover_held_mails
+-- What later releases had that were given up before they were queued, and what ended in a way that is named, waits again
+-- and is in the log no more. But not what its contact got since in another release, or waits for there, nor what is too
+-- old; of a given-up release that has ended then without being sent.
+WITH given_up AS (
+    SELECT later.release_id, later.held_from
+    FROM release AS later
+    INNER JOIN mail_job AS j ON j.mail_job_id = later.release_id
+    WHERE later.held_from IS NOT NULL AND j.installation_id = CAST(:installation_id AS integer)
+        AND j.state IN ('STOPPED', 'FAILED') AND j.queued_at IS NULL AND later.bypassed_count < later.recipient_count
+),
+wanted AS (
+    SELECT e.*, r.content_digest, r.occurrence, r.expires_at AS release_expires_at,
+        coalesce(r.shelf_life_days, CAST(:shelf_life_days AS integer)) AS shelf_life_days,
+        row_number() OVER (
+            PARTITION BY e.contact_id, e.campaign_id, r.content_digest, r.occurrence ORDER BY e.held_mail_id DESC
+        ) AS of_same
+    FROM held_mail_log AS e
+    INNER JOIN release AS r ON r.release_id = e.release_id
+    INNER JOIN campaign AS k ON k.campaign_id = e.campaign_id AND k.state <> 'deleted'
+    LEFT JOIN given_up AS g ON g.release_id = e.later_release_id
+    WHERE e.installation_id = CAST(:installation_id AS integer)
+        AND (g.release_id IS NOT NULL OR e.ending = ANY(CAST(:endings AS held_mail_ending[])))
+),
+kinds AS (
+    SELECT DISTINCT campaign_id, content_digest, occurrence FROM wanted
+),
+reached AS (
+    SELECT s.campaign_id, s.content_digest, s.occurrence, p.contact_id
+    FROM kinds AS s
+    INNER JOIN release AS o
+        ON o.campaign_id = s.campaign_id AND o.content_digest = s.content_digest AND o.occurrence = s.occurrence
+            AND o.resolved_at IS NOT NULL AND NOT o.is_dry_run
+    INNER JOIN mail_job AS j
+        ON j.mail_job_id = o.release_id AND (j.state NOT IN ('STOPPED', 'FAILED') OR j.queued_at IS NOT NULL)
+    INNER JOIN recipient AS p
+        ON p.released_on = o.released_on AND p.release_id = o.release_id AND p.bypass_reason IS NULL
+    LEFT JOIN bypass AS b
+        ON b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    WHERE b.recipient_no IS NULL
+    UNION
+    SELECT s.campaign_id, s.content_digest, s.occurrence, h.contact_id
+    FROM kinds AS s
+    INNER JOIN release AS o
+        ON o.campaign_id = s.campaign_id AND o.content_digest = s.content_digest AND o.occurrence = s.occurrence
+    INNER JOIN held_mail AS h ON h.release_id = o.release_id
+),
+judged AS (
+    SELECT w.day, w.held_mail_id, w.later_release_id, w.shelf_life_days, w.release_expires_at,
+        CASE
+            WHEN w.release_expires_at <= CAST(:now AS timestamptz) THEN 'too late'
+            WHEN w.of_same > 1 OR reached.contact_id IS NOT NULL THEN 'sent since'
+            ELSE 'comes back'
+        END AS verdict
+    FROM wanted AS w
+    LEFT JOIN reached
+        ON reached.contact_id = w.contact_id AND reached.campaign_id = w.campaign_id
+            AND reached.content_digest = w.content_digest AND reached.occurrence = w.occurrence
+),
+gone AS (
+    DELETE FROM held_mail_log AS e
+    USING judged AS v
+    WHERE v.verdict = 'comes back' AND e.day = v.day AND e.held_mail_id = v.held_mail_id
+    RETURNING e.*, least(
+        v.release_expires_at, CAST(:now AS timestamptz) + make_interval(days => v.shelf_life_days)
+    ) AS new_expires_at
+),
+back AS (
+    INSERT INTO held_mail (
+        held_mail_id, installation_id, contact_id, campaign_id, release_id, audience_id, priority, held_at, expires_at,
+        max_mails, days
+    )
+    OVERRIDING SYSTEM VALUE
+    SELECT g.held_mail_id, g.installation_id, g.contact_id, g.campaign_id, g.release_id, g.audience_id, g.priority, g.held_at,
+        g.new_expires_at, g.max_mails, g.days
+    FROM gone AS g
+),
+ended AS (
+    UPDATE held_mail_log AS e
+    SET ending = CASE v.verdict WHEN 'too late' THEN CAST('expired' AS held_mail_ending) ELSE 'deleted' END,
+        later_release_id = NULL, ended_by = :ended_by
+    FROM judged AS v
+    WHERE v.verdict <> 'comes back' AND v.later_release_id IS NOT NULL AND e.day = v.day AND e.held_mail_id = v.held_mail_id
+)
+SELECT
+    count(*) FILTER (WHERE verdict = 'comes back') AS mails,
+    count(*) FILTER (WHERE verdict = 'sent since') AS sent_since,
+    count(*) FILTER (WHERE verdict = 'too late') AS too_late
+FROM judged;
