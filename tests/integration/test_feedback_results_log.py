@@ -1,12 +1,10 @@
-"""The results log against PostgreSQL: durable, fenced, many connections to a commit."""
+"""The results log against PostgreSQL: durable, many connections to a commit."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import psycopg
@@ -15,25 +13,12 @@ from sqlalchemy import text
 
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable
+from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
-from tests.integration.feedback_fixtures import DAY, a_result, add_installation, add_mail_job, execute
+from tests.integration.feedback_fixtures import a_result, execute
+from tests.integration.results_log_fixtures import BUMP, log_of, mail_job_id, waits_for_a_lock, written
 
-_BUMP = "UPDATE mail_job SET fence = fence + 1 WHERE mail_job_id = :id"
-
-
-@pytest.fixture
-def mail_job_id(database: Database) -> int:
-    execute(database, "SELECT ensure_day_partitions(:day)", day=DAY)
-    return add_mail_job(database, None, installation_id=add_installation(database), last=100_000)
-
-
-def _log(database: Database, mail_job_id: int, fence: int = 1) -> ResultsLog:
-    return ResultsLog(database, release_id=mail_job_id, released_on=DAY, mail_job_id=mail_job_id, fence=fence)
-
-
-def _written(database: Database) -> list[int]:
-    return [no for (no,) in execute(database, "SELECT message_no FROM result ORDER BY message_no")]
+__all__ = ["mail_job_id"]
 
 
 async def _deliver(log: ResultsLog, connections: int, messages: int) -> None:
@@ -51,21 +36,21 @@ def test_connections_share_commits_and_every_result_is_there_once(
     database: Database, mail_job_id: int
 ) -> None:
     async def run() -> ResultsLog:
-        async with _log(database, mail_job_id) as log:
+        async with log_of(database, mail_job_id) as log:
             await _deliver(log, connections=50, messages=2000)
         return log
 
     log = asyncio.run(run())
-    assert _written(database) == list(range(1, 2001))
+    assert written(database) == list(range(1, 2001))
     assert log.counts == {Outcome.ACCEPTED: 2000}
     assert log.flushes <= 2000 / 10
 
 
 def test_what_resolved_is_seen_by_others_at_once(database: Database, mail_job_id: int) -> None:
     async def run() -> None:
-        async with _log(database, mail_job_id) as log:
+        async with log_of(database, mail_job_id) as log:
             await log.record(a_result(7))
-            assert await asyncio.to_thread(_written, database) == [7]
+            assert await asyncio.to_thread(written, database) == [7]
 
     asyncio.run(run())
 
@@ -81,7 +66,7 @@ def test_every_field_comes_back_as_it_was(database: Database, mail_job_id: int) 
     ]
 
     async def run() -> None:
-        async with _log(database, mail_job_id) as log:
+        async with log_of(database, mail_job_id) as log:
             await asyncio.gather(*(log.record(result) for result in results))
 
     asyncio.run(run())
@@ -98,139 +83,17 @@ def test_every_field_comes_back_as_it_was(database: Database, mail_job_id: int) 
     assert read == [*expected, results[4]]
 
 
-KINDS = pytest.mark.parametrize("outcome", [Outcome.ACCEPTED, Outcome.DEFERRED])
-"""A flush that must be followed up is another statement."""
-
-
-@pytest.mark.rule("5.5")
-@KINDS
-def test_a_fence_that_moved_ends_everything_that_waits(
-    database: Database, mail_job_id: int, outcome: Outcome
-) -> None:
-    async def run() -> None:
-        async with _log(database, mail_job_id) as log:
-            await log.record(a_result(1))
-            await asyncio.to_thread(execute, database, _BUMP, id=mail_job_id)
-            waiting = [log.record(a_result(number, outcome)) for number in range(2, 12)]
-            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-            assert [type(outcome) for outcome in outcomes] == [ClaimLost] * 10
-            with pytest.raises(ClaimLost, match=f"mail job {mail_job_id} under fence 1"):
-                log.record(a_result(12))
-
-    with pytest.raises(ClaimLost):
-        asyncio.run(run())
-    assert _written(database) == [1]
-
-
-@pytest.mark.rule("5.5")
-@pytest.mark.parametrize(
-    ("state", "is_held"), [("STOPPING", True), ("FINISHED", False), ("RECOVERED", False)]
-)
-def test_only_a_mail_job_that_is_worked_on_takes_results(
-    database: Database, mail_job_id: int, state: str, is_held: bool
-) -> None:
-    execute(
-        database,
-        "UPDATE mail_job SET state = CAST(:state AS mail_job_state),"
-        " ended_at = CASE WHEN :ended THEN now() END WHERE mail_job_id = :id",
-        state=state,
-        ended=not is_held,
-        id=mail_job_id,
-    )
-
-    async def run() -> None:
-        async with _log(database, mail_job_id) as log:
-            await log.record(a_result(1))
-
-    if is_held:
-        asyncio.run(run())
-    else:
-        with pytest.raises(ClaimLost):
-            asyncio.run(run())
-    assert _written(database) == ([1] if is_held else [])
-
-
-@pytest.mark.rule("5.5")
-@KINDS
-def test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence(
-    database: Database, mail_job_id: int, outcome: Outcome
-) -> None:
-    async def run() -> None:
-        async with _log(database, mail_job_id) as log:
-            with database.begin() as recovery:
-                recovery.execute(text(_BUMP), {"id": mail_job_id})
-                waiting = log.record(a_result(1, outcome))
-                assert await asyncio.to_thread(_waits_for_a_lock, database, waiting)
-            with pytest.raises(ClaimLost):
-                await waiting
-
-    with pytest.raises(ClaimLost):
-        asyncio.run(run())
-    assert _written(database) == []
-
-
-@pytest.mark.rule("5.5")
-def test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_results(
-    database: Database, mail_job_id: int
-) -> None:
-    """A trigger holds the flush's transaction open after its rows are written: a slow commit."""
-    execute(
-        database,
-        """
-        CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$
-        """,
-    )
-    execute(database, "CREATE TRIGGER slow AFTER INSERT ON result FOR EACH ROW EXECUTE FUNCTION be_slow()")
-    read_by_recovery: list[int] = []
-
-    def recover() -> None:
-        with database.begin() as connection:
-            connection.execute(text(_BUMP), {"id": mail_job_id})
-            read_by_recovery.extend(connection.execute(text("SELECT message_no FROM result")).scalars())
-
-    async def run() -> None:
-        async with _log(database, mail_job_id) as log:
-            with database.begin() as brake:
-                brake.execute(text("SELECT pg_advisory_xact_lock(42)"))
-                waiting = log.record(a_result(1))
-                assert await asyncio.to_thread(_waits_for_a_lock, database, waiting)
-                recovery = threading.Thread(target=recover)
-                recovery.start()
-                assert await asyncio.to_thread(_waits_for_a_lock, database, waiting, 2)
-                assert read_by_recovery == []
-            await waiting
-            await asyncio.to_thread(recovery.join)
-
-    asyncio.run(run())
-    assert read_by_recovery == [1]
-
-
-def _waits_for_a_lock(database: Database, result: asyncio.Future[None], how_many: int = 1) -> bool:
-    """Whether so many come to wait for a lock while the result does; false as soon as it has got through."""
-    deadline = time.monotonic() + 60
-    while not result.done() and time.monotonic() < deadline:
-        [[waiting]] = execute(
-            database,
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        )
-        if waiting >= how_many:
-            return not result.done()
-        time.sleep(0.01)
-    return False
-
-
 @pytest.mark.rule("5.1")
-def test_results_of_connections_that_were_cancelled_are_written_before_the_end(
+def test_results_of_connections_that_were_cancelled_arewritten_before_the_end(
     database: Database, mail_job_id: int
 ) -> None:
     async def run() -> None:
-        async with _log(database, mail_job_id) as log:
+        async with log_of(database, mail_job_id) as log:
             for number in range(1, 6):
                 log.record(a_result(number)).cancel()
 
     asyncio.run(run())
-    assert _written(database) == [1, 2, 3, 4, 5]
+    assert written(database) == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("is_flushing", [True, False])
@@ -245,13 +108,13 @@ def test_a_database_that_goes_away_is_said_so_and_nothing_is_reported_durable(
             )
 
     async def run() -> None:
-        async with _log(database, mail_job_id) as log:
+        async with log_of(database, mail_job_id) as log:
             await log.record(a_result(1))
             if is_flushing:
                 with database.begin() as recovery:
-                    recovery.execute(text(_BUMP), {"id": mail_job_id})
+                    recovery.execute(text(BUMP), {"id": mail_job_id})
                     waiting = [log.record(a_result(number)) for number in (2, 3)]
-                    assert await asyncio.to_thread(_waits_for_a_lock, database, waiting[0])
+                    assert await asyncio.to_thread(waits_for_a_lock, database, waiting[0])
                     waiting.append(log.record(a_result(4)))
                     await asyncio.to_thread(terminate)
                     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
@@ -264,7 +127,7 @@ def test_a_database_that_goes_away_is_said_so_and_nothing_is_reported_durable(
 
     with pytest.raises(DatabaseUnavailable):
         asyncio.run(run())
-    assert _written(database) == [1]
+    assert written(database) == [1]
 
 
 _DELIVERS_FOR_EVER = """
@@ -311,7 +174,7 @@ def test_kill_9_loses_no_result_that_resolved_and_leaves_one_open_per_connection
                 process.kill()
     assert len(said["durable"]) >= 500
     # The killed client's last statement may still be on its way to a commit.
-    execute(database, _BUMP, id=mail_job_id)
-    written = set(_written(database))
-    assert said["durable"] - written == set()
-    assert len(said["sent"] - written) <= 20
+    execute(database, BUMP, id=mail_job_id)
+    kept = set(written(database))
+    assert said["durable"] - kept == set()
+    assert len(said["sent"] - kept) <= 20

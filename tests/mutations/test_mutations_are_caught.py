@@ -42,7 +42,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="feedback/results_log.py",
         old="        self._gathering.append((result, future))\n",
         new="        self._gathering.append((result, future))\n        future.set_result(None)\n",
-        caught_by="tests/integration/test_feedback_results_log.py::"
+        caught_by="tests/integration/test_feedback_results_log_is_fenced.py::"
         "test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_results",
     ),
     "the next body leaves before the last result is durable": Mutation(
@@ -57,7 +57,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n)\nINSERT",
         new="\n    FOR SHARE\n)\nINSERT",
-        caught_by="tests/integration/test_feedback_results_log.py::"
+        caught_by="tests/integration/test_feedback_results_log_is_fenced.py::"
         "test_a_fence_that_moved_ends_everything_that_waits[accepted]",
     ),
     "results that are followed up are taken under any fence": Mutation(
@@ -65,7 +65,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n),\ngiven",
         new="\n    FOR SHARE\n),\ngiven",
-        caught_by="tests/integration/test_feedback_results_log.py::"
+        caught_by="tests/integration/test_feedback_results_log_is_fenced.py::"
         "test_a_fence_that_moved_ends_everything_that_waits[deferred]",
     ),
     "results do not lock the mail job": Mutation(
@@ -73,7 +73,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n)\nINSERT",
         new=" AND fence = CAST(:fence AS bigint)\n)\nINSERT",
-        caught_by="tests/integration/test_feedback_results_log.py::"
+        caught_by="tests/integration/test_feedback_results_log_is_fenced.py::"
         "test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence[accepted]",
     ),
     "results that are followed up do not lock the mail job": Mutation(
@@ -81,7 +81,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="sql/results.sql",
         old=" AND fence = CAST(:fence AS bigint)\n    FOR SHARE\n),\ngiven",
         new=" AND fence = CAST(:fence AS bigint)\n),\ngiven",
-        caught_by="tests/integration/test_feedback_results_log.py::"
+        caught_by="tests/integration/test_feedback_results_log_is_fenced.py::"
         "test_a_flush_waits_for_who_takes_the_mail_job_away_and_then_sees_the_new_fence[deferred]",
     ),
     "recovery does not ask for the holder's lock": Mutation(
