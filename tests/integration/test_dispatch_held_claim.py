@@ -1,47 +1,21 @@
-"""Holding a claim and ending it: progress, stops, failures, and parents that end with their last child."""
+"""Holding a claim and ending it: progress, stops, and whose it is."""
 
 from __future__ import annotations
 
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
 
-from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next
+from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.mail_jobs import mail_job, transition
 from mail_orchestration.dispatch.repeating import count_repeatable, repeatable_messages
-from mail_orchestration.dispatch.settling import end_claim
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobState
-from tests.integration.dispatch_rows import HANG_AFTER_S, NOW, World, mailcaster, world
+from tests.integration.dispatch_rows import NOW, World, world
 
 __all__ = ["world"]
-
-EAGER = mailcaster("eager", small_audience_threshold=2, min_job_size=10, max_job_size=20)
-
-
-def divide(world: World, messages: int) -> list[Claim]:
-    """All children of a new parent, RUNNING."""
-    parent = world.queue(messages, kind="parent")
-    claims = []
-    while (
-        claimed := claim_next(
-            world.database, world.installation_id, EAGER, now=NOW, hang_after_s=HANG_AFTER_S
-        )
-    ) is not None:
-        assert claimed.parent_id == parent
-        claims.append(claimed)
-    return claims
-
-
-def parent_of(claims: list[Claim]) -> int:
-    parent = claims[0].parent_id
-    assert parent is not None
-    return parent
 
 
 @pytest.mark.rule("3.2")
@@ -89,117 +63,6 @@ def test_a_stop_is_noticed_by_the_next_heartbeat(world: World) -> None:
     assert world.state(claimed.mail_job_id) == "STOPPED_R"
 
 
-@pytest.mark.rule("3.2")
-def test_a_failure_that_meets_a_stop_is_stopped_and_a_finish_finishes(world: World) -> None:
-    claims = divide(world, 60)
-    for claimed in claims:
-        world.deliver(claimed)
-        world.set_state(claimed.mail_job_id, "STOPPING")
-    with HeldClaim(world.database, claims[0]) as held:
-        assert held.finish(NOW) is MailJobState.FINISHED
-    with HeldClaim(world.database, claims[1]) as held:
-        assert held.fail("too much was refused", NOW) is MailJobState.STOPPED_R
-    assert world.state(parent_of(claims)) == "P_ASSIGNED"
-
-
-@pytest.mark.rule("3.2")
-@pytest.mark.rule("3.7")
-@pytest.mark.parametrize(
-    ("failing", "end"),
-    [(0, "P_FINISHED"), (1, "P_PARTIAL_FINISHED"), (5, "P_PARTIAL_FINISHED"), (6, "P_FAILED")],
-)
-def test_a_parent_ends_with_its_last_child(world: World, failing: int, end: str) -> None:
-    claims = divide(world, 60)
-    assert len(claims) == 6
-    for number, claimed in enumerate(claims):
-        assert world.state(parent_of(claims)) == "P_ASSIGNED"
-        with HeldClaim(world.database, claimed) as held:
-            if number < failing:
-                assert held.fail("too much was refused", NOW) is MailJobState.FAILED
-            else:
-                world.deliver(claimed)
-                held.finish(NOW)
-    with world.database.begin() as connection:
-        parent = mail_job(connection, parent_of(claims))
-    assert parent.state == end
-    assert parent.ended_at == NOW
-
-
-@pytest.mark.rule("3.3")
-def test_a_parent_does_not_count_children_that_were_replaced(world: World) -> None:
-    claims = divide(world, 30)
-    world.deliver(claims[0])
-    with HeldClaim(world.database, claims[0]) as held:
-        held.finish(NOW)
-    later = NOW + timedelta(seconds=HANG_AFTER_S + 1)
-    large = mailcaster("large", small_audience_threshold=2, min_job_size=10, max_job_size=20)
-    recovered = []
-    while (
-        found := claim_next(
-            world.database, world.installation_id, large, now=later, hang_after_s=HANG_AFTER_S
-        )
-    ) is not None:
-        recovered.append(found)
-    assert len(recovered) == len(claims) - 1
-    for claimed in recovered:
-        assert world.state(parent_of(claims)) == "P_ASSIGNED"
-        world.deliver(claimed)
-        with HeldClaim(world.database, claimed) as held:
-            held.finish(later)
-    assert world.state(parent_of(claims)) == "P_FINISHED"
-
-
-@pytest.mark.rule("3.2")
-def test_of_children_that_end_at_once_the_last_one_ends_the_parent(world: World) -> None:
-    for _ in range(5):
-        claims = divide(world, 60)
-        for claimed in claims:
-            world.deliver(claimed)
-        start = threading.Barrier(len(claims))
-
-        def finish(claimed: Claim, start: threading.Barrier = start) -> None:
-            with HeldClaim(world.database, claimed) as held:
-                start.wait()
-                held.finish(NOW)
-
-        with ThreadPoolExecutor(len(claims)) as pool:
-            list(pool.map(finish, claims))
-        assert world.state(parent_of(claims)) == "P_FINISHED"
-
-
-@pytest.mark.rule("3.2")
-def test_the_second_of_two_that_end_sees_the_first(world: World) -> None:
-    """The first has ended and not committed: the second waits for it, and then knows that it is the last."""
-    claims = divide(world, 30)
-    *others, first, second = claims
-    for claimed in others:
-        world.deliver(claimed)
-        with HeldClaim(world.database, claimed) as held:
-            held.finish(NOW)
-    for claimed in (first, second):
-        world.deliver(claimed)
-
-    def finish_second() -> MailJobState:
-        with HeldClaim(world.database, second) as held:
-            return held.finish(NOW)
-
-    with ThreadPoolExecutor(1) as pool:
-        with world.database.begin() as connection:
-            end_claim(connection, first, MailJobState.FINISHED, reason="", now=NOW)
-            ending = pool.submit(finish_second)
-            while not (ending.done() or _somebody_waits_for_a_row(world)):
-                time.sleep(0.01)
-            assert not ending.done()
-        assert ending.result() is MailJobState.FINISHED
-    assert world.state(parent_of([first])) == "P_FINISHED"
-
-
-def _somebody_waits_for_a_row(world: World) -> bool:
-    with world.database.begin() as connection:
-        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
-        return bool(connection.scalar(waiting))
-
-
 @pytest.mark.rule("5.5")
 def test_another_fence_is_another_claim(world: World) -> None:
     """Whatever its state says, a mail job belongs to the claim that has its fence."""
@@ -223,27 +86,6 @@ def test_another_fence_is_another_claim(world: World) -> None:
                 with pytest.raises(ClaimLost):
                     act()
             assert world.state(claimed.mail_job_id) == state
-
-
-@pytest.mark.rule("3.2")
-def test_a_child_that_ends_while_the_last_messages_are_handed_out_is_seen(world: World) -> None:
-    """The first child ends before, the last one is made after: the parent's row orders the two."""
-    parent = world.queue(30, kind="parent")
-    first = claim_next(world.database, world.installation_id, EAGER, now=NOW, hang_after_s=HANG_AFTER_S)
-    assert first is not None
-    world.deliver(first)
-    with HeldClaim(world.database, first) as held:
-        held.finish(NOW)
-    assert world.state(parent) == "P_ASSIGNING"
-    while (
-        claimed := claim_next(
-            world.database, world.installation_id, EAGER, now=NOW, hang_after_s=HANG_AFTER_S
-        )
-    ) is not None:
-        world.deliver(claimed)
-        with HeldClaim(world.database, claimed) as held:
-            held.finish(NOW)
-    assert world.state(parent) == "P_FINISHED"
 
 
 def test_a_lost_connection_is_said_and_the_hold_is_taken_anew(world: World) -> None:

@@ -150,14 +150,14 @@ MUTATIONS: dict[str, Mutation] = {
         file="dispatch/settling.py",
         old='        settle_parent(connection, claim.parent_id, now)\n    crash_point("finish_settled")',
         new='    crash_point("finish_settled")',
-        caught_by="tests/integration/test_dispatch_held_claim.py::test_a_parent_ends_with_its_last_child",
+        caught_by="tests/integration/test_dispatch_parents_end.py::test_a_parent_ends_with_its_last_child",
     ),
     "a child's end does not lock the parent": Mutation(
         promise="3.2",
         file="dispatch/settling.py",
         old='connection.execute(STATEMENTS["lock_parent"], {"parent_id": claim.parent_id})',
         new='STATEMENTS["lock_parent"]',
-        caught_by="tests/integration/test_dispatch_held_claim.py::test_the_second_of_two_that_end_sees_the_first",
+        caught_by="tests/integration/test_dispatch_parents_end.py::test_the_second_of_two_that_end_sees_the_first",
     ),
     "the hang time is ignored": Mutation(
         promise="5.2",
