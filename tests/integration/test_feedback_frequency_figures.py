@@ -99,7 +99,7 @@ def test_the_queue_is_told_day_by_day_in_the_days_of_the_installation(database: 
     day = "2026-07-%02d 22:30+00"  # of the day after, in Berlin
     waiting = "INSERT INTO held_mail VALUES (DEFAULT, :inst, 1, 1, 1, 1, 0, CAST(:held AS timestamptz), now(), 3, 7)"
     ended = (
-        "INSERT INTO held_mail_log VALUES (CAST(:ended AS date), :number, :inst, 1, 1, 1, 1, 0, "
+        "INSERT INTO held_mail_log VALUES (:day, :number, :inst, 1, 1, 1, 1, 0, "
         "CAST(:held AS timestamptz), now(), 3, 7, CAST(:ended AS timestamptz), CAST(:ending AS held_mail_ending), "
         ":later, '')"
     )
@@ -123,6 +123,7 @@ def test_the_queue_is_told_day_by_day_in_the_days_of_the_installation(database: 
             ended,
             inst=inst,
             number=number,
+            day=date(2026, 7, end),
             held=day % held,
             ended=day % end,
             ending=ending,
