@@ -158,7 +158,7 @@ WHERE r.release_id = CAST(:release_id AS bigint);
 
 -- name: list_later_releases
 -- The releases that send what the frequency policy had held of this one. One that was given up before it was queued, and
--- whose mails came back into the frequency queue, is none any more.
+-- whose mails came back into the frequency queue, is none any more: what came back is in the log no more.
 SELECT later.release_id AS mail_job_id, later.released_on, later.released_at, j.state, coalesce(later.recipient_count, 0) AS mails
 FROM release AS later
 INNER JOIN mail_job AS j ON j.mail_job_id = later.release_id
@@ -166,7 +166,7 @@ WHERE later.held_from = CAST(:release_id AS bigint)
     AND (
         j.state NOT IN ('STOPPED', 'FAILED')
         OR EXISTS (
-            SELECT FROM ended_held_mail AS e
+            SELECT FROM held_mail_log AS e
             WHERE e.release_id = CAST(:release_id AS bigint) AND e.later_release_id = later.release_id
         )
     )
@@ -241,7 +241,7 @@ GROUP BY 1, 2
 UNION ALL
 SELECT 'held', '', count(*) FROM held_mail WHERE release_id = CAST(:release_id AS bigint)
 UNION ALL
-SELECT 'ended', CAST(ending AS text), count(*) FROM ended_held_mail WHERE release_id = CAST(:release_id AS bigint)
+SELECT 'ended', CAST(ending AS text), count(*) FROM held_mail_log WHERE release_id = CAST(:release_id AS bigint)
 GROUP BY ending
 UNION ALL
 SELECT line, coalesce(CAST(outcome AS text), ''), number FROM fate

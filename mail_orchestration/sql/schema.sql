@@ -597,18 +597,6 @@ CREATE TABLE held_mail_log (
 CREATE INDEX held_mail_log_of_contact ON held_mail_log (contact_id);
 CREATE INDEX held_mail_log_of_release ON held_mail_log (release_id);
 
--- Held mails whose wait is over, with how it ended: the last time, where one came back into the frequency queue.
-CREATE VIEW ended_held_mail AS
-SELECT e.*
-FROM held_mail_log AS e
-WHERE NOT EXISTS (
-    SELECT FROM held_mail AS h WHERE h.release_id = e.release_id AND h.contact_id = e.contact_id
-)
-AND NOT EXISTS (
-    SELECT FROM held_mail_log AS later
-    WHERE later.release_id = e.release_id AND later.contact_id = e.contact_id AND later.ended_at > e.ended_at
-);
-
 
 -- Whether anything may be sent -----------------------------------------------------------------------------------
 
