@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -15,12 +13,11 @@ from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
+from tests.integration.cli_answers import Said, answer
 from tests.integration.dispatch_rows import World
 from tests.scenarios.installations import use_database
 
 pytestmark = [pytest.mark.rule("5.6"), pytest.mark.rule("11.3")]
-
-Said = pytest.CaptureFixture[str]
 
 SETTINGS = """\
 installation: main
@@ -48,23 +45,23 @@ def beating(world: World, mail_job_id: int, *, queued_ago: timedelta = timedelta
         )
 
 
-def answer(capsys: Said, *arguments: str, code: ExitCode = ExitCode.OK) -> list[tuple[int, str, str]]:
-    assert run([*arguments, "--json"]) == code, capsys.readouterr().err
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return [(each["mail_job_id"], each["left"], each["entered"]) for each in document["mail_jobs"]]
+def done(capsys: Said, *arguments: str, code: ExitCode = ExitCode.OK) -> list[tuple[int, str, str]]:
+    """The mail jobs that a command names, each with the state that it left and the one that it entered."""
+    mail_jobs = answer(capsys, *arguments, code=code)["mail_jobs"]
+    return [(each["mail_job_id"], each["left"], each["entered"]) for each in mail_jobs]
 
 
 def test_one_a_campaign_and_everything(world: World, capsys: Said) -> None:
     one, other = world.queue(20, kind="small"), world.queue(20, kind="parent")
-    assert answer(capsys, "stop", str(one)) == [(one, "QUEUED", "STOPPED_Q")]
-    assert answer(capsys, "stop", str(one)) == [(one, "STOPPED_Q", "STOPPED_Q")]
-    assert answer(capsys, "stop", "--campaign", "spring") == [(other, "P_QUEUED", "STOPPED_Q")]
-    assert answer(capsys, "stop", "--all") == []
-    assert answer(capsys, "restart", "--campaign", "spring") == [
+    assert done(capsys, "stop", str(one)) == [(one, "QUEUED", "STOPPED_Q")]
+    assert done(capsys, "stop", str(one)) == [(one, "STOPPED_Q", "STOPPED_Q")]
+    assert done(capsys, "stop", "--campaign", "spring") == [(other, "P_QUEUED", "STOPPED_Q")]
+    assert done(capsys, "stop", "--all") == []
+    assert done(capsys, "restart", "--campaign", "spring") == [
         (one, "STOPPED_Q", "QUEUED"),
         (other, "STOPPED_Q", "P_QUEUED"),
     ]
-    assert answer(capsys, "restart", "--all") == []
+    assert done(capsys, "restart", "--all") == []
     assert run(["stop", "--all"]) == ExitCode.OK
     assert "STOPPED_Q" in capsys.readouterr().out
 
@@ -90,11 +87,11 @@ def test_the_wait_is_for_mailcasters_to_let_go(world: World, capsys: Said) -> No
     work = world.begun(20, kind="small")
     beating(world, work)
     with HeldClaim(world.database, world.claim_of(work)) as held:
-        assert answer(capsys, "stop", str(work), "--wait", "0") == [(work, "RUNNING", "STOPPING")]
-        assert answer(capsys, "stop", str(work), "--wait", "0.3", code=ExitCode.NOT_WELL) == [
+        assert done(capsys, "stop", str(work), "--wait", "0") == [(work, "RUNNING", "STOPPING")]
+        assert done(capsys, "stop", str(work), "--wait", "0.3", code=ExitCode.NOT_WELL) == [
             (work, "STOPPING", "STOPPING")
         ]
-        assert answer(capsys, "restart", str(work), "--wait", "0") == [(work, "STOPPING", "STOPPING")]
+        assert done(capsys, "restart", str(work), "--wait", "0") == [(work, "STOPPING", "STOPPING")]
         with world.database.begin() as connection:
             held.let_go_stopped(database_now(connection))
     assert world.state(work) == "RECOVERING"
@@ -123,7 +120,7 @@ def test_what_cannot_go_on_is_told_by_the_exit_code(world: World, capsys: Said) 
     beating(world, old, queued_ago=timedelta(hours=97))
     world.execute("UPDATE mail_job SET heartbeat_at = to_timestamp(0) WHERE mail_job_id = :id", id=old)
     world.add_messages(old, 20)
-    assert answer(capsys, "stop", str(old)) == [(old, "RUNNING", "STOPPED_R")]
+    assert done(capsys, "stop", str(old)) == [(old, "RUNNING", "STOPPED_R")]
     assert run(["restart", str(old)]) == ExitCode.NOT_WELL
     assert "queued more than 96 hours before; 20 messages expired" in capsys.readouterr().out
-    assert answer(capsys, "restart", str(old), code=ExitCode.CONFLICT) == [(old, "FAILED", "FAILED")]
+    assert done(capsys, "restart", str(old), code=ExitCode.CONFLICT) == [(old, "FAILED", "FAILED")]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +10,7 @@ from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.installation import open_installation
+from tests.integration.cli_answers import answer
 from tests.scenarios.installations import use_database
 
 pytestmark = pytest.mark.rule("6.7")
@@ -24,32 +23,29 @@ def test_notifications_are_switched_off_and_on(
     use_database(database_url, monkeypatch)
     (tmp_path / "mail_orchestration.yaml").write_text("installation: main\n")
 
-    def answer(*arguments: str, code: ExitCode = ExitCode.OK) -> dict[str, Any]:
-        assert run([*arguments, "--json"]) == code, capsys.readouterr().err
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
-
     def held() -> bool:
         with open_installation(None, application_name="tests") as inst, inst.database.begin() as connection:
             return is_held(connection, inst.installation_id)
 
-    off = answer("notifications", "off", "--reason", "an incident")
+    off = answer(capsys, "notifications", "off", "--reason", "an incident")
     assert [(each["cause"], each["reason"]) for each in off["holds"]] == [("notifications", "an incident")]
     assert held()
     assert run(["status"]) == ExitCode.OK
     assert "an incident" in (said := capsys.readouterr().out)
     assert "lifted by: mail-orchestration notifications on" in " ".join(said.split())
 
-    answer("hold", "--reason", "the relay is being moved")
-    assert answer("notifications", "off")["holds"][0]["reason"] == "an incident", "the first reason stays"
-    resumed = answer("resume", code=ExitCode.NOT_WELL)
+    answer(capsys, "hold", "--reason", "the relay is being moved")
+    assert answer(capsys, "notifications", "off")["holds"][0]["reason"] == "an incident", (
+        "the first reason stays"
+    )
+    resumed = answer(capsys, "resume", code=ExitCode.NOT_WELL)
     assert [each["reason"] for each in resumed["lifted"]] == ["the relay is being moved"]
     assert [each["reason"] for each in resumed["still_held"]] == ["an incident"]
     assert held()
 
-    on = answer("notifications", "on")
+    on = answer(capsys, "notifications", "on")
     assert [each["reason"] for each in on["lifted"]] == ["an incident"]
     assert not on["still_held"]
     assert not held()
-    assert answer("notifications", "on")["lifted"] == []
+    assert answer(capsys, "notifications", "on")["lifted"] == []
     assert run(["notifications", "perhaps"]) == ExitCode.BAD_INPUT
