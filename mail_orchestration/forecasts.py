@@ -16,7 +16,7 @@ from mail_orchestration.dispatch.mail_jobs import best_rates, releases_before
 from mail_orchestration.dispatch.releases import Release, read_release
 from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.dispatch.unsent import unsent_by_domain
-from mail_orchestration.egress.slots import SECOND, interval_of
+from mail_orchestration.egress.pace import SECOND, fastest
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
 from mail_orchestration.kernel.states import MailJobState
@@ -127,9 +127,8 @@ def _flows(inst: Installation, messages: Counter[str]) -> tuple[dict[str, int], 
 
 def _ceiling(name: str, settings: LimitSettings) -> Ceiling:
     limits = limits_of(settings)
-    interval = interval_of(limits)
     return Ceiling(
         name=name,
-        per_second=SECOND / interval if interval else float("inf"),
+        per_second=fastest(limits) or float("inf"),
         quotas=[(most, window / SECOND) for window, most in limits.quotas.items()],
     )

@@ -37,7 +37,9 @@ class ThrottleRow:
     line_origin: int
     line_interval: int
     """0 before the first slot was taken."""
+    line_lateness: int
     line_heads: tuple[int, ...]
+    line_short_at: int
     taken: dict[int, dict[int, int]]
     """Window → number of its period → messages."""
     first_used: int
@@ -70,6 +72,8 @@ def advance_throttles(connection: Connection, rows: Sequence[ThrottleRow]) -> in
             **_names([row.key for row in rows]),
             "line_origins": [row.line_origin for row in rows],
             "line_intervals": [row.line_interval for row in rows],
+            "line_latenesses": [row.line_lateness for row in rows],
+            "line_short_ats": [row.line_short_at for row in rows],
             "line_heads": ["{" + ",".join(map(str, row.line_heads)) + "}" for row in rows],
             "taken": [json.dumps(row.taken) for row in rows],
         },
@@ -124,7 +128,9 @@ def _row(row: Row[Any]) -> ThrottleRow:
         name=row.name,
         line_origin=row.line_origin,
         line_interval=row.line_interval,
+        line_lateness=row.line_lateness,
         line_heads=tuple(row.line_heads),
+        line_short_at=row.line_short_at,
         taken={
             int(window): {int(period): messages for period, messages in periods.items()}
             for window, periods in row.taken.items()

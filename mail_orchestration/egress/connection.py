@@ -15,7 +15,7 @@ from typing import assert_never
 from mail_orchestration.egress.content import Refusal
 from mail_orchestration.egress.faults import ConversationBroken, RelayUnusable
 from mail_orchestration.egress.feed import Feed
-from mail_orchestration.egress.gate import Slot
+from mail_orchestration.egress.gate import Opening
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lane, Lanes
 from mail_orchestration.egress.ports import Scope
@@ -196,7 +196,7 @@ class Connection:
         """The message that the limits let begin now, `message` or another; None when the session should end."""
         feed, gate = self._feed, lane.gate
         while True:
-            slot: Slot | None = None
+            slot: Opening | None = None
             if gate is not None and (slot := gate.try_enter()) is None:
                 # Whoever waits for long first knows that what was sent is durable.
                 await self._recorder.settle()
@@ -221,8 +221,8 @@ class Connection:
         """The next message and its envelope, to leave behind the body that is about to be sent."""
         if not session.pipelining or self._leaves(lane, session):
             return None, None
-        # The relay reads the envelope when it has answered the body before it.
-        ahead_s, slot = session.dot_took_s, None
+        # The relay reads the envelope when it has answered the body before it, and may take longer than lately.
+        ahead_s, slot = 2 * session.dot_took_s, None
         if lane.gate is not None and (slot := lane.gate.try_enter(ahead_s)) is None:
             return None, None
         ahead = self._feed.take_now()

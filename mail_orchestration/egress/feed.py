@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mail_orchestration.egress.gate import Gate, Slot
+from mail_orchestration.egress.gate import Gate, Opening
 from mail_orchestration.egress.parking import Parking
 from mail_orchestration.egress.ports import MessageSource, StillWanted
 from mail_orchestration.kernel.clock import steady_seconds
@@ -22,7 +22,7 @@ class Turn(NamedTuple):
     """A message that its recipient's domain lets begin now."""
 
     message: OutgoingMessage
-    slot: Slot | None
+    slot: Opening | None
 
 
 class Feed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,46 +18,66 @@ HORIZON_S = 0.5
 """So long a time's worth is asked for."""
 _SPARE = 9 / 8
 """Somewhat more is asked for than was used, in case that there is more to send now."""
+_OPENINGS = 4
+"""A slice is opened in so many parts at least."""
 
 
 @dataclass(slots=True, eq=False)
 class _Held:
-    """A slice, and what has become of its slots: those before `at` were used or went by."""
+    """A slice, and what has become of its messages."""
 
     slice: Slice
     at: int = 0
-    used: int = 0
+    """Those before this one are opened, or their slots went by."""
+    begun: int = 0
     put_back: int = 0
     """Those that somebody may still use."""
     is_over: bool = False
 
-    def skip_those_over(self, now: float) -> bool:
-        """Whether slots are left that are not over."""
-        opens, over = self.slice.opens, now - self.slice.lateness_s
-        if self.at < len(opens) and opens[self.at] < over:
-            self.at = bisect_left(opens, over, self.at)
-        return self.at < len(opens)
-
     @property
     def opens(self) -> float:
         """The moment of the next slot."""
-        return self.slice.opens[self.at]
+        return self.slice.opens[self.at // self.slice.weight]
+
+    @property
+    def left(self) -> int:
+        """Messages that may be opened."""
+        return self.slice.messages - self.at
+
+    def skip_those_over(self, now: float) -> bool:
+        """Whether slots are left that are not over."""
+        over = now - self.slice.lateness_s
+        if self.left and self.opens < over:
+            first = bisect_left(self.slice.opens, over, self.at // self.slice.weight)
+            self.at = min(first * self.slice.weight, self.slice.messages)
+        return self.left > 0
+
+    def open_up(self, now: float) -> int:
+        """How many messages may begin now; they are no longer left."""
+        weight, messages = self.slice.weight, self.slice.messages
+        is_open = bisect_right(self.slice.opens, now, self.at // weight)
+        most = min(is_open * weight, messages) - self.at
+        # One that is large would be all that is at hand: there must be time to ask for more.
+        most = min(most, -(-messages // _OPENINGS))
+        self.at += most
+        return most
 
 
 _opens = attrgetter("opens")
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
-    """Leave for one message to begin, from one moment to another."""
+class Opening:
+    """Leave for `left` messages to begin before it shuts."""
 
     gate: Gate
     held: _Held
-    opens: float
+    messages: int
+    left: int
     shuts: float
 
     def put_back(self) -> None:
-        """It was not used after all: whoever is next may have it."""
+        """One that had leave did not begin after all: whoever is next may."""
         self.gate.put_back(self)
 
 
@@ -68,11 +88,15 @@ class Gate:
         self.scope = scope
         self._ask = ask
         self._held: list[_Held] = []
-        self._put_back: list[Slot] = []
+        self._opening: Opening | None = None
+        self._put_back: list[Opening] = []
+        """What was put back after its opening had come to an end."""
         self._ends_at = float("-inf")
         """When the last slot opens that is at hand."""
+        self._enough = 0
+        """With more than so many messages at hand nothing is asked for, whatever their moments."""
         self._again_at = float("-inf")
-        self._line: deque[asyncio.Future[Slot | None]] = deque()
+        self._line: deque[asyncio.Future[Opening | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._on_supply: Callable[[], None] | None = None
         self._done_with: list[Unused] = []
@@ -82,11 +106,12 @@ class Gate:
         """Messages that wait elsewhere until this gate has slots."""
 
     def wish(self) -> int:
-        """How many slots to ask for, at the moment of asking; 0 when those at hand suffice."""
+        """How many messages to ask for, at the moment of asking; 0 when those at hand suffice."""
         now = steady_seconds()
         self._is_asked = False
         if not self._is_short(now):
             return 0
+        self._close()
         waiting = len(self._line) + self.parked
         used_a_second = self._used / max(now - self._used_since, LEAD_S)
         self._used, self._used_since = 0, now
@@ -106,33 +131,47 @@ class Gate:
         return bool(self._held or self._put_back or self._done_with) or self.is_exhausted
 
     def next_at(self) -> float:
-        """The moment of the first slot at hand; infinitely far when there is none. More are asked for in time."""
+        """The moment of the first slot at hand, infinitely far when there is none, long ago when one is open already.
+
+        More are asked for in time.
+        """
         now = steady_seconds()
         if self.parked:
             self._ask_in_time(now)
-        if self._has_slots(now):
-            return self._put_back[0].opens if self._put_back else min(held.opens for held in self._held)
-        return float("inf")
+        if not self._has_slots(now):
+            return float("inf")
+        if self._put_back or (self._opening is not None and self._opening.left):
+            return float("-inf")
+        return min(held.opens for held in self._held if held.left)
 
-    def try_enter(self, ahead_s: float = 0.0) -> Slot | None:
-        """A slot that is open, and will be `ahead_s` seconds from now; None also when somebody waits in line."""
-        if self._line or (ahead_s and self._held and ahead_s > 0.9 * self._held[0].slice.lateness_s):
+    def try_enter(self, ahead_s: float = 0.0) -> Opening | None:
+        """Leave to begin within the next `ahead_s` seconds; None also when somebody waits in line."""
+        if self._line:
             return None
-        return self._next(steady_seconds(), ahead_s)
+        opening, now = self._opening, steady_seconds()
+        if opening is not None and opening.left and now + ahead_s < opening.shuts:
+            opening.left -= 1
+            return opening
+        if ahead_s and self._held and ahead_s > 0.9 * self._held[0].slice.lateness_s:
+            return None
+        return self._next(now, ahead_s)
 
-    async def enter(self) -> Slot | None:
+    async def enter(self) -> Opening | None:
         """Wait for the next slot; None when the delivery ends, or the limit leaves nothing for a while."""
-        turn: asyncio.Future[Slot | None] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Opening | None] = asyncio.get_running_loop().create_future()
         self._line.append(turn)
         self._let_in()
         return await turn
 
-    def put_back(self, slot: Slot) -> None:
-        """`slot` was not used."""
-        slot.held.used -= 1
-        slot.held.put_back += 1
-        self._used -= 1
-        self._put_back.append(slot)
+    def put_back(self, opening: Opening) -> None:
+        """A message of `opening` did not begin."""
+        if opening is self._opening:
+            opening.left += 1
+        else:
+            opening.held.begun -= 1
+            opening.held.put_back += 1
+            self._used -= 1
+            self._put_back.append(opening)
         self._let_in()
 
     def supply(self, slice_: Slice) -> None:
@@ -141,6 +180,8 @@ class Gate:
         if slice_.opens:
             self._held.append(_Held(slice_))
             self._ends_at = max(self._ends_at, slice_.opens[-1])
+            is_one = len(slice_.opens) == 1
+            self._enough = int(slice_.messages * LEAD_S / HORIZON_S) if is_one else slice_.messages
         self._let_in()
         if self._on_supply is not None:
             self._on_supply()
@@ -166,7 +207,7 @@ class Gate:
                 turn.set_result(None)
 
     def done_with(self) -> list[Unused]:
-        """Slices that came to their end with slots unused: to be told to the source, each once."""
+        """Slices that came to their end with messages that did not begin: to be told to the source, each once."""
         told, self._done_with = self._done_with, []
         return told
 
@@ -175,25 +216,46 @@ class Gate:
         self._has_slots(float("inf"), unreached=True)
         return self.done_with()
 
-    def _next(self, now: float, ahead_s: float = 0.0) -> Slot | None:
-        slot = None
-        if self._has_slots(now + ahead_s):
-            if self._put_back:
-                slot = self._put_back.pop(0)
-                slot.held.put_back -= 1
-            else:
-                held = self._held[0] if len(self._held) == 1 else min(self._held, key=_opens)
-                if (opens := held.opens) <= now:
-                    slot = Slot(self, held, opens, opens + held.slice.lateness_s)
-                    held.at += 1
-            if slot is not None:
-                slot.held.used += 1
-                self._used += 1
+    def _next(self, now: float, ahead_s: float = 0.0) -> Opening | None:
+        opening = self._open(now, ahead_s)
         self._ask_in_time(now)
-        return slot
+        return opening
+
+    def _open(self, now: float, ahead_s: float) -> Opening | None:
+        """Leave for one message, of an opening that does not shut before."""
+        if self._opening is not None and self._opening.shuts <= now + ahead_s:
+            self._close()
+        if not self._has_slots(now + ahead_s):
+            return None
+        if self._put_back:
+            opening = self._put_back.pop(0)
+            opening.held.put_back -= 1
+            opening.held.begun += 1
+            self._used += 1
+            return opening
+        if self._opening is None:
+            held = self._held[0] if len(self._held) == 1 else min(self._held, key=_opens)
+            if held.opens > now:
+                return None
+            shuts = held.opens + held.slice.lateness_s
+            messages = held.open_up(now)
+            self._opening = Opening(self, held, messages, messages, shuts)
+        self._opening.left -= 1
+        return self._opening
+
+    def _close(self) -> None:
+        """The opening comes to an end: its slice has again what is left of it."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.held.at -= opening.left
+            opening.held.begun += opening.messages - opening.left
+            self._used += opening.messages - opening.left
 
     def _is_short(self, now: float) -> bool:
-        return self._ends_at < now + LEAD_S and now >= self._again_at
+        if now < self._again_at or self._ends_at >= now + LEAD_S:
+            return False
+        at_hand = sum(held.left for held in self._held)
+        return at_hand + (0 if self._opening is None else self._opening.left) <= self._enough
 
     def _ask_in_time(self, now: float) -> None:
         if not self._is_asked and self._is_short(now):
@@ -202,24 +264,33 @@ class Gate:
 
     def _has_slots(self, now: float, *, unreached: bool = False) -> bool:
         """Whether slots are at hand that are not over at `now`; those that are go."""
-        while self._put_back and self._put_back[0].shuts < now:
-            slot = self._put_back.pop(0)
-            slot.held.put_back -= 1
-            if slot.held.is_over:
-                self._done_with.append(Unused(slot.held.slice, 0, 1))
+        opening = self._opening
+        if opening is not None and (not opening.left or opening.shuts <= now):
+            self._close()
+        if self._put_back:
+            self._put_back = [each for each in self._put_back if not self._is_lost(each, now)]
         is_over = False
         for held in self._held:
-            left = len(held.slice.opens) - held.at
-            if not held.skip_those_over(now):
+            reached = -(-held.at // held.slice.weight)
+            if not held.skip_those_over(now) and (self._opening is None or self._opening.held is not held):
                 is_over = True
-                self._finish(held, left if unreached else 0)
+                self._finish(held, len(held.slice.opens) - reached if unreached else 0)
         if is_over:
-            self._held = [held for held in self._held if held.at < len(held.slice.opens)]
+            self._held = [held for held in self._held if not held.is_over]
         return bool(self._held or self._put_back)
+
+    def _is_lost(self, opening: Opening, now: float) -> bool:
+        """Whether what was put back is over, which is told then."""
+        if opening.shuts > now:
+            return False
+        opening.held.put_back -= 1
+        if opening.held.is_over:
+            self._done_with.append(Unused(opening.held.slice, 0, 1))
+        return True
 
     def _finish(self, held: _Held, unreached: int) -> None:
         held.is_over = True
-        if unused := len(held.slice.opens) - held.used - held.put_back:
+        if unused := held.slice.messages - held.begun - held.put_back:
             self._done_with.append(Unused(held.slice, unreached, unused))
 
     def _let_in(self) -> None:
@@ -233,10 +304,10 @@ class Gate:
             if self.is_exhausted:
                 self.dismiss()
                 break
-            slot = self._next(steady_seconds())
-            if slot is None:
+            opening = self._next(steady_seconds())
+            if opening is None:
                 break
-            self._line.popleft().set_result(slot)
+            self._line.popleft().set_result(opening)
         if self._line and self._held:
             self._wake_at(self.next_at(), self._let_in)
         elif self.is_exhausted:

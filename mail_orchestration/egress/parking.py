@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from mail_orchestration.egress.gate import Gate, Slot
+from mail_orchestration.egress.gate import Gate, Opening
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.model import OutgoingMessage
 
@@ -69,7 +69,7 @@ class Parking:
         """The moment at which the next message may leave; infinitely far when none is known."""
         return self._due[0][0] if self._due else math.inf
 
-    def leave(self, ahead_s: float = 0.0) -> tuple[OutgoingMessage, Slot] | None:
+    def leave(self, ahead_s: float = 0.0) -> tuple[OutgoingMessage, Opening] | None:
         """A message that may begin now, with its slot, which stays open for `ahead_s` seconds."""
         while (gate := self._open_gate()) is not None:
             slot = gate.try_enter(ahead_s)

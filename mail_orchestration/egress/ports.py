@@ -52,7 +52,11 @@ class Slice:
 
     scope: Scope
     opens: Sequence[float]
-    """The moments from which one message each may begin, in order; none: the limit leaves nothing now."""
+    """The moments of its slots, in order; none: the limit leaves nothing now."""
+    weight: int
+    """From each of them so many messages may begin …"""
+    messages: int
+    """… but only so many of the slice in all."""
     lateness_s: float
     """How long after its moment a slot may still be used."""
     again_at: float
@@ -69,7 +73,7 @@ class Unused:
     unreached: int
     """Slots at its end that we will not use."""
     unused: int
-    """Slots of it that were not used, with those."""
+    """Messages that did not begin, with those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

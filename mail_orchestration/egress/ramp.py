@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from mail_orchestration.egress.slots import DAY, Limits
+from mail_orchestration.egress.pace import DAY, Limits
 
 MOST_PER_DAY = 1_000_000_000
 """A ramp that has come so far limits nothing any more."""

@@ -1,72 +1,29 @@
 """Throttle arithmetic (spec 6.7): which moments those who share a limit may begin messages at.
 
-A *line* is one row of moments, `interval` apart; each is a *slot* for one message. A slot may be used late, up to a
-*lateness*, and is forfeited after that. So in any window of W seconds there are at most the slots of W + lateness, and
-with `interval = (W + lateness) / n` these are n: nobody has to know what the others really did. A day's and an hour's
-quota are too long for even spacing: what is taken is counted in a *ledger*, and bursts within the quota are fine.
+A *line* is one row of moments, `interval` apart; each is a *slot* for one message, or for several where a limit is
+high. A slot may be used late, up to a *lateness*, and is forfeited after that: egress/pace.py says why this keeps a
+limit per second and per minute. The line goes at the most patient pace that gives takers what they wish for, and
+changes pace in such a way that slots before and after the change keep the limit together. A day's and an hour's quota
+are counted in a *ledger*: bursts within the quota are fine.
 
 Pure: moments are integer microseconds of the database's clock, and go in and come out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-SECOND = 1_000_000
-"""Microseconds."""
+from mail_orchestration.egress.ledger import Ledger
+from mail_orchestration.egress.pace import MOST_LATENESS, SECOND, Limits, Pace, paces_of, transit_of
+
 TRACKS = 16
 """A line's slots are dealt out to so many tracks in turn. Who can only use a part of the line takes some tracks, and
 others take the rest of the same time."""
-PERIODS = 100
-"""A quota's window is counted in so many periods: it is kept by one of them longer."""
-_LATENESS = {SECOND: 40_000, 60 * SECOND: 2 * SECOND}
-"""How much longer each window of a line is made: 4 % and 3 % of the limit are given for lateness."""
-TRANSIT = 10_000
-"""Of the lateness, this much is left for the way from us to the relay."""
-MOST_LATENESS = 2 * SECOND
 HORIZON = SECOND // 2
 """A taker gets slots for so long at once: the others wait for no longer, each."""
-HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Most messages in any window of each length; 0 is no limit."""
-
-    per_second: int = 0
-    per_minute: int = 0
-    per_hour: int = 0
-    per_day: int = 0
-
-    def __bool__(self) -> bool:
-        return any((self.per_second, self.per_minute, self.per_hour, self.per_day))
-
-    @property
-    def paced(self) -> dict[int, int]:
-        """Windows kept by even spacing: microseconds → messages."""
-        return {w: n for w, n in ((SECOND, self.per_second), (60 * SECOND, self.per_minute)) if n}
-
-    @property
-    def quotas(self) -> dict[int, int]:
-        """Windows kept by counting: microseconds → messages."""
-        return {w: n for w, n in ((HOUR, self.per_hour), (DAY, self.per_day)) if n}
-
-
-def interval_of(limits: Limits, rate: float | None = None) -> int:
-    """Microseconds between two slots, 0 where nothing is paced; `rate`, in messages per second, slows the line down."""
-    longest = max((-(-(w + _LATENESS[w]) // n) for w, n in limits.paced.items()), default=0)
-    return longest if rate is None else max(longest, round(SECOND / rate))
-
-
-def lateness_of(limits: Limits) -> int:
-    """How late, in microseconds, a slot may be used: what the spacing leaves of every window.
-
-    A line that was slowed down allows no more: it may go faster again at any moment.
-    """
-    interval = interval_of(limits)
-    left = min((n * interval - w for w, n in limits.paced.items()), default=MOST_LATENESS)
-    return min(left, MOST_LATENESS) - TRANSIT
+CALM = 30 * SECOND
+"""A line on which nobody was short for so long becomes more patient by a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +32,24 @@ class Line:
 
     origin: int
     interval: int
+    lateness: int
     heads: tuple[int, ...] = tuple(range(TRACKS))
 
     def moment(self, slot: int) -> int:
         """When the slot begins."""
         return self.origin + slot * self.interval
 
-    def paced_at(self, interval: int, now: int) -> Line:
-        """This line from here on, with another interval: it goes on behind the last slot that was taken."""
-        if interval == self.interval:
+    def at_pace(self, pace: Pace, now: int) -> Line:
+        """This line from here on at a pace: it goes on behind the last slot that was taken.
+
+        Where its slots may be used less late than those before, it begins later by the difference: they may still be
+        used until then.
+        """
+        if (pace.interval, pace.lateness) == (self.interval, self.lateness):
             return self
-        last = max(self.heads) - TRACKS
-        return Line(max(now, self.moment(last) + interval), interval)
+        last = self.moment(max(self.heads) - TRACKS)
+        begins = last + pace.interval + max(0, self.lateness - pace.lateness)
+        return Line(max(now, begins), pace.interval, pace.lateness)
 
     def take(self, now: int, wanted: int, horizon: int) -> tuple[Line, tuple[int, ...]]:
         """At least one and at most `wanted` slots, in order, none over before `now`.
@@ -117,101 +80,86 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """What was taken of each quota: window in microseconds → number of its period → messages."""
-
-    taken: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
-
-    def used(self, window: int, now: int) -> int:
-        """Messages that may have begun within the window that ends now, or will begin."""
-        return sum(self._counted(window, now).values())
-
-    def left(self, quotas: Mapping[int, int], now: int) -> int | None:
-        """How many may begin from now on; None where there is no quota."""
-        return min((max(0, most - self.used(window, now)) for window, most in quotas.items()), default=None)
-
-    def opens_at(self, quotas: Mapping[int, int], now: int) -> int:
-        """The moment from which at least one more may begin."""
-        opens = now
-        for window, most in quotas.items():
-            counted, used = sorted(self._counted(window, now).items()), self.used(window, now)
-            for period, messages in counted:
-                if used < most:
-                    break
-                used -= messages
-                opens = max(opens, (period + 1) * (window // PERIODS) + window)
-        return opens
-
-    def charged(self, quotas: Mapping[int, int], moment: int, messages: int, now: int) -> Ledger:
-        """With messages that begin at `moment` at the latest, or less than none: given back. Old ones are left out."""
-        taken: dict[int, Mapping[int, int]] = {}
-        for window in quotas:
-            counted = self._counted(window, now)
-            period = moment // (window // PERIODS)
-            counted[period] = max(0, counted.get(period, 0) + messages)
-            taken[window] = {number: count for number, count in counted.items() if count}
-        return Ledger(taken)
-
-    def _counted(self, window: int, now: int) -> dict[int, int]:
-        length = window // PERIODS
-        return {
-            period: messages
-            for period, messages in self.taken.get(window, {}).items()
-            if (period + 1) * length + window > now
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Taken:
     """All that was taken under one scope's limits."""
 
     line: Line | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    short_at: int = 0
+    """When a taker last got less of the line than it could use, or the line became more patient."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What one taker got: a message may begin at each of `moments`, and up to `lateness` after it."""
+    """What one taker got: `weight` messages may begin at each of `moments`, and up to `lateness` after it."""
 
     moments: tuple[int, ...]
-    lateness: int
+    messages: int = 0
+    """That it holds: fewer than the moments have room for where the last one is not for all of its own."""
+    weight: int = 1
+    lateness: int = 0
+    ends_at: int = 0
+    """After this the relay gets nothing of it any more."""
     line: Line | None = None
     slots: tuple[int, ...] = ()
     """The slots of `line` that begin at `moments`."""
     opens_at: int = 0
     """Where nothing was left: the moment at which to ask again."""
 
-    @property
-    def ends_at(self) -> int:
-        """After this nothing of it may begin any more."""
-        return self.moments[-1] + self.lateness + TRANSIT if self.moments else 0
-
 
 def allot(
     taken: Taken, limits: Limits, wanted: int, now: int, *, rate: float | None = None, horizon: int = HORIZON
 ) -> tuple[Taken, Grant]:
-    """At most `wanted` messages (1 or more), and what is taken then."""
+    """At most `wanted` messages (1 or more), and what is taken then; `rate`: per second, where less was asked for."""
     left = taken.ledger.left(limits.quotas, now)
     if left == 0:
-        return taken, Grant(moments=(), lateness=0, opens_at=taken.ledger.opens_at(limits.quotas, now))
+        return taken, Grant(moments=(), opens_at=taken.ledger.opens_at(limits.quotas, now))
     wanted = wanted if left is None else min(wanted, left)
-    interval = interval_of(limits, rate)
-    lateness = lateness_of(limits)
-    line = taken.line
-    slots: tuple[int, ...] = ()
-    moments = (now,) * wanted
-    if interval:
-        paced = (line or Line(now, interval)).paced_at(interval, now)
-        line, slots = paced.take(now, wanted, horizon)
-        moments = tuple(map(line.moment, slots))
-    grant = Grant(moments=moments, lateness=lateness, line=line if interval else None, slots=slots)
-    ledger = taken.ledger.charged(limits.quotas, grant.ends_at, len(grant.moments), now)
-    return Taken(line, ledger), grant
+    paces = paces_of(limits, rate)
+    if paces:
+        taken, grant = _along_the_line(taken, paces, wanted, now, horizon)
+    else:
+        lateness = MOST_LATENESS - transit_of(MOST_LATENESS)
+        ends_at = now + MOST_LATENESS
+        grant = Grant(moments=(now,), messages=wanted, weight=wanted, lateness=lateness, ends_at=ends_at)
+    ledger = taken.ledger.charged(limits.quotas, grant.ends_at, grant.messages, now)
+    return replace(taken, ledger=ledger), grant
 
 
 def hand_back(taken: Taken, limits: Limits, grant: Grant, unreached: int, unused: int, now: int) -> Taken:
-    """What is taken when `unused` messages of a grant did not begin, the last `unreached` of them never will."""
+    """What is taken when `unused` messages of a grant did not begin, those of its last `unreached` slots never will."""
     line, rest = taken.line, grant.slots[len(grant.slots) - unreached :]
     if line is not None and grant.line is not None and line.origin == grant.line.origin:
         line = line.give_back(rest)
-    return Taken(line, taken.ledger.charged(limits.quotas, grant.ends_at, -unused, now))
+    ledger = taken.ledger.charged(limits.quotas, grant.ends_at, -unused, now)
+    return replace(taken, line=line, ledger=ledger)
+
+
+def _along_the_line(
+    taken: Taken, paces: Sequence[Pace], wanted: int, now: int, horizon: int
+) -> tuple[Taken, Grant]:
+    """Slots of the line at the most patient pace, from its present one on, that does not leave the taker short.
+
+    He asks again before they end: half of what he wishes for within the horizon is enough.
+    """
+    line, short_at = taken.line, taken.short_at
+    first = 0 if line is None else sum(pace.lateness > line.lateness for pace in paces[:-1])
+    if first and now - short_at >= CALM:
+        first, short_at = first - 1, now
+    for pace in paces[first:]:
+        paced = Line(now, pace.interval, pace.lateness) if line is None else line.at_pace(pace, now)
+        paced, slots = paced.take(now, -(-wanted // pace.weight), horizon)
+        soon = sum(paced.moment(slot) < now + horizon for slot in slots)
+        if 2 * soon * pace.weight >= wanted:
+            break
+        short_at = now
+    grant = Grant(
+        moments=tuple(map(paced.moment, slots)),
+        messages=min(wanted, len(slots) * pace.weight),
+        weight=pace.weight,
+        lateness=pace.lateness - transit_of(pace.lateness),
+        ends_at=paced.moment(slots[-1]) + pace.lateness,
+        line=paced,
+        slots=slots,
+    )
+    return replace(taken, line=paced, short_at=short_at), grant

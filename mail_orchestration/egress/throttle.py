@@ -62,6 +62,8 @@ class Throttle:
         self._gates: dict[Scope, Gate] = {}
         self._domains: dict[str, Scope] = {}
         self._unlimited: set[str] = set()
+        self._limited: dict[str, Gate] = {}
+        """Recipient domains with a limit, as of the last time that we asked how things stand."""
         self._hungry: dict[Scope, Gate] = {}
         self._asking: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[BaseException] | None = None
@@ -82,11 +84,14 @@ class Throttle:
         domain = address.rpartition("@")[2]
         if domain in self._unlimited:
             return None
-        scope = self._scope_of_domain(domain)
-        if self._source.is_limited(scope):
-            return self._gate(scope)
-        self._unlimited.add(domain)
-        return None
+        gate = self._limited.get(domain)
+        if gate is None:
+            scope = self._scope_of_domain(domain)
+            if self._source.is_limited(scope):
+                gate = self._limited[domain] = self._gate(scope)
+            else:
+                self._unlimited.add(domain)
+        return gate
 
     def share_of_relay(self, relay: Relay, wanted: int) -> Share:
         """The connections to this relay that we may have open: none before `attend` has asked."""
@@ -136,6 +141,7 @@ class Throttle:
             gate.rest()
         if len(self._gates) > MOST_GATES:
             self._gates = {scope: gate for scope, gate in self._gates.items() if gate.is_in_use}
+            self._limited.clear()
 
     async def close(self) -> None:
         """Give back what is at hand: no delivery follows, and no session is open.
@@ -157,6 +163,7 @@ class Throttle:
             if len(self._domains) >= MOST_DOMAINS:
                 self._domains.clear()
                 self._unlimited.clear()
+                self._limited.clear()
             scope = self._domains[domain] = self._source.scope_of_domain(domain)
         return scope
 
@@ -179,6 +186,7 @@ class Throttle:
         for scope, granted in standing.connections.items():
             share = self._shares[scope]
             share.granted = granted
+        self._limited.clear()
         if standing.is_news:
             self._unlimited.clear()
         if self._on_news is not None:

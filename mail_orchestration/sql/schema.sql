@@ -735,14 +735,16 @@ CREATE TABLE retention (
 -- taken of its limits, whatever installation they are of: the limits themselves are settings. Read and written under
 -- the row's lock, in a transaction of its own; egress/slots.py says what the numbers mean. line_*: the slots by which
 -- seconds and minutes are kept, in microseconds since 1970 by the database's clock; line_heads has for each track the
--- first slot that nobody has. taken: messages of an hour's and a day's quota, by window and period. back_off_*: that it
--- asked for less, as egress/aimd.py has it.
+-- first slot that nobody has, line_short_at tells when somebody last got less than he could use. taken: messages of an
+-- hour's and a day's quota, by window and period. back_off_*: that it asked for less, as egress/aimd.py has it.
 CREATE TABLE throttle (
     scope text NOT NULL,
     name text NOT NULL,
     line_origin bigint NOT NULL DEFAULT 0,
     line_interval bigint NOT NULL DEFAULT 0,
+    line_lateness bigint NOT NULL DEFAULT 0,
     line_heads bigint [] NOT NULL DEFAULT '{}',
+    line_short_at bigint NOT NULL DEFAULT 0,
     taken jsonb NOT NULL DEFAULT '{}',
     taken_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     first_used_at timestamptz NOT NULL DEFAULT clock_timestamp(),

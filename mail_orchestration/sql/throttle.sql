@@ -2,8 +2,8 @@
 
 -- name: lock_throttles
 -- What was taken of some limits, each row locked until the transaction ends, and the moment by the database's clock.
-SELECT scope, name, line_origin, line_interval, line_heads, taken, first_used_at, back_off_rate, back_off_full_rate,
-    back_off_since, back_off_cut_at, back_off_reason, clock_timestamp() AS now
+SELECT scope, name, line_origin, line_interval, line_lateness, line_heads, line_short_at, taken, first_used_at,
+    back_off_rate, back_off_full_rate, back_off_since, back_off_cut_at, back_off_reason, clock_timestamp() AS now
 FROM throttle
 WHERE (scope, name) IN (
     SELECT wanted.scope, wanted.name
@@ -25,12 +25,14 @@ ON CONFLICT (scope, name) DO NOTHING;
 WITH moved AS (
     UPDATE throttle
     SET line_origin = now_taken.line_origin, line_interval = now_taken.line_interval,
-        line_heads = CAST(now_taken.line_heads AS bigint []), taken = CAST(now_taken.taken AS jsonb),
+        line_lateness = now_taken.line_lateness, line_heads = CAST(now_taken.line_heads AS bigint []),
+        line_short_at = now_taken.line_short_at, taken = CAST(now_taken.taken AS jsonb),
         taken_at = clock_timestamp()
     FROM unnest(
         CAST(:scopes AS text []), CAST(:names AS text []), CAST(:line_origins AS bigint []),
-        CAST(:line_intervals AS bigint []), CAST(:line_heads AS text []), CAST(:taken AS text [])
-    ) AS now_taken (scope, name, line_origin, line_interval, line_heads, taken)
+        CAST(:line_intervals AS bigint []), CAST(:line_latenesses AS bigint []), CAST(:line_heads AS text []),
+        CAST(:line_short_ats AS bigint []), CAST(:taken AS text [])
+    ) AS now_taken (scope, name, line_origin, line_interval, line_lateness, line_heads, line_short_at, taken)
     WHERE throttle.scope = now_taken.scope AND throttle.name = now_taken.name
     RETURNING throttle.scope
 )
@@ -72,8 +74,8 @@ DELETE FROM relay_connections WHERE holder = :holder;
 
 -- name: list_throttles
 -- All relays and recipient domains that have a state, with the connections that are held, and the moment.
-SELECT t.scope, t.name, t.line_origin, t.line_interval, t.line_heads, t.taken, t.first_used_at, t.back_off_rate,
-    t.back_off_full_rate, t.back_off_since, t.back_off_cut_at, t.back_off_reason, clock_timestamp() AS now,
+SELECT t.scope, t.name, t.line_origin, t.line_interval, t.line_lateness, t.line_heads, t.line_short_at, t.taken,
+    t.first_used_at, t.back_off_rate, t.back_off_full_rate, t.back_off_since, t.back_off_cut_at, t.back_off_reason, clock_timestamp() AS now,
     coalesce(sharing.held, 0) AS connections, coalesce(sharing.holders, 0) AS holders
 FROM throttle AS t
 LEFT JOIN LATERAL (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, time
 
+from mail_orchestration.egress.pace import Limits
 from mail_orchestration.egress.ports import Scope
 from mail_orchestration.egress.ramp import Ramp, ramped
-from mail_orchestration.egress.slots import Limits
 from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.settings import Settings

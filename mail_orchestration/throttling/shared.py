@@ -28,9 +28,11 @@ from mail_orchestration.dispatch.throttles import (
 )
 from mail_orchestration.egress.aimd import STEPS, BackedOff, cut
 from mail_orchestration.egress.connection_shares import entitled
+from mail_orchestration.egress.ledger import Ledger
+from mail_orchestration.egress.pace import SECOND, fastest
 from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused
 from mail_orchestration.egress.relay import Relay
-from mail_orchestration.egress.slots import SECOND, Grant, Ledger, Line, Taken, allot, hand_back, interval_of
+from mail_orchestration.egress.slots import Grant, Line, Taken, allot, hand_back
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
@@ -148,8 +150,8 @@ class SharedThrottle:
         return Standing(connections=connections, is_news=is_news)
 
     def _back_off(self, connection: Connection, row: ThrottleRow, complaint: Complaint, now: int) -> None:
-        interval = interval_of(self._known.limits(complaint.scope, first_used=row.first_used, now=now))
-        seen_rate = min(complaint.seen_rate, SECOND / interval) if interval else complaint.seen_rate
+        most = fastest(self._known.limits(complaint.scope, first_used=row.first_used, now=now))
+        seen_rate = complaint.seen_rate if most is None else min(complaint.seen_rate, most)
         before = backed_off(row)
         after = cut(before, seen_rate, complaint.reason, now, self._round)
         if after == before:
@@ -196,8 +198,10 @@ def _key(scope: Scope) -> Key:
 
 
 def _taken(row: ThrottleRow) -> Taken:
-    line = Line(row.line_origin, row.line_interval, row.line_heads) if row.line_interval else None
-    return Taken(line, Ledger(row.taken))
+    line = None
+    if row.line_interval:
+        line = Line(row.line_origin, row.line_interval, row.line_lateness, row.line_heads)
+    return Taken(line, Ledger(row.taken), row.line_short_at)
 
 
 def _row(row: ThrottleRow, taken: Taken) -> ThrottleRow:
@@ -206,7 +210,9 @@ def _row(row: ThrottleRow, taken: Taken) -> ThrottleRow:
             row,
             line_origin=taken.line.origin,
             line_interval=taken.line.interval,
+            line_lateness=taken.line.lateness,
             line_heads=taken.line.heads,
+            line_short_at=taken.short_at,
         )
     return replace(row, taken={window: dict(periods) for window, periods in taken.ledger.taken.items()})
 
@@ -215,6 +221,8 @@ def _slice(scope: Scope, grant: Grant, clocks: _Clocks) -> Slice:
     return Slice(
         scope=scope,
         opens=[clocks.ours(moment) for moment in grant.moments],
+        weight=grant.weight,
+        messages=grant.messages,
         lateness_s=grant.lateness / SECOND - clocks.doubt_s,
         again_at=clocks.ours(grant.opens_at) if not grant.moments else 0.0,
         ticket=grant,

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from mail_orchestration.dispatch.relay_connections import SILENT_FOR_S
 from mail_orchestration.dispatch.throttles import ThrottleListed, ThrottleRow, list_throttles, microseconds
 from mail_orchestration.egress.aimd import STEPS, BackedOff
+from mail_orchestration.egress.ledger import Ledger
+from mail_orchestration.egress.pace import DAY, HOUR, SECOND, Limits, fastest
 from mail_orchestration.egress.ports import Scope
-from mail_orchestration.egress.slots import DAY, HOUR, SECOND, Ledger, Limits, interval_of
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN
@@ -102,7 +103,6 @@ def _shown(
     if relay is not None and relay.ramp is not None:
         ramp_day = 1 + max(0, now - (first_used if relay.since is None else relay.since)) // DAY
     back_off = _back_off(row, now, round_length)
-    interval = interval_of(limits, back_off.rate if back_off else None)
     ledger = Ledger(row.taken) if row is not None else Ledger()
     return ThrottleShown(
         scope=scope.kind,
@@ -111,7 +111,7 @@ def _shown(
         limits=limits,
         used_in_hour=ledger.used(HOUR, now) if limits.per_hour else None,
         used_in_day=ledger.used(DAY, now) if limits.per_day else None,
-        rate=SECOND / interval if interval else None,
+        rate=fastest(limits, back_off.rate if back_off else None),
         back_off=back_off,
         ramp_day=ramp_day,
         connections=relay.connections if relay is not None else None,

@@ -34,8 +34,9 @@ def stand(process: SharedThrottle, held: int, *complaints: Complaint, wanted: in
 
 
 def slots(process: SharedThrottle, scope: Scope, wanted: int) -> list[float]:
+    """The moment from which each message may begin."""
     [found] = asyncio.run(process.take({scope: wanted}, []))
-    return list(found.opens)
+    return [found.opens[message // found.weight] for message in range(found.messages)]
 
 
 def change(database: Database, statement: str) -> None:

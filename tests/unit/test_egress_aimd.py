@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mail_orchestration.egress.aimd import CUT, SLOWEST, STEPS, BackedOff, cut
-from mail_orchestration.egress.slots import SECOND
+from mail_orchestration.egress.pace import SECOND
 
 pytestmark = pytest.mark.rule("6.7")
 

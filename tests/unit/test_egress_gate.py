@@ -7,10 +7,12 @@ from collections.abc import Coroutine, Mapping, Sequence
 
 import pytest
 
+from mail_orchestration.egress.parking import Parking
 from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.kernel.clock import steady_seconds
+from tests.scenarios.relays.messages import plain_messages
 
 LATE_S = 30.0
 RELAY = Relay(name="r", host="r.example", tls="none")  # type: ignore[arg-type]
@@ -19,11 +21,13 @@ RELAY = Relay(name="r", host="r.example", tls="none")  # type: ignore[arg-type]
 class Slices:
     """A SlotSource that gives as many slots as are in `gives`, one number a time: all open, or none until `again_s`."""
 
-    def __init__(self, gives: Sequence[int], again_s: float = 3600.0, lateness_s: float = LATE_S) -> None:
+    def __init__(
+        self, gives: Sequence[int], again_s: float = 3600.0, lateness_s: float = LATE_S, weight: int = 1
+    ) -> None:
         self.gives = list(gives)
         self.wishes: list[int] = []
         self.unused: list[Unused] = []
-        self._again_s, self._lateness_s = again_s, lateness_s
+        self._again_s, self._lateness_s, self._weight = again_s, lateness_s, weight
 
     def scope_of_relay(self, relay: Relay) -> Scope:
         return Scope("relay", relay.host)
@@ -49,7 +53,8 @@ class Slices:
                 raise LookupError("nothing left")
             count = self.gives.pop(0)
             again_at = 0.0 if count else now + self._again_s
-            slices.append(Slice(scope, [now - 1e-6] * count, self._lateness_s, again_at, None))
+            opens = [now - 1e-6] * -(-count // self._weight)
+            slices.append(Slice(scope, opens, self._weight, count, self._lateness_s, again_at, None))
         return slices
 
 
@@ -158,5 +163,41 @@ def test_what_the_source_raises_comes_through() -> None:
         assert gate.try_enter() is None
         with pytest.raises(LookupError):
             await failing
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_several_messages_share_a_slot_and_what_they_leave_is_given_back() -> None:
+    async def scenario() -> None:
+        source = Slices([11, 9], weight=4)
+        throttle = Throttle(source)
+        gate = throttle.gate_of_relay(RELAY)
+        assert gate is not None
+        for _ in range(6):
+            assert await gate.enter() is not None
+        assert gate.next_at() < steady_seconds(), "an open slot is no matter of the future"
+        await throttle.close()
+        # The third slot was not reached; of the second two messages are left.
+        assert (1, 5) in [(each.unreached, each.unused) for each in source.unused]
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_a_message_that_waits_for_its_domain_leaves_through_an_open_slot() -> None:
+    async def scenario() -> None:
+        throttle = Throttle(Slices([20, 20]))
+        gate = throttle.gate_of_address("a@limited.example")
+        assert gate is not None
+        assert await gate.enter() is not None
+        parking = Parking(lambda: None)
+        first, second = plain_messages(2)
+        parking.park(gate, first)
+        parking.park(gate, second)
+        assert parking.leave_for_a_session() is first
+        parked = parking.leave()
+        assert parked is not None
+        assert parked[0] is second
 
     run(scenario())

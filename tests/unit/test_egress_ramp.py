@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mail_orchestration.egress.pace import DAY, Limits
 from mail_orchestration.egress.ramp import MOST_PER_DAY, Ramp, ramped
-from mail_orchestration.egress.slots import DAY, Limits
 
 pytestmark = pytest.mark.rule("6.7")
 

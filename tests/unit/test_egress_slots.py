@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_orchestration.egress.slots import SECOND, TRANSIT, Grant, Limits, Taken, allot, hand_back
+from mail_orchestration.egress import pace
+from mail_orchestration.egress.pace import DAY, HOUR, SECOND, SLOTS_A_SECOND, Limits
+from mail_orchestration.egress.slots import CALM, Grant, Taken, allot, hand_back
 
-HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
 WINDOWS = {"per_second": SECOND, "per_minute": 60 * SECOND, "per_hour": HOUR, "per_day": DAY}
 
 
@@ -28,19 +30,31 @@ class Step:
     rate: float | None = None
 
 
-steps = st.lists(
-    st.builds(
-        Step,
-        pause=st.one_of(st.just(0), st.integers(0, SECOND), st.integers(0, HOUR)),
-        wanted=st.integers(1, 60),
-        lateness=st.lists(st.floats(0, 1.2), min_size=1, max_size=5),
-        transit=st.floats(0, 1),
-        gives_back=st.one_of(st.just(0.0), st.floats(0, 1)),
-        rate=st.sampled_from([None, None, None, 20.0, 3.0, 0.5]),
-    ),
-    min_size=1,
-    max_size=60,
+anything = st.builds(
+    Step,
+    pause=st.one_of(st.just(0), st.integers(0, SECOND), st.integers(0, HOUR)),
+    wanted=st.integers(1, 60),
+    lateness=st.lists(st.floats(0, 1.2), min_size=1, max_size=5),
+    transit=st.floats(0, 1),
+    gives_back=st.one_of(st.just(0.0), st.floats(0, 1)),
+    rate=st.sampled_from([None, None, None, 20.0, 3.0, 0.5]),
+).map(lambda step: [step])
+little_and_late = st.builds(
+    lambda times, pause, wanted: [Step(pause, wanted, [1.0], 1.0)] * times,
+    st.integers(1, 30),
+    st.integers(0, SECOND // 2),
+    st.integers(1, 3),
 )
+much_at_once = st.builds(
+    lambda times, pause, wanted: [Step(pause, wanted, [0.0])] * times,
+    st.integers(1, 5),
+    st.integers(0, SECOND),
+    st.integers(10, 200),
+)
+after_calm = st.integers(1, 3).map(lambda times: [Step(CALM, 1, [1.0], 1.0)] * times)
+courses = st.lists(
+    st.one_of(anything, anything, little_and_late, much_at_once, after_calm), min_size=1, max_size=20
+).map(lambda parts: [step for part in parts for step in part])
 limits = st.builds(
     Limits,
     per_second=st.one_of(st.just(0), st.integers(1, 40)),
@@ -56,24 +70,26 @@ def arrivals(limits: Limits, course: list[Step]) -> list[int]:
     for step in course:
         now += step.pause
         taken, grant = allot(taken, limits, step.wanted, now, rate=step.rate)
-        assert len(grant.moments) <= step.wanted
+        assert grant.messages <= min(step.wanted, len(grant.moments) * grant.weight)
         kept = len(grant.moments) - int(step.gives_back * len(grant.moments))
         used = 0
-        for number, moment in enumerate(grant.moments[:kept]):
-            late = step.lateness[number % len(step.lateness)]
+        for number in range(min(grant.messages, kept * grant.weight)):
+            moment, late = grant.moments[number // grant.weight], step.lateness[number % len(step.lateness)]
             if late <= 1:
                 used += 1
-                found.append(moment + int(late * grant.lateness) + int(step.transit * TRANSIT))
+                transit = grant.ends_at - grant.moments[-1] - grant.lateness
+                found.append(moment + int(late * grant.lateness) + int(step.transit * transit))
         if step.gives_back and grant.moments:
-            unused = len(grant.moments) - used
-            taken = hand_back(taken, limits, grant, len(grant.moments) - kept, unused, now)
+            taken = hand_back(taken, limits, grant, len(grant.moments) - kept, grant.messages - used, now)
     return sorted(found)
 
 
 @pytest.mark.rule("6.7")
-@given(limits, steps)
-def test_no_window_has_more_than_its_limit(limits: Limits, course: list[Step]) -> None:
-    found = arrivals(limits, course)
+@pytest.mark.parametrize("slots_a_second", [3, SLOTS_A_SECOND], ids=["several messages a slot", "one each"])
+@given(limits=limits, course=courses)
+def test_no_window_has_more_than_its_limit(slots_a_second: int, limits: Limits, course: list[Step]) -> None:
+    with patch.object(pace, "SLOTS_A_SECOND", slots_a_second):
+        found = arrivals(limits, course)
     for name, window in WINDOWS.items():
         most = getattr(limits, name)
         for first, last in zip(found, found[most:], strict=False):
@@ -103,7 +119,7 @@ def test_who_always_has_work_gets_nearly_all_of_it(
     come, used = [begin] * takers, 0
     while (now := min(come)) < begin + seconds * SECOND:
         taken, grant = allot(taken, limits, 100, now)
-        used += len(grant.moments)
+        used += grant.messages
         come[come.index(now)] = max(now + 1, grant.moments[-1] if grant.moments else grant.opens_at)
     assert used >= 0.95 * most
 
@@ -138,9 +154,9 @@ def test_what_is_given_back_goes_to_the_next() -> None:
 def test_an_exhausted_quota_says_when_to_come_again() -> None:
     limits, now = Limits(per_hour=5), 1_800_000_000 * SECOND
     taken, grant = allot(Taken(), limits, 9, now)
-    assert len(grant.moments) == 5
+    assert grant.messages == 5
     taken, nothing = allot(taken, limits, 9, now + SECOND)
     assert nothing.moments == ()
     assert HOUR < nothing.opens_at - now < HOUR * 102 // 100
     assert not allot(taken, limits, 9, nothing.opens_at - 1)[1].moments
-    assert len(allot(taken, limits, 9, nothing.opens_at)[1].moments) == 5
+    assert allot(taken, limits, 9, nothing.opens_at)[1].messages == 5
