@@ -10,6 +10,7 @@ a bypass reason. Checks come in the order of Direct Mailer's stages, and the fir
     excluded_audience               filter: member of an audience that the release excludes
     duplicate                       filter: the same content was queued lately (see `duplicates`)
     (a component's own)             custom components of the stages preprocess and filter, in this order
+    held, discarded, expired        the frequency policy forbids it (see `frequency_gate`)
 
 "Address present" is a matter of the tables: a contact cannot be without one.
 """
@@ -26,6 +27,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from mail_orchestration.audience.duplicates import DUPLICATE, bypass_duplicates
+from mail_orchestration.audience.frequency_gate import pass_frequency_gate
 from mail_orchestration.audience.handover import read_recipients
 from mail_orchestration.audience.rows import clean_name
 from mail_orchestration.kernel.bulk import copy_rows
@@ -94,6 +96,7 @@ def resolve_recipients(
                     bypass_duplicates(connection, release_id, release.released_on, history) if history else []
                 )
                 _run_components(connection, release_id, release.released_on, components)
+                pass_frequency_gate(connection, release_id, now)
                 counted = _counted(connection, release_id, release.released_on)
                 summary = _settle(
                     connection, release_id, audience_rows, counted, earlier, small_audience_threshold, now
@@ -186,7 +189,7 @@ def _counted(connection: Connection, release_id: int, released_on: date) -> Coun
     key = {"release_id": release_id, "released_on": released_on}
     found = connection.execute(STATEMENTS["count_recipients"], key)
     counted: Counter[str | None] = Counter({row.bypass_reason: row.recipients for row in found})
-    for row in connection.execute(STATEMENTS["count_component_bypasses"], key):
+    for row in connection.execute(STATEMENTS["count_later_bypasses"], key):
         counted[row.reason] += row.recipients
         counted[None] -= row.recipients
     return counted

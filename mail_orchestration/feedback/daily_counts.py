@@ -19,6 +19,8 @@ from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
+from mail_orchestration.kernel.frequency_in_force import policy_in_force
+from mail_orchestration.kernel.frequency_lock import lock_frequency
 from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -58,18 +60,30 @@ def close_day(
     One transaction of its own. May be repeated: results that came since are added. Raises StateConflict when
     the day is not over at `now`.
     """
+    with database.begin() as connection:
+        lock_frequency(connection, installation_id)
+        closed = log_day(connection, installation_id, day, time_zone, now)
+    crash_point("day_closed")
+    return closed
+
+
+def log_day(
+    connection: Connection, installation_id: int, day: date, time_zone: ZoneInfo, now: datetime
+) -> ClosedDay:
+    """The same inside the transaction of a caller who holds the lock of `kernel.frequency_lock`."""
     starts_at, ends_at = day_bounds(day, time_zone)
     if now < ends_at:
         raise StateConflict(f"{day} is not over in {time_zone.key}, so it cannot be closed")
-    installation_and_day = {"installation_id": installation_id, "day": day}
     span = {"installation_id": installation_id, "starts_at": starts_at, "ends_at": ends_at}
-    with database.begin() as connection:
-        if connection.execute(STATEMENTS["has_mails_between"], span).scalar_one():
-            ensure_day(connection, day)
-            connection.execute(STATEMENTS["count_mails_of_day"], {**span, "day": day})
-            crash_point("day_counted")
-        totals = connection.execute(STATEMENTS["close_day"], {**installation_and_day, "now": now}).one()
-    crash_point("day_closed")
+    if connection.execute(STATEMENTS["has_mails_between"], span).scalar_one():
+        ensure_day(connection, day)
+        in_force = policy_in_force(connection, installation_id)
+        firsts = None if in_force is None else in_force.first_days(in_force.counted_for)
+        connection.execute(STATEMENTS["log_mails_of_day"], {**span, "day": day, "firsts": firsts})
+        crash_point("day_counted")
+    totals = connection.execute(
+        STATEMENTS["close_day"], {"installation_id": installation_id, "day": day, "now": now}
+    ).one()
     return ClosedDay(day=day, mails=totals.mails, contacts=totals.contacts)
 
 

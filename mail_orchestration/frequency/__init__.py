@@ -5,6 +5,7 @@
 The gate itself is part of resolving a release: `audience.frequency_gate`.
 """
 
+from mail_orchestration.frequency.applying import has_policy
 from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date
 
-__all__ = ["Upkeep", "bring_up_to_date"]
+__all__ = ["Upkeep", "bring_up_to_date", "has_policy"]

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
+from mail_orchestration.feedback.frequency_counters import count_anew, give_back_places
+from mail_orchestration.frequency.applying import apply_policy, restartable_since
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
 
 
@@ -37,4 +40,16 @@ def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upke
     if now is None:
         with inst.database.begin() as connection:
             now = database_now(connection)
-    return Upkeep(closed=close_days_due(inst.database, inst.installation_id, inst.settings.zone, now))
+    database, installation_id, zone = inst.database, inst.installation_id, inst.settings.zone
+    closed = close_days_due(database, installation_id, zone, now)
+    is_rules_changed = apply_policy(inst, now=now)
+    is_counted_anew = count_anew(database, installation_id, day_of(now, zone))
+    given_back = give_back_places(
+        database, installation_id, zone, queued_after=restartable_since(inst, now), now=now
+    )
+    return Upkeep(
+        closed=closed,
+        is_rules_changed=is_rules_changed,
+        is_counted_anew=is_counted_anew,
+        given_back=given_back,
+    )

@@ -30,6 +30,8 @@ CRASH_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "release_committed": "The release is committed; whoever asked for it does not know its number.",
         "dedup_begun": "It is noted that dedup begins; there is no recipient.",
         "dedup_inserted": "The recipients are written and not counted; nothing is committed.",
+        "gate_held": "Whom the frequency policy forbids is bypassed and held; nothing is committed.",
+        "gate_places_taken": "Everybody else has a place in the frequency counters; nothing is committed.",
         "dedup_settled": "Recipients, figures and kind are written; nothing is committed.",
         "dedup_committed": "Dedup is committed; nobody was told.",
         # ── composition ──
@@ -97,6 +99,9 @@ CRASH_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "clean_marked": "A mail job whose dedup was cut off is INTERRUPTED; this is not committed.",
         "day_counted": "A day's mails are counted and the day is not closed; nothing is committed.",
         "day_closed": "A day is closed; the next one is not.",
+        "counters_rebuilt": "The frequency counters are counted anew for another day; nothing is committed.",
+        "places_given_back": "Places of a release's mails that never arrived are given back; nothing is committed.",
+        "policy_applied": "Another frequency policy holds, its windows are counted; nothing is committed.",
         "day_given_up": "The releases of a day are marked as dropped; nothing is dropped.",
         "partition_detached": "A partition is out of its table and still there.",
         "partition_dropped": "A partition is dropped; the next one is not.",

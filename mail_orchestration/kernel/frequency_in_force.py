@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection
 
-from mail_orchestration.kernel.frequency import Policy, Window, policy_of_document
+from mail_orchestration.kernel.frequency import Policy, Window, first_day, policy_of_document
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -30,6 +30,10 @@ class PolicyInForce:
     def most(self) -> list[int]:
         """The most mails that the rules let through, in the order of the counters' columns."""
         return [rule.max_mails for rule in self.policy.rules]
+
+    def first_days(self, today: date) -> list[date]:
+        """The first day whose mails count on `today`, by each rule, in the order of the counters' columns."""
+        return [first_day(rule, self.window, today) for rule in self.policy.rules]
 
     @property
     def window(self) -> Window:

@@ -223,11 +223,11 @@ SELECT bypass_reason, count(*) AS recipients FROM recipient
 WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
 GROUP BY bypass_reason;
 
--- name: count_component_bypasses
--- Recipients bypassed by custom components of the audience's stages, by their reason.
+-- name: count_later_bypasses
+-- Recipients bypassed after dedup's own checks, as duplicates, by custom components and by the frequency gate, by their reason.
 SELECT reason, count(*) AS recipients FROM bypass
 WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
-    AND stage IN ('preprocess', 'filter')
+    AND stage IN ('preprocess', 'filter', 'frequency')
 GROUP BY reason;
 
 -- name: copy_component_bypasses

@@ -9,29 +9,65 @@ SELECT EXISTS (
         AND r.outcome IN ('accepted', 'uncertain') AND j.installation_id = CAST(:installation_id AS integer)
 );
 
--- name: count_mails_of_day
+-- name: log_mails_of_day
 -- The daily log of one day from its results. A message counts once, with the first result by which it may have arrived:
 -- an uncertain one counts, and when it is sent again or settled it does not count again. Results are only ever added, so
--- that a repeat can only find more: the larger figure is right, also after retention dropped the results. The order
--- keeps two runs from a deadlock.
-INSERT INTO daily_mail_count AS known (day, installation_id, contact_id, mails)
-SELECT CAST(:day AS date), CAST(:installation_id AS integer), r.contact_id, count(*)
-FROM result AS r
-INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
-WHERE r.occurred_at >= CAST(:starts_at AS timestamptz) AND r.occurred_at < CAST(:ends_at AS timestamptz)
-    AND r.outcome IN ('accepted', 'uncertain') AND j.installation_id = CAST(:installation_id AS integer)
-    AND (
-        r.result_no = 1
-        OR NOT EXISTS (
-            SELECT FROM result AS earlier
-            WHERE earlier.released_on = r.released_on AND earlier.release_id = r.release_id
-                AND earlier.message_no = r.message_no AND earlier.result_no < r.result_no
-                AND earlier.outcome IN ('accepted', 'uncertain')
+-- that a repeat can only find more: the larger figure is right, also after retention dropped the results. What the log
+-- grows by leaves the places and enters the windows in the counters, where a policy holds (firsts: the first day of each
+-- rule's window): nothing a second time, and at no moment is a mail in neither. Whose place was given back, and whose
+-- mail arrived all the same, has none to leave.
+WITH found AS (
+    SELECT r.contact_id, CAST(count(*) AS integer) AS mails,
+        CAST(count(*) FILTER (WHERE s.takes_places AND g.contact_id IS NULL) AS integer) AS placed
+    FROM result AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    INNER JOIN release AS s ON s.release_id = r.release_id
+    LEFT JOIN place_given_back AS g
+        ON g.released_on = r.released_on AND g.release_id = r.release_id AND g.contact_id = r.contact_id
+    WHERE r.occurred_at >= CAST(:starts_at AS timestamptz) AND r.occurred_at < CAST(:ends_at AS timestamptz)
+        AND r.outcome IN ('accepted', 'uncertain') AND j.installation_id = CAST(:installation_id AS integer) AND s.counts
+        AND r.occurred_at >= (
+            SELECT coalesce(i.log_begins_at, '-infinity') FROM installation AS i
+            WHERE i.installation_id = CAST(:installation_id AS integer)
         )
-    )
-GROUP BY r.contact_id
-ORDER BY r.contact_id
-ON CONFLICT (contact_id, day) DO UPDATE SET mails = excluded.mails WHERE known.mails < excluded.mails;
+        AND (
+            r.result_no = 1
+            OR NOT EXISTS (
+                SELECT FROM result AS earlier
+                WHERE earlier.released_on = r.released_on AND earlier.release_id = r.release_id
+                    AND earlier.message_no = r.message_no AND earlier.result_no < r.result_no
+                    AND earlier.outcome IN ('accepted', 'uncertain')
+            )
+        )
+    GROUP BY r.contact_id
+),
+grown AS (
+    SELECT f.contact_id, f.mails, f.placed,
+        greatest(f.mails - coalesce(k.mails, 0), 0) AS more_mails,
+        greatest(f.placed - coalesce(k.placed, 0), 0) AS more_placed
+    FROM found AS f
+    LEFT JOIN daily_mail_count AS k ON k.contact_id = f.contact_id AND k.day = CAST(:day AS date)
+    WHERE f.mails > coalesce(k.mails, 0) OR f.placed > coalesce(k.placed, 0)
+),
+logged AS (
+    INSERT INTO daily_mail_count AS known (day, installation_id, contact_id, mails, placed)
+    SELECT CAST(:day AS date), CAST(:installation_id AS integer), g.contact_id, g.mails, g.placed FROM grown AS g
+    ON CONFLICT (contact_id, day) DO UPDATE
+    SET mails = greatest(known.mails, excluded.mails), placed = greatest(known.placed, excluded.placed)
+)
+INSERT INTO frequency_counter AS counter (contact_id, installation_id, mails_1, mails_2, mails_3, mails_4, places)
+SELECT g.contact_id, CAST(:installation_id AS integer),
+    CASE WHEN CAST(:day AS date) >= (CAST(:firsts AS date[]))[1] THEN g.more_mails ELSE 0 END,
+    CASE WHEN CAST(:day AS date) >= (CAST(:firsts AS date[]))[2] THEN g.more_mails ELSE 0 END,
+    CASE WHEN CAST(:day AS date) >= (CAST(:firsts AS date[]))[3] THEN g.more_mails ELSE 0 END,
+    CASE WHEN CAST(:day AS date) >= (CAST(:firsts AS date[]))[4] THEN g.more_mails ELSE 0 END,
+    -g.more_placed
+FROM grown AS g
+WHERE CAST(:firsts AS date[]) IS NOT NULL
+ON CONFLICT (contact_id) DO UPDATE
+SET mails_1 = counter.mails_1 + excluded.mails_1, mails_2 = counter.mails_2 + excluded.mails_2,
+    mails_3 = counter.mails_3 + excluded.mails_3, mails_4 = counter.mails_4 + excluded.mails_4,
+    places = counter.places + excluded.places;
 
 -- name: close_day
 -- The day's totals, from the daily log itself.

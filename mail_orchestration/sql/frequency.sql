@@ -9,6 +9,321 @@ SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.frequency.' ||
 SELECT policy, counted_for, applied_at FROM frequency_policy WHERE installation_id = CAST(:installation_id AS integer);
 
 
+-- The gate -------------------------------------------------------------------------------------------------------
+
+-- name: find_release_at_gate
+-- What the gate must know of a release.
+SELECT r.release_id, r.released_on, r.campaign_id, r.occurrence, r.is_dry_run, r.frequency_policy, r.frequency_rules,
+    r.shelf_life_days, r.counts, j.installation_id
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.release_id = CAST(:release_id AS bigint);
+
+-- name: make_forbidden_recipients
+-- Whom the policy forbids, in the transaction of one gate; rule is the place of the rule that does, among the release's.
+CREATE TEMPORARY TABLE forbidden_recipient (
+    recipient_no integer, contact_id bigint, audience_id integer, rule integer, reason text
+) ON COMMIT DROP;
+
+-- name: find_forbidden
+-- The recipients of a release who have got, or are about to get, as many mails as one of the policy's rules lets through.
+INSERT INTO forbidden_recipient (recipient_no, contact_id, audience_id, rule, reason)
+SELECT p.recipient_no, p.contact_id, p.audience_id,
+    CASE
+        WHEN c.mails_4 + c.places >= (CAST(:most AS integer[]))[4] THEN 4
+        WHEN c.mails_3 + c.places >= (CAST(:most AS integer[]))[3] THEN 3
+        WHEN c.mails_2 + c.places >= (CAST(:most AS integer[]))[2] THEN 2
+        ELSE 1
+    END, :reason
+FROM recipient AS p
+INNER JOIN frequency_counter AS c ON c.contact_id = p.contact_id
+WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = CAST(:release_id AS bigint) AND p.bypass_reason IS NULL
+    AND (
+        c.mails_1 + c.places >= (CAST(:most AS integer[]))[1] OR c.mails_2 + c.places >= (CAST(:most AS integer[]))[2]
+        OR c.mails_3 + c.places >= (CAST(:most AS integer[]))[3] OR c.mails_4 + c.places >= (CAST(:most AS integer[]))[4]
+    )
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    );
+
+-- name: find_forbidden_by_own_rules
+-- The same by the rules of the campaign: mails of closed days from the daily log, and places, which count in every window.
+INSERT INTO forbidden_recipient (recipient_no, contact_id, audience_id, rule, reason)
+SELECT p.recipient_no, p.contact_id, p.audience_id,
+    CASE
+        WHEN c.mails_4 >= (CAST(:most AS integer[]))[4] THEN 4
+        WHEN c.mails_3 >= (CAST(:most AS integer[]))[3] THEN 3
+        WHEN c.mails_2 >= (CAST(:most AS integer[]))[2] THEN 2
+        WHEN c.mails_1 >= (CAST(:most AS integer[]))[1] THEN 1
+    END AS rule, :reason
+FROM (
+    SELECT counted.contact_id,
+        sum(counted.mails) FILTER (WHERE counted.day >= (CAST(:firsts AS date[]))[1]) AS mails_1,
+        sum(counted.mails) FILTER (WHERE counted.day >= (CAST(:firsts AS date[]))[2]) AS mails_2,
+        sum(counted.mails) FILTER (WHERE counted.day >= (CAST(:firsts AS date[]))[3]) AS mails_3,
+        sum(counted.mails) FILTER (WHERE counted.day >= (CAST(:firsts AS date[]))[4]) AS mails_4
+    FROM (
+        SELECT contact_id, day, mails FROM daily_mail_count WHERE day >= CAST(:first AS date)
+        UNION ALL
+        SELECT contact_id, CAST('infinity' AS date), places FROM frequency_counter
+    ) AS counted
+    WHERE counted.contact_id IN (
+        SELECT w.contact_id FROM recipient AS w
+        WHERE w.released_on = CAST(:released_on AS date) AND w.release_id = CAST(:release_id AS bigint)
+            AND w.bypass_reason IS NULL
+    )
+    GROUP BY counted.contact_id
+) AS c
+INNER JOIN recipient AS p
+    ON p.contact_id = c.contact_id AND p.released_on = CAST(:released_on AS date)
+        AND p.release_id = CAST(:release_id AS bigint) AND p.bypass_reason IS NULL
+WHERE (
+        c.mails_1 >= (CAST(:most AS integer[]))[1] OR c.mails_2 >= (CAST(:most AS integer[]))[2]
+        OR c.mails_3 >= (CAST(:most AS integer[]))[3] OR c.mails_4 >= (CAST(:most AS integer[]))[4]
+    )
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    );
+
+-- name: expire_while_earlier_waits
+-- Of a repeating campaign one mail waits for a contact: that of the earlier occurrence (spec 8.7).
+UPDATE forbidden_recipient SET reason = 'expired'
+WHERE EXISTS (
+    SELECT FROM held_mail AS h
+    INNER JOIN release AS r ON r.release_id = h.release_id
+    WHERE h.contact_id = forbidden_recipient.contact_id AND h.campaign_id = CAST(:campaign_id AS integer)
+        AND r.occurrence <> '' AND r.occurrence <> :occurrence
+);
+
+-- name: bypass_forbidden
+-- Whom the policy forbids stays in the books, with the rule.
+INSERT INTO bypass (released_on, release_id, recipient_no, stage, reason, detail)
+SELECT CAST(:released_on AS date), CAST(:release_id AS bigint), f.recipient_no, 'frequency', f.reason,
+    (CAST(:details AS text[]))[f.rule]
+FROM forbidden_recipient AS f;
+
+-- name: hold_mails
+-- Their mails wait, until the campaign's end at the most.
+INSERT INTO held_mail (
+    installation_id, contact_id, campaign_id, release_id, audience_id, priority, held_at, expires_at, max_mails, days
+)
+SELECT j.installation_id, f.contact_id, r.campaign_id, r.release_id, f.audience_id, j.priority, CAST(:now AS timestamptz),
+    least(r.expires_at, CAST(:shelf_life_ends_at AS timestamptz)), (CAST(:most AS integer[]))[f.rule],
+    (CAST(:days AS integer[]))[f.rule]
+FROM forbidden_recipient AS f
+CROSS JOIN release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.release_id = CAST(:release_id AS bigint) AND f.reason = 'held'
+ORDER BY f.recipient_no;
+
+-- name: log_expired_at_once
+-- Those that do not wait, since a mail of an earlier occurrence does, are in the log as mails that expired.
+INSERT INTO held_mail_log (
+    day, held_mail_id, installation_id, contact_id, campaign_id, release_id, audience_id, priority, held_at, expires_at,
+    max_mails, days, ended_at, ending, ended_by
+)
+SELECT CAST(:day AS date), nextval('held_mail_held_mail_id_seq'), j.installation_id, f.contact_id, r.campaign_id,
+    r.release_id, f.audience_id, j.priority, CAST(:now AS timestamptz),
+    least(r.expires_at, CAST(:shelf_life_ends_at AS timestamptz)), (CAST(:most AS integer[]))[f.rule],
+    (CAST(:days AS integer[]))[f.rule], CAST(:now AS timestamptz), 'earlier_waits', 'the frequency gate'
+FROM forbidden_recipient AS f
+CROSS JOIN release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.release_id = CAST(:release_id AS bigint) AND f.reason = 'expired';
+
+-- name: take_places
+-- A place for everybody in a release whom nothing stopped before the gate or at it. Recipients are numbered in the order of
+-- contacts. Whose place was given back by now has none to take: a policy may be enabled while a release is on its way.
+INSERT INTO frequency_counter AS known (contact_id, installation_id, places)
+SELECT p.contact_id, j.installation_id, 1
+FROM recipient AS p
+INNER JOIN mail_job AS j ON j.mail_job_id = p.release_id
+WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = CAST(:release_id AS bigint) AND p.bypass_reason IS NULL
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+            AND b.stage IN ('preprocess', 'filter', 'frequency')
+    )
+    AND NOT EXISTS (
+        SELECT FROM place_given_back AS g
+        WHERE g.released_on = p.released_on AND g.release_id = p.release_id AND g.contact_id = p.contact_id
+    )
+ORDER BY p.recipient_no
+ON CONFLICT (contact_id) DO UPDATE SET places = known.places + 1;
+
+-- name: mark_places_taken
+-- From now on places of the release's recipients are given back or move into the daily log.
+UPDATE release SET takes_places = TRUE
+WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date);
+
+
+-- Counters and places --------------------------------------------------------------------------------------------
+
+-- name: put_policy_in_force
+-- A policy holds from now on: its rules are what the counters count.
+INSERT INTO frequency_policy (installation_id, policy, counted_for, applied_at)
+VALUES (CAST(:installation_id AS integer), CAST(:policy AS jsonb), CAST(:today AS date), CAST(:now AS timestamptz))
+ON CONFLICT (installation_id) DO UPDATE
+SET policy = excluded.policy, counted_for = greatest(frequency_policy.counted_for, excluded.counted_for),
+    applied_at = excluded.applied_at;
+
+-- name: count_for_day
+-- The counters are about to count for another day.
+UPDATE frequency_policy SET counted_for = CAST(:today AS date)
+WHERE installation_id = CAST(:installation_id AS integer) AND counted_for < CAST(:today AS date);
+
+-- name: set_count_memory
+-- Room for one pass over the daily log in this transaction.
+SELECT set_config('work_mem', '48MB', TRUE);
+
+-- name: count_windows
+-- The mails in each window, from the daily log in one pass; who is in none of it any more has none. Rows that are right
+-- already are not written.
+MERGE INTO frequency_counter AS c
+USING (
+    SELECT contact_id,
+        CAST(coalesce(sum(mails) FILTER (WHERE day >= (CAST(:firsts AS date[]))[1]), 0) AS integer) AS mails_1,
+        CAST(coalesce(sum(mails) FILTER (WHERE day >= (CAST(:firsts AS date[]))[2]), 0) AS integer) AS mails_2,
+        CAST(coalesce(sum(mails) FILTER (WHERE day >= (CAST(:firsts AS date[]))[3]), 0) AS integer) AS mails_3,
+        CAST(coalesce(sum(mails) FILTER (WHERE day >= (CAST(:firsts AS date[]))[4]), 0) AS integer) AS mails_4
+    FROM (
+        SELECT contact_id, day, mails FROM daily_mail_count
+        WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first AS date)
+        UNION ALL
+        SELECT contact_id, NULL, NULL FROM frequency_counter WHERE installation_id = CAST(:installation_id AS integer)
+    ) AS logged
+    GROUP BY contact_id
+) AS w ON c.contact_id = w.contact_id
+WHEN MATCHED AND (c.mails_1, c.mails_2, c.mails_3, c.mails_4) <> (w.mails_1, w.mails_2, w.mails_3, w.mails_4) THEN
+    UPDATE SET mails_1 = w.mails_1, mails_2 = w.mails_2, mails_3 = w.mails_3, mails_4 = w.mails_4
+WHEN NOT MATCHED THEN
+    INSERT (contact_id, installation_id, mails_1, mails_2, mails_3, mails_4)
+    VALUES (w.contact_id, CAST(:installation_id AS integer), w.mails_1, w.mails_2, w.mails_3, w.mails_4);
+
+-- name: find_open_releases
+-- Releases whose places may still be given back, and whether anything of them may still be sent; all, or one.
+SELECT r.release_id, r.released_on,
+    release_may_send(r.release_id, CAST(:now AS timestamptz), CAST(:queued_after AS timestamptz)) AS may_send
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.takes_places AND r.places_settled_at IS NULL AND j.installation_id = CAST(:installation_id AS integer)
+    AND (CAST(:only AS bigint) IS NULL OR r.release_id = CAST(:only AS bigint))
+ORDER BY r.release_id;
+
+-- name: give_back_places
+-- Places of a release on its way that nobody needs any more: bypassed after the gate, or ended without a result by which
+-- the mail may have arrived; a deferred one ends so when the operator deletes it. Once for each, however often it is run.
+WITH ended AS (
+    SELECT p.contact_id FROM bypass AS b
+    INNER JOIN recipient AS p
+        ON p.released_on = b.released_on AND p.release_id = b.release_id AND p.recipient_no = b.recipient_no
+    WHERE b.released_on = CAST(:released_on AS date) AND b.release_id = CAST(:release_id AS bigint)
+        AND b.stage NOT IN ('preprocess', 'filter', 'frequency')
+    UNION
+    SELECT r.contact_id FROM result AS r
+    WHERE r.released_on = CAST(:released_on AS date) AND r.release_id = CAST(:release_id AS bigint)
+        AND (
+            r.outcome IN ('rejected', 'stopped', 'expired')
+            OR (r.outcome = 'deferred' AND r.message_no IN (
+                SELECT d.message_no FROM delivery_log AS d
+                WHERE d.release_id = CAST(:release_id AS bigint) AND d.outcome = 'deferred'
+            ))
+        )
+        AND NOT EXISTS (
+            SELECT FROM result AS other
+            WHERE other.released_on = r.released_on AND other.release_id = r.release_id AND other.message_no = r.message_no
+                AND (other.result_no > r.result_no OR other.outcome IN ('accepted', 'uncertain'))
+        )
+        AND NOT EXISTS (
+            SELECT FROM loose_mail AS l
+            WHERE l.kind = 'retry' AND l.release_id = r.release_id AND l.message_no = r.message_no
+        )
+),
+given_back AS (
+    INSERT INTO place_given_back (released_on, release_id, contact_id)
+    SELECT CAST(:released_on AS date), CAST(:release_id AS bigint), e.contact_id FROM ended AS e
+    ON CONFLICT DO NOTHING
+    RETURNING contact_id
+)
+UPDATE frequency_counter SET places = frequency_counter.places - 1
+FROM given_back AS g
+WHERE frequency_counter.contact_id = g.contact_id;
+
+-- name: give_back_rest
+-- Nothing of a release is sent any more: whoever passed its gate and got nothing that counts gives the place back.
+WITH arrived AS (
+    SELECT r.contact_id FROM result AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    INNER JOIN installation AS i ON i.installation_id = j.installation_id
+    WHERE r.released_on = CAST(:released_on AS date) AND r.release_id = CAST(:release_id AS bigint)
+        AND r.outcome IN ('accepted', 'uncertain')
+    GROUP BY r.contact_id
+    HAVING min(r.occurred_at) >= coalesce(min(i.log_begins_at), '-infinity')
+),
+given_back AS (
+    INSERT INTO place_given_back (released_on, release_id, contact_id)
+    SELECT p.released_on, p.release_id, p.contact_id
+    FROM recipient AS p
+    WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = CAST(:release_id AS bigint)
+        AND p.bypass_reason IS NULL
+        AND NOT EXISTS (
+            SELECT FROM bypass AS b
+            WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+                AND b.stage IN ('preprocess', 'filter', 'frequency')
+        )
+        AND NOT EXISTS (SELECT FROM arrived AS a WHERE a.contact_id = p.contact_id)
+    ON CONFLICT DO NOTHING
+    RETURNING contact_id
+)
+UPDATE frequency_counter SET places = frequency_counter.places - 1
+FROM given_back AS g
+WHERE frequency_counter.contact_id = g.contact_id;
+
+-- name: find_end_of_release
+-- When the last mail job or the last retry of a release ended.
+SELECT greatest(
+    (SELECT max(j.ended_at) FROM mail_job AS j WHERE j.release_id = CAST(:release_id AS bigint)),
+    (SELECT max(d.ended_at) FROM delivery_log AS d WHERE d.release_id = CAST(:release_id AS bigint))
+);
+
+-- name: find_span_of_arrivals
+-- From when until when mails of a release may have arrived.
+SELECT min(occurred_at) AS first_at, max(occurred_at) AS last_at FROM result
+WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
+    AND outcome IN ('accepted', 'uncertain');
+
+-- name: find_closed_days
+-- The days of a span that are closed; all, or those that were closed before a moment.
+SELECT day FROM closed_day
+WHERE installation_id = CAST(:installation_id AS integer) AND day BETWEEN CAST(:first AS date) AND CAST(:last AS date)
+    AND (CAST(:before AS timestamptz) IS NULL OR closed_at < CAST(:before AS timestamptz))
+ORDER BY day;
+
+-- name: settle_places
+-- No place of the release will be given back any more.
+UPDATE release SET places_settled_at = CAST(:now AS timestamptz)
+WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date) AND takes_places;
+
+-- name: find_releases_without_places
+-- Releases of which something may still be sent, or arrived on a day that is not closed, while no policy held.
+SELECT r.release_id, r.released_on
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE j.installation_id = CAST(:installation_id AS integer) AND r.counts AND NOT r.is_dry_run AND NOT r.takes_places
+    AND r.resolved_at IS NOT NULL AND r.results_dropped_at IS NULL
+    AND (
+        release_may_send(r.release_id, CAST(:now AS timestamptz), CAST(:queued_after AS timestamptz))
+        OR EXISTS (
+            SELECT FROM result AS s
+            WHERE s.released_on = r.released_on AND s.release_id = r.release_id
+                AND s.occurred_at >= CAST(:open_since AS timestamptz)
+        )
+    )
+ORDER BY r.release_id;
+
+
 -- Disabling the policy (feedback/frequency_history.py) -----------------------------------------------------------
 
 -- name: read_history

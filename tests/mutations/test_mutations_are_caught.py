@@ -141,8 +141,8 @@ MUTATIONS: dict[str, Mutation] = {
     "a message that is sent again counts twice for its contact": Mutation(
         promise="8.2",
         file="sql/feedback.sql",
-        old="        r.result_no = 1\n",
-        new="        r.result_no >= 1\n",
+        old="            r.result_no = 1\n",
+        new="            r.result_no >= 1\n",
         caught_by="tests/integration/test_feedback_daily_counts.py -k uncertain",
     ),
     "a parent does not end with its last child": Mutation(

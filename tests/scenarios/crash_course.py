@@ -92,6 +92,7 @@ def write_course(folder: Path, relay_port: int, dropping_port: int, deferring_po
             "assembly_processes": 1,
         },
         "audiences": [{"name": name, "csv": f"{name}.csv", "mode": "replace"} for name in ("many", "few")],
+        "frequency": {"enabled": True, "rules": [{"max_mails": 1, "days": 7}]},
     }
     _write_settings(folder / "quick.yaml", settings)
     relay["limits"] = {"per_second": SLOW_PER_SECOND}

@@ -598,6 +598,34 @@ CREATE INDEX held_mail_log_of_contact ON held_mail_log (contact_id);
 CREATE INDEX held_mail_log_of_release ON held_mail_log (release_id);
 
 
+-- Whether a message of a release that has not been sent may be still: something of it has not ended, or has failed and can
+-- be restarted since it was queued after that moment (spec 5.4), or waits for another attempt. Once the release has expired
+-- only what somebody has in hand; an hour is for clocks that are not quite right.
+CREATE FUNCTION release_may_send(release bigint, at timestamptz, queued_after timestamptz) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (
+        SELECT FROM release AS r
+        WHERE r.release_id = release AND r.messages_dropped_at IS NULL AND (
+            EXISTS (
+                SELECT FROM mail_job AS j
+                WHERE j.release_id = r.release_id AND (
+                    j.state IN ('RUNNING', 'STOPPING')
+                    OR ((r.expires_at IS NULL OR r.expires_at > at - interval '1 hour') AND (
+                        j.ended_at IS NULL
+                        OR (j.state = 'FAILED' AND j.kind <> 'parent' AND j.first_message IS NOT NULL AND j.queued_at > queued_after)
+                    ))
+                )
+            )
+            OR EXISTS (
+                SELECT FROM loose_mail AS l
+                WHERE l.kind = 'retry' AND l.release_id = r.release_id
+                    AND (l.state = 'SENDING' OR l.expires_at IS NULL OR l.expires_at > at - interval '1 hour')
+            )
+        )
+    )
+$$;
+
+
 -- Whether anything may be sent -----------------------------------------------------------------------------------
 
 -- While a hold is not lifted nothing is sent, for one installation or (null) for all. Lifted ones stay, as a record.

@@ -1,0 +1,109 @@
+"""The gate: of a release's recipients those go through whom the frequency policy lets (spec 8.4, 8.5, 8.7, 8.8).
+
+Whoever goes through has a place in the counters from then on, before anything is assembled: the next release counts it
+as a mail of today. Whoever may not stays in the books with a bypass reason of the stage `frequency`, whose detail is
+the rule that forbids it, of several the one of the most days:
+
+    held            the mail waits in the frequency queue
+    discarded       it does not: "do not queue"
+    expired         it would wait, and one of an earlier occurrence of the campaign does already
+
+One gate of an installation at a time: see `kernel.frequency_lock`. Counters of yesterday can only hold too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from mail_orchestration.kernel.crash_points import crash_point
+from mail_orchestration.kernel.frequency import CampaignPolicy, Rule, first_day, rules_of_document
+from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
+from mail_orchestration.kernel.frequency_lock import lock_frequency
+from mail_orchestration.kernel.partitions import ensure_day
+from mail_orchestration.kernel.statements import STATEMENTS
+
+
+def pass_frequency_gate(connection: Connection, release_id: int, now: datetime) -> None:
+    """Bypass the recipients of a release whom the policy forbids, and give everybody else a place where it counts.
+
+    Part of the transaction that made the recipients. A dry run bypasses whom a release would, and changes nothing else.
+    """
+    release = connection.execute(STATEMENTS["find_release_at_gate"], {"release_id": release_id}).one()
+    is_checked = release.frequency_policy != CampaignPolicy.OVERRIDE_POLICY
+    takes_places = release.counts and not release.is_dry_run
+    if not is_checked and not takes_places:
+        return
+    if not release.is_dry_run:
+        # Also where no policy holds: whoever enables one gives places to all that have passed here, and none is missed.
+        lock_frequency(connection, release.installation_id)
+    in_force = policy_in_force(connection, release.installation_id)
+    if in_force is None:
+        return
+    if is_checked:
+        _stop_those_it_forbids(connection, release, in_force, now)
+        crash_point("gate_held")
+    if takes_places:
+        take_places(connection, release_id, release.released_on)
+        crash_point("gate_places_taken")
+
+
+def take_places(connection: Connection, release_id: int, released_on: date) -> None:
+    """Give everybody whom nothing stopped before the gate a place, in a release that has none. Needs the lock."""
+    key = {"release_id": release_id, "released_on": released_on}
+    connection.execute(STATEMENTS["take_places"], key)
+    connection.execute(STATEMENTS["mark_places_taken"], key)
+
+
+def _stop_those_it_forbids(
+    connection: Connection, release: Row[Any], in_force: PolicyInForce, now: datetime
+) -> None:
+    key = {"release_id": release.release_id, "released_on": release.released_on}
+    waits = in_force.policy.hold and release.frequency_policy == CampaignPolicy.PER_POLICY
+    connection.execute(STATEMENTS["make_forbidden_recipients"])
+    rules = in_force.policy.rules
+    found = {**key, "reason": "held" if waits else "discarded"}
+    if release.frequency_rules is None:
+        most = [rule.max_mails for rule in rules]
+        connection.execute(STATEMENTS["find_forbidden"], {**found, "most": most})
+    else:
+        rules = rules_of_document(release.frequency_rules)
+        firsts = [first_day(rule, in_force.window, in_force.counted_for) for rule in rules]
+        connection.execute(
+            STATEMENTS["find_forbidden_by_own_rules"],
+            {**found, "most": [rule.max_mails for rule in rules], "firsts": firsts, "first": min(firsts)},
+        )
+    if waits and release.occurrence:
+        campaign = {"campaign_id": release.campaign_id, "occurrence": release.occurrence}
+        connection.execute(STATEMENTS["expire_while_earlier_waits"], campaign)
+    connection.execute(STATEMENTS["bypass_forbidden"], {**key, "details": [str(rule) for rule in rules]})
+    # Whoever reads the recipients next joins with these rows. The name is of a date alone.
+    connection.exec_driver_sql(f"ANALYZE bypass_{release.released_on:%Y%m%d}")
+    if waits and not release.is_dry_run:
+        _hold(connection, release, in_force, rules, now)
+
+
+def _hold(
+    connection: Connection,
+    release: Row[Any],
+    in_force: PolicyInForce,
+    rules: Sequence[Rule],
+    now: datetime,
+) -> None:
+    """Put the mails of those who are bypassed into the queue, or into its log where they expire at once."""
+    shelf_life = timedelta(days=release.shelf_life_days or in_force.policy.shelf_life_days)
+    waiting = {
+        "release_id": release.release_id,
+        "most": [rule.max_mails for rule in rules],
+        "days": [rule.days for rule in rules],
+        "now": now,
+        "shelf_life_ends_at": now + shelf_life,
+    }
+    connection.execute(STATEMENTS["hold_mails"], waiting)
+    if release.occurrence:
+        logged_on = now.astimezone(UTC).date()
+        ensure_day(connection, logged_on)
+        connection.execute(STATEMENTS["log_expired_at_once"], {**waiting, "day": logged_on})
