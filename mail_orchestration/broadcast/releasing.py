@@ -25,7 +25,7 @@ from mail_orchestration.dispatch.campaigns import CampaignState, stop_what_says_
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job, transition
 from mail_orchestration.dispatch.releases import Release
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
-from mail_orchestration.frequency import bring_up_to_date, has_policy
+from mail_orchestration.frequency import prepare_gate
 from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
@@ -225,8 +225,7 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
     stop_if_edited(inst, release_id, now=now)
     with inst.database.begin() as connection:
         frozen = read_frozen(connection, inst, release_id)
-    if has_policy(inst):
-        bring_up_to_date(inst, now=now)
+    prepare_gate(inst, now=now)
     definition = frozen.campaign.definition
     try:
         return resolve_recipients(

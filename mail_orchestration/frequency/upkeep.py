@@ -7,7 +7,8 @@ from datetime import datetime
 
 from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
 from mail_orchestration.feedback.frequency_counters import count_anew, give_back_places
-from mail_orchestration.frequency.applying import apply_policy, restartable_since
+from mail_orchestration.frequency.applying import apply_policy, has_policy, restartable_since
+from mail_orchestration.frequency.releasing import release_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
@@ -29,6 +30,15 @@ class Upkeep:
     def may_free_held_mails(self) -> bool:
         """Whether somebody may be written to now who could not be before."""
         return self.is_rules_changed or self.is_counted_anew or self.given_back > 0
+
+
+def prepare_gate(inst: Installation, *, now: datetime) -> None:
+    """Before a release passes the gate: counters are brought up to date, and what waits longer goes first.
+
+    Nothing is done where no policy holds and none is wished.
+    """
+    if has_policy(inst) and bring_up_to_date(inst, now=now).may_free_held_mails:
+        release_held(inst, now=now)
 
 
 def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upkeep:

@@ -11,7 +11,7 @@ from mail_orchestration.dispatch.loose_mails import end_run_out_reservations
 from mail_orchestration.dispatch.releases import stop_cut_off_dry_runs
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, counters
-from mail_orchestration.frequency import bring_up_to_date
+from mail_orchestration.frequency.queue import rescan
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
@@ -53,8 +53,11 @@ def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
 
 
 def close_days(inst: Installation, *, now: datetime) -> list[ClosedDay]:
-    """Close every day before today that is not closed yet (spec 8.2): after missing nights, all of them."""
-    return bring_up_to_date(inst, now=now).closed
+    """Close every day before today that is not closed yet (spec 8.2): after missing nights, all of them.
+
+    Then the frequency counters are those of today, and held mails go that they allow.
+    """
+    return rescan(inst, now=now).upkeep.closed
 
 
 def frequency_summary(inst: Installation, *, now: datetime) -> list[WindowCount]:

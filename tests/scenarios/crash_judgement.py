@@ -107,6 +107,13 @@ HALF_DONE = {
     """,
     "releases without a report": "SELECT count(*) FROM release WHERE reported_at IS NULL OR assembled_at IS NULL",
     "shifts that are not over": "SELECT count(*) FROM mailcaster_shift WHERE ended_at IS NULL",
+    "places in the frequency counters that are left": "SELECT count(*) FROM frequency_counter WHERE places <> 0",
+    "frequency counters that are not what the daily log adds up to": """
+        SELECT count(*) FROM frequency_counter AS counter
+        WHERE mails_1 <> (
+            SELECT coalesce(sum(mails), 0) FROM daily_mail_count WHERE contact_id = counter.contact_id
+        )
+    """,
     "figures of mail jobs that are not those of their results": """
         SELECT count(*) FROM mail_job
         WHERE kind <> 'parent' AND accepted <> (
