@@ -21,7 +21,7 @@ import typer
 
 from mail_orchestration.cli.exit_codes import ExitCode, exit_code_of, table
 from mail_orchestration.cli.face import Face
-from mail_orchestration.kernel.errors import MailOrchestrationError
+from mail_orchestration.kernel.errors import BadInput, MailOrchestrationError
 
 Arguments = ParamSpec("Arguments")
 
@@ -60,27 +60,56 @@ def command(
     """Register a function as the command `name`; it gets a `Face` first and returns its exit code, or None for 0."""
 
     def register(function: Callable[Concatenate[Face, Arguments], ExitCode | None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def call(*, as_json: bool, settings: Path | None, debug: bool, **arguments: Any) -> None:
-            code = function(Face(as_json=as_json, settings_path=settings), **arguments)  # type: ignore[call-arg]
-            raise typer.Exit(code or ExitCode.OK)
-
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        defaults: dict[str, bool | None] = {"as_json": False, "settings": None, "debug": False}
-        common = [
-            inspect.Parameter(
-                key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=annotation
-            )
-            for key, annotation in _COMMON.items()
-        ]
-        parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + common
-        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        call.__annotations__ = {item.name: item.annotation for item in parameters}
-        del call.__wrapped__
+        call = _with_face(function)
         into.command(name, rich_help_panel=panel)(call)
         return call
 
     return register
+
+
+def group(
+    into: typer.Typer,
+) -> Callable[[Callable[[Face], ExitCode | None]], Callable[..., None]]:
+    """Register a function as what a group of commands does when none of them is named; else as `command`."""
+
+    def register(function: Callable[[Face], ExitCode | None]) -> Callable[..., None]:
+        def unless_named(face: Face, context: typer.Context) -> ExitCode | None:
+            if context.invoked_subcommand is None:
+                return function(face)
+            if face != Face():
+                raise BadInput(f"options go after the command: {context.invoked_subcommand} --json")
+            return None
+
+        unless_named.__doc__ = function.__doc__
+        call = _with_face(unless_named, exits=False)
+        into.callback(invoke_without_command=True)(call)
+        return call
+
+    return register
+
+
+def _with_face(
+    function: Callable[Concatenate[Face, Arguments], ExitCode | None], *, exits: bool = True
+) -> Callable[..., None]:
+    """`function` with the options of all commands; what it returns is the exit code."""
+
+    @functools.wraps(function)
+    def call(*, as_json: bool, settings: Path | None, debug: bool, **arguments: Any) -> None:
+        code = function(Face(as_json=as_json, settings_path=settings), **arguments)  # type: ignore[call-arg]
+        if exits or code:
+            raise typer.Exit(code or ExitCode.OK)
+
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    defaults: dict[str, bool | None] = {"as_json": False, "settings": None, "debug": False}
+    common = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults[key], annotation=annotation)
+        for key, annotation in _COMMON.items()
+    ]
+    parameters = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in own] + common
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {item.name: item.annotation for item in parameters}
+    del call.__wrapped__
+    return call
 
 
 @app.callback(invoke_without_command=True)

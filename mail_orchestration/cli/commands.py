@@ -21,6 +21,7 @@ for _module in (
     "status",
     "throttle",
     "uncertain",
+    "frequency",
     "loose_mail",
     "operator",
     "mailcaster",

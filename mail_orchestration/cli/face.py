@@ -17,6 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mail_orchestration.kernel.errors import BadInput
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -54,6 +56,14 @@ class Face:
         """Something that is well but wants attention; on stderr, so that it never mixes with the answer."""
         if not self.as_json:
             self.aside.print(f"[yellow]warning[/] {escaped(sentence)}", highlight=False)
+
+    def confirms(self, question: str) -> bool:
+        """Ask the operator on the terminal. Raises BadInput where nobody can answer, as in a script: see `--yes`."""
+        if self.as_json or not sys.stdin.isatty():
+            raise BadInput(f"{question} Say --yes to do it without being asked.")
+        import typer
+
+        return typer.confirm(question, err=True)
 
     def open(self) -> AbstractContextManager[Installation]:
         """The installation of the settings, for a block."""
