@@ -13,12 +13,15 @@ from assets import shown
 from mail_orchestration.broadcast import release
 from mail_orchestration.dispatch.releases import assembly_so_far
 from mail_orchestration.feedback.books import Books, books
+from mail_orchestration.feedback.frequency_figures import wrong_counters
 from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.frequency_in_force import policy_in_force
 
 NO_CONTACT_TWICE = "no_contact_twice"
 ASSEMBLY_FAILURES = "assembly_failures"
 BOOKS_BALANCE = "books_balance"
+COUNTERS_EQUAL_THE_LOG = "counters_equal_the_log"
 
 # The primary key numbers recipients; that no contact has two numbers is what dedup promises and no constraint
 # can say across partitions without an index as large as the table. Hence a look, once for each release.
@@ -72,6 +75,18 @@ def books_balance(asset: str) -> dg.AssetCheckSpec:
     )
 
 
+def counters_equal_the_log(asset: str) -> dg.AssetCheckSpec:
+    """Not blocking: nothing is behind it, and a rescan counts anew."""
+    return dg.AssetCheckSpec(
+        COUNTERS_EQUAL_THE_LOG,
+        asset=asset,
+        description=(
+            "The counters of every contact are what the daily log adds up to in each window of the frequency "
+            "policy, counted row by row."
+        ),
+    )
+
+
 def check_no_contact_twice(installation: Installation, release_id: int) -> dg.AssetCheckResult:
     """Count the contacts that are recipients more than once."""
     found = release(installation, release_id)
@@ -115,6 +130,23 @@ def check_books_balance(installation: Installation, release_id: int) -> dg.Asset
         passed=account.balances,
         description=account.explanation,
         metadata={"books": books_table(account)},
+    )
+
+
+def check_counters_equal_the_log(installation: Installation) -> dg.AssetCheckResult:
+    """Add up the daily log once more, and compare."""
+    with installation.database.begin() as connection:
+        in_force = policy_in_force(connection, installation.installation_id)
+        wrong = 0 if in_force is None else wrong_counters(connection, installation.installation_id, in_force)
+    return dg.AssetCheckResult(
+        check_name=COUNTERS_EQUAL_THE_LOG,
+        passed=wrong == 0,
+        description=(
+            "No frequency policy holds, so nothing is counted."
+            if in_force is None
+            else f"The counters of {wrong:,} contacts are not what the daily log adds up to."
+        ),
+        metadata={"wrong_counters": wrong},
     )
 
 

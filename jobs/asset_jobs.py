@@ -67,8 +67,9 @@ close_of_the_day = dg.define_asset_job(
     "close_of_the_day",
     selection=dg.AssetSelection.assets("frequency_counters"),
     description=(
-        "Close the days that are over: note how many mails each contact got, and tell the four windows. "
-        "Run twice, late or after missing nights it gives the same figures."
+        "Close the days that are over: note how many mails each contact got, count anew for the frequency policy, "
+        "send what was held and is allowed by now, and remove what has waited too long. Run twice, late or after "
+        "missing nights it gives the same figures."
     ),
     executor_def=dg.in_process_executor,
     tags={PROCESS: "close_of_the_day"},

@@ -81,11 +81,11 @@ def queue_(
 ) -> ExitCode | None:
     """What waits in the frequency queue, the most important first, and when each may go."""
     from mail_orchestration.frequency.queue import counts
-    from mail_orchestration.frequency.why import queue
+    from mail_orchestration.frequency.why import waiting_mails
 
     with face.open() as inst:
         counted = counts(inst)
-        listed = queue(inst, campaign=campaign, address=address, limit=limit)
+        listed = waiting_mails(inst, campaign=campaign, address=address, limit=limit)
     is_all = campaign is None and address is None
     face.answer(
         {"counts": counted, "held_mails": listed},

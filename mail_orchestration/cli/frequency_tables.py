@@ -13,23 +13,8 @@ if TYPE_CHECKING:
 
     from mail_orchestration.dispatch.held_mail_lists import HeldCount
     from mail_orchestration.frequency.releasing import Released
-    from mail_orchestration.frequency.showing import Overview, PolicyShown
+    from mail_orchestration.frequency.showing import Overview
     from mail_orchestration.frequency.why import WaitingMail, Why
-    from mail_orchestration.kernel.frequency_in_force import PolicyInForce
-
-
-def rules_in_words(in_force: PolicyInForce) -> str:
-    """The rules that hold, in one line."""
-    policy = in_force.policy
-    return f"at most {', '.join(map(str, policy.rules))} ({policy.window} window)"
-
-
-def show_policy(console: Console, found: PolicyShown) -> None:
-    """Which policy holds, and in what the settings differ; nothing where there never was one."""
-    if found.in_force is not None:
-        console.print(f"frequency: {rules_in_words(found.in_force)}; {shown(found.waiting)} mails are held")
-    if found.difference:
-        console.print(f"[yellow]note[/] {escaped(found.difference)}")
 
 
 def show_overview(console: Console, found: Overview) -> None:
@@ -41,7 +26,7 @@ def show_overview(console: Console, found: Overview) -> None:
         )
     else:
         policy = in_force.policy
-        console.print(f"[bold]{rules_in_words(in_force)}[/], since {shown(in_force.applied_at)}")
+        console.print(f"[bold]{found.shown.in_words}[/], since {shown(in_force.applied_at)}")
         what = f"waits, for {policy.shelf_life_days} days at most" if policy.hold else "is discarded"
         uncounted = "" if policy.count else "; mails count only where their campaign says so"
         console.print(f"what they forbid {what}{uncounted}; counted for {in_force.counted_for}")

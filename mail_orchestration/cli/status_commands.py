@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, database_name, escaped, table
+from mail_orchestration.cli.face import Face, database_name, escaped, shown, table
 from mail_orchestration.cli.mail_job_commands import PANEL, show_mail_jobs
 from mail_orchestration.kernel.errors import BadSettings
 
@@ -26,12 +26,13 @@ RELAY_ANSWERS_WITHIN_SECONDS = 2.0
 
 @command("status", PANEL)
 def status(face: Face) -> ExitCode | None:
-    """The installation at a glance: holds, database, relays, mailcasters, waiting work, audiences, warnings."""
+    """The installation at a glance: holds, database, relays, mailcasters, work that waits, audiences, warnings."""
     from mail_orchestration.audience.importing import audience_sizes
     from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails
     from mail_orchestration.dispatch.mail_jobs import mail_jobs
     from mail_orchestration.dispatch.mailcaster_types import fleet_warnings, mailcaster_type
     from mail_orchestration.dispatch.shifts import shifts
+    from mail_orchestration.frequency.showing import policy_shown
     from mail_orchestration.holding import why_closed, why_held
     from mail_orchestration.kernel.states import MailJobState
 
@@ -43,6 +44,7 @@ def status(face: Face) -> ExitCode | None:
             waiting = mail_jobs(connection, inst.installation_id, limit=20, states=live)
             loose_mails = count_loose_mails(connection, inst.installation_id)
             audiences = audience_sizes(connection, inst.installation_id)
+            frequency = policy_shown(connection, inst)
         holds, closed = why_held(inst), why_closed(inst)
         database = database_name(inst)
         embedded = inst.database.is_embedded
@@ -53,6 +55,8 @@ def status(face: Face) -> ExitCode | None:
     if not settings.relays:
         warnings.append("no relay is configured: nothing can be sent")
     warnings += [fault for relay in settings.relays if (fault := _secret_fault(relay))]
+    if frequency.difference:
+        warnings.append(frequency.difference)
     mailcasters = [
         _mailcaster_status(each, mailcaster_type(each).value, last.get(each.name))
         for each in settings.mailcasters
@@ -67,6 +71,11 @@ def status(face: Face) -> ExitCode | None:
         "mailcasters": mailcasters,
         "mail_jobs": waiting,
         "loose_mails": loose_mails,
+        "frequency": {
+            "in_force": frequency.in_force,
+            "held": frequency.waiting,
+            "difference": frequency.difference,
+        },
         "audiences": audiences,
         "warnings": warnings,
     }
@@ -93,6 +102,10 @@ def status(face: Face) -> ExitCode | None:
         if loose_mails:
             rows = [(each.kind, each.state, each.mails, each.first_due_at) for each in loose_mails]
             console.print(table("loose mails", "state", "mails", "first due", rows=rows))
+        if frequency.in_force is not None:
+            console.print(
+                f"frequency policy: {frequency.in_words}; {shown(frequency.waiting)} mails are held"
+            )
         for warning in warnings:
             console.print(f"[yellow]warning[/] {escaped(warning)}")
 

@@ -30,6 +30,14 @@ class PolicyShown:
     waiting: int
 
     @property
+    def in_words(self) -> str:
+        """The rules that hold, in one line; '' where none do."""
+        if self.in_force is None:
+            return ""
+        policy = self.in_force.policy
+        return f"at most {', '.join(map(str, policy.rules))} ({policy.window} window)"
+
+    @property
     def difference(self) -> str:
         """In what the settings say something else than what holds, and when that changes; '' where they agree."""
         if self.in_force is None:

@@ -101,8 +101,8 @@ PROCESSES: tuple[Process, ...] = (
         name="close_of_the_day",
         title="Close of the day",
         description=(
-            "Every night: closes the days that are over and tells the frequency counters. A night that was missed "
-            "is made up for by the next one."
+            "Every night: closes the days that are over, brings the frequency counters up to date, and sends what was "
+            "held and is allowed by now. A night that was missed is made up for by the next one."
         ),
         scope=Scope.INSTALLATION,
         trigger=Trigger.SCHEDULE,
