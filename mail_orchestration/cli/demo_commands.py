@@ -14,7 +14,8 @@ from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face
 
 if TYPE_CHECKING:
-    from mail_orchestration.cli.demo_site import Dagster, Site
+    from mail_orchestration.cli.demo_dagster import Dagster
+    from mail_orchestration.cli.demo_site import Site
 
 PANEL = "On one machine"
 STATE_FOLDER = Path(".mail_orchestration")
@@ -37,7 +38,8 @@ def demo(
     accepted message was found at the relay exactly once.
     """
     from mail_orchestration.cli import demo_course, demo_report
-    from mail_orchestration.cli.demo_site import open_site, start_code_server, start_dagster
+    from mail_orchestration.cli.demo_dagster import start_code_server, start_dagster
+    from mail_orchestration.cli.demo_site import open_site
     from mail_orchestration.cli.mailcaster_commands import interrupt_on_sigterm
     from mail_orchestration.cli.services import free_port
 
@@ -102,7 +104,8 @@ def dev(
     Everything lies in .mail_orchestration/dev of the current folder, which is made anew.
     """
     from mail_orchestration.cli import demo_course, demo_report
-    from mail_orchestration.cli.demo_site import open_site, start_code_server, start_dagster
+    from mail_orchestration.cli.demo_dagster import start_code_server, start_dagster
+    from mail_orchestration.cli.demo_site import open_site
     from mail_orchestration.cli.mailcaster_commands import stop_on_signals
     from mail_orchestration.cli.services import free_port
 

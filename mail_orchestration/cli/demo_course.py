@@ -10,7 +10,8 @@ from mail_orchestration.audience.described_source import source_of_settings
 from mail_orchestration.audience.importing import ImportSummary
 from mail_orchestration.audience.suppressing import import_suppressions
 from mail_orchestration.broadcast import fill_audience, release_campaign, releases_to_report
-from mail_orchestration.cli.demo_site import Dagster, Site, failed_run
+from mail_orchestration.cli.demo_dagster import Dagster, failed_run
+from mail_orchestration.cli.demo_site import Site
 from mail_orchestration.cli.mail_job_commands import read_tree
 from mail_orchestration.dispatch.mail_jobs import MailJob
 from mail_orchestration.kernel.clock import utc_now
