@@ -29,6 +29,7 @@ def site(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inst(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
+    """The installation in the folder `site`, which a file of tests may make otherwise."""
     with opened(site / "mail_orchestration.yaml", database_url, monkeypatch) as opened_installation:
         yield opened_installation
 

@@ -6,6 +6,8 @@ import importlib.util
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -57,27 +59,35 @@ def test_the_log_is_bounded_under_a_running_server(data_dir: Path) -> None:
         assert log.stat().st_size < 1000
 
 
+@contextmanager
+def changed(data_dir: Path, name: str, says: str) -> Iterator[None]:
+    """Within the block a file of the cluster says something else."""
+    file = data_dir / "postgres" / "data" / name
+    remembered = file.read_text()
+    file.write_text(says)
+    yield
+    file.write_text(remembered)
+
+
 def test_a_folder_of_another_major_version_is_refused(data_dir: Path) -> None:
     with EmbeddedServer.hold(data_dir):
         pass
-    version = data_dir / "postgres" / "data" / "PG_VERSION"
-    remembered = version.read_text()
-    version.write_text("12\n")
-    with pytest.raises(DatabaseUnavailable, match=r"needs the programs of PostgreSQL 12, and only \d+"):
+    with (
+        changed(data_dir, "PG_VERSION", "12\n"),
+        pytest.raises(DatabaseUnavailable, match=r"needs the programs of PostgreSQL 12, and only \d+"),
+    ):
         EmbeddedServer.hold(data_dir)
-    version.write_text(remembered)
 
 
 def test_a_server_that_cannot_start_says_why(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "_RETRY_SECONDS", 0.3)
     with EmbeddedServer.hold(data_dir):
         pass
-    automatic = data_dir / "postgres" / "data" / "postgresql.auto.conf"
-    remembered = automatic.read_text()
-    automatic.write_text("shared_buffers = lots\n")
-    with pytest.raises(DatabaseUnavailable, match=r"does not start: .*(shared_buffers|configuration file)"):
+    with (
+        changed(data_dir, "postgresql.auto.conf", "shared_buffers = lots\n"),
+        pytest.raises(DatabaseUnavailable, match=r"does not start: .*(shared_buffers|configuration file)"),
+    ):
         EmbeddedServer.hold(data_dir)
-    automatic.write_text(remembered)
     with EmbeddedServer.hold(data_dir) as server:
         assert is_up(server.url)
 

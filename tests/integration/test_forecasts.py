@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +21,11 @@ from mail_orchestration.forecasts import ASSUMED_PER_SECOND, ReleaseForecast, fo
 from mail_orchestration.holding import hold
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import NotFound
-from tests.scenarios.installations import execute, opened, released, write_site
+from tests.integration.broadcast_site import inst
+from tests.scenarios.installations import execute, released, write_site
+
+__all__ = ["inst"]
+
 
 CONTACTS = 400
 SPLIT = 300
@@ -37,12 +40,6 @@ def site(tmp_path: Path) -> Path:
     moved = [line.replace("@example.net", "@slow.example") for line in lines[SPLIT + 1 :]]
     (tmp_path / "everybody.csv").write_text("\n".join([*lines[: SPLIT + 1], *moved]) + "\n")
     return tmp_path
-
-
-@pytest.fixture
-def inst(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    with opened(site / "mail_orchestration.yaml", database_url, monkeypatch) as opened_installation:
-        yield opened_installation
 
 
 def limited(inst: Installation, *, relay: dict[str, int] | None = None, **sections: object) -> Installation:

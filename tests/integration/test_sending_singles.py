@@ -31,7 +31,11 @@ from mail_orchestration.kernel.model import Bypass, Outcome, Recipient
 from mail_orchestration.sending.preparing import NotSent, Prepared, Ready, Unsendable
 from mail_orchestration.sending.singles import SinglePreparer
 from mail_orchestration.single_mailer import SingleMail, submit
-from tests.scenarios.installations import now, opened, write_site
+from tests.integration.broadcast_site import inst
+from tests.scenarios.installations import now, write_site
+
+__all__ = ["inst"]
+
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
@@ -40,12 +44,6 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 def site(tmp_path: Path) -> Path:
     write_site(tmp_path, relay_port=9, contacts=3)
     return tmp_path
-
-
-@pytest.fixture
-def inst(site: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installation]:
-    with opened(site / "mail_orchestration.yaml", database_url, monkeypatch) as opened_installation:
-        yield opened_installation
 
 
 def mails(inst: Installation, *mails: SingleMail) -> list[ReservedMail]:
