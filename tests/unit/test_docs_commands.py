@@ -16,7 +16,7 @@ _INLINE = re.compile(r"`(mail-orchestration [^`\n]+)`")
 
 
 def commands() -> dict[str, Any]:
-    """Every command by its words, such as `mailcaster run`."""
+    """Every command by its words, such as `mailcaster run`; of a group also what it does without a command."""
     import typer
 
     from mail_orchestration.cli.commands import app
@@ -26,6 +26,8 @@ def commands() -> dict[str, Any]:
         if not below:
             yield " ".join(words), command
             return
+        if words and command.invoke_without_command:
+            yield " ".join(words), command
         for name, each in below.items():
             yield from walk(each, (*words, name))
 
@@ -71,8 +73,9 @@ def test_shown_command_line_can_be_typed(page: str, line: str) -> None:
     if words == ["--version"]:
         return
     known = commands()
-    name = next((name for name in known if words[: len(name.split())] == name.split()), None)
-    assert name is not None, f"{page}: there is no such command: {line}"
+    named = [name for name in known if words[: len(name.split())] == name.split()]
+    assert named, f"{page}: there is no such command: {line}"
+    name = max(named, key=len)
     command, rest = known[name], words[len(name.split()) :]
     options = {option: each for each in command.params for option in each.opts if option.startswith("-")}
     arguments = [each for each in command.params if not each.opts[0].startswith("-")]
