@@ -226,7 +226,7 @@ SET kind = CASE
 FROM counted AS c, release AS r, campaign AS k
 WHERE mail_job.mail_job_id = c.release_id AND mail_job.state = 'QUEUING'
     AND r.release_id = c.release_id AND k.campaign_id = r.campaign_id
-RETURNING mail_job.mail_job_id, r.held_from, k.name AS campaign, c.recipients - c.bypassed AS mails, c.bypassed;
+RETURNING mail_job.mail_job_id, r.held_from, k.name AS campaign, c.recipients - c.bypassed AS mails, c.bypassed AS suppressed;
 
 -- name: count_held_waiting
 -- How many mails wait.
