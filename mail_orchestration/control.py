@@ -10,8 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.mail_jobs import mail_job
-from mail_orchestration.dispatch.operating import Operated, campaign_number, signs_now
+from mail_orchestration.dispatch.operating import Operated, signs_now
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart, restart_mail_job
 from mail_orchestration.dispatch.resting import rest_loose_mails, wake_loose_mails
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop, stop_mail_job

@@ -21,7 +21,7 @@ from mail_orchestration.composition.definition import Campaign, load_campaign
 from mail_orchestration.composition.edits import SETTLES_AFTER, Edit
 from mail_orchestration.composition.frequency_checking import refuse_rules_beyond_the_log
 from mail_orchestration.dispatch import releases
-from mail_orchestration.dispatch.campaigns import CampaignState, stop_what_says_else
+from mail_orchestration.dispatch.campaigns import CampaignState, known_campaign, stop_what_says_else
 from mail_orchestration.dispatch.mail_jobs import create_mail_job, queue_mail_job, transition
 from mail_orchestration.dispatch.releases import Release
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
@@ -111,7 +111,7 @@ def release_campaign(
         digest = bytes.fromhex(campaign.digest)
         campaign_id, state = None, None
         if dry_run:
-            campaign_id = releases.known_campaign(connection, inst.installation_id, definition.name)
+            campaign_id = known_campaign(connection, inst.installation_id, definition.name)
         if campaign_id is None:
             campaign_id, state = releases.register_campaign(
                 connection,

@@ -183,7 +183,7 @@ def _show(console: Console, mails: Sequence[LooseMailListed]) -> None:
             each.address,
             each.due_at,
             str(each.attempts),
-            _said(each.reply_code, each.enhanced_code, each.reply_text, each.description),
+            said(each.reply_code, each.enhanced_code, each.reply_text, each.description),
         )
         for each in mails
     ]
@@ -200,10 +200,11 @@ def _logged_row(each: LoggedMail) -> tuple[object, ...]:
         each.ended_at,
         str(each.attempts),
         each.outcome,
-        _said(each.reply_code, each.enhanced_code, each.reply_text, note),
+        said(each.reply_code, each.enhanced_code, each.reply_text, note),
     )
 
 
-def _said(code: int | None, enhanced: str | None, text: str | None, note: str | None) -> str:
+def said(code: int | None, enhanced: str | None, text: str | None, note: str | None) -> str:
+    """Why a mail is where it is, and what the relay said at its last attempt."""
     reply = " ".join(str(part) for part in (code, enhanced, text) if part)
     return "; ".join(part for part in (note, reply) if part)

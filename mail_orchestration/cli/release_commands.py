@@ -165,9 +165,12 @@ def _show_assembly(console: Console, done: dict[str, Any], reason: str) -> None:
         rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
         rows.append(("assembled messages", assembled.messages))
     console.print(table("", "", rows=rows))
+    duplicates = resolved.bypassed.get("duplicate")
+    if duplicates and duplicates == resolved.recipients:
+        console.print(f"Nothing is sent: all {shown(duplicates)} were queued the same content lately.")
     if reason:
         console.print(escaped(reason))
-    elif duplicates := resolved.bypassed.get("duplicate"):
+    elif duplicates:
         console.print(
             f"{shown(duplicates)} were queued the same content lately and do not get it twice; "
             "`release --again` would send it to them too"

@@ -14,6 +14,7 @@ from mail_orchestration.cli.app import LARGEST_NUMBER, app, command
 from mail_orchestration.cli.campaign_commands import CampaignArgument, campaign_folder, show_message
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, shown, table
+from mail_orchestration.cli.loose_mail_commands import said
 from mail_orchestration.kernel.errors import BadInput
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ def send(
         ),
     ] = None,
 ) -> ExitCode | None:
-    """Submit one mail, or all of a file. A single mailer sends them. Exit code 1 when one was not taken."""
+    """Submit one mail, or all of a file. A single mailer sends them.
+
+    Exit code 1 when one was refused, or its contact is suppressed. A duplicate is well: the same was queued before.
+    """
     from mail_orchestration.single_mailer import submit
     from mail_orchestration.single_mailer.reading import read_mail, read_mails
 
@@ -98,7 +102,7 @@ def send(
                 answers = submit(inst, read_mails(lines, campaign=folder, file=str(file)))
     counts = Counter(answer.submission.value for answer in answers)
     face.answer({"counts": counts, "mails": answers}, lambda console: _show_answers(console, answers, counts))
-    return None if all(answer.submission.is_taken for answer in answers) else ExitCode.NOT_WELL
+    return None if all(answer.submission.is_well for answer in answers) else ExitCode.NOT_WELL
 
 
 def _attributes(pairs: list[str] | None, document: str | None) -> dict[str, Any]:
@@ -118,10 +122,25 @@ def _attributes(pairs: list[str] | None, document: str | None) -> dict[str, Any]
     return found
 
 
+def _duplicates(those: list[Submitted]) -> str:
+    moments = [each.queued_at for each in those if each.queued_at is not None]
+    last = f", last at {shown(max(moments))}" if moments else ""
+    whose = "It was queued before" if len(those) == 1 else f"{len(those):,} were queued before"
+    return (
+        f"{whose}{last}: nothing is lost, and nothing is sent twice. Another --occurrence makes another mail."
+    )
+
+
 def _show_answers(console: Console, answers: list[Submitted], counts: Counter[str]) -> None:
+    from mail_orchestration.single_mailer import Submission
+
     if len(answers) > 1:
         console.print(", ".join(f"{number:,} {name}" for name, number in counts.most_common()))
+    duplicates = [each for each in answers if each.submission is Submission.DUPLICATE]
+    if duplicates:
+        console.print(_duplicates(duplicates))
     told = answers if len(answers) == 1 else [each for each in answers if not each.submission.is_taken]
+    told = [each for each in told if each.submission is not Submission.DUPLICATE]
     rows = [
         (
             str(each.index + 1),
@@ -245,7 +264,7 @@ def failures_(face: Face, campaign: CampaignOption = None) -> ExitCode | None:
             each.code.label if each.code else "",
             each.mails,
             each.last_submitted_at,
-            each.description or "",
+            said(each.reply_code, each.enhanced_code, each.reply_text, each.description),
         )
         for each in groups
     ]

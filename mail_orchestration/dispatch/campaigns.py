@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row
 from mail_orchestration.dispatch.resting import rest_loose_mails, wake_loose_mails
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
+from mail_orchestration.kernel.near_names import suggestion
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -82,6 +83,23 @@ def campaigns(connection: Connection, installation_id: int) -> list[CampaignList
     """The campaigns of an installation by name."""
     rows = connection.execute(STATEMENTS["list_campaigns"], {"installation_id": installation_id})
     return [CampaignListed(**{**row._mapping, "state": CampaignState(row.state)}) for row in rows]
+
+
+def campaign_number(connection: Connection, installation_id: int, name: str | None) -> int | None:
+    """The number of a campaign by its name; None for None, which is all of them. Raises NotFound naming near ones."""
+    if name is None:
+        return None
+    found = known_campaign(connection, installation_id, name)
+    if found is None:
+        raise _unknown(connection, installation_id, name)
+    return found
+
+
+def known_campaign(connection: Connection, installation_id: int, name: str) -> int | None:
+    """The number of a campaign of which something was released or submitted at some time."""
+    binds = {"installation_id": installation_id, "name": name}
+    found: int | None = connection.execute(STATEMENTS["find_campaign_by_name"], binds).scalar_one_or_none()
+    return found
 
 
 def pause_campaign(connection: Connection, installation_id: int, name: str) -> CampaignChange:
@@ -183,8 +201,14 @@ def _locked(connection: Connection, installation_id: int, name: str) -> Row[Any]
         STATEMENTS["lock_campaign"], {"installation_id": installation_id, "name": name}
     ).one_or_none()
     if found is None:
-        raise NotFound(f"there is no campaign {name}: it was never released in this installation")
+        raise _unknown(connection, installation_id, name)
     return found
+
+
+def _unknown(connection: Connection, installation_id: int, name: str) -> NotFound:
+    known = connection.scalars(STATEMENTS["list_campaign_names"], {"installation_id": installation_id}).all()
+    why = "nothing of it was released or submitted in this installation"
+    return NotFound(f"there is no campaign {name!r}: {why}{suggestion(name, known)}")
 
 
 def _stop_waiting(

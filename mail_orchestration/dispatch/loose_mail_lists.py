@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -87,14 +88,14 @@ def list_loose_mails(
     mail_job_id: int | None = None,
     most: int = 1000,
 ) -> list[LooseMailListed]:
-    """The first `most` loose mails in the order in which they will go."""
+    """The first `most` loose mails in the order in which they will go. Raises NotFound for an unknown campaign."""
     rows = connection.execute(
         STATEMENTS["list_loose_mails"],
         {
             "installation_id": installation_id,
             "states": None if states is None else sorted(each.value for each in states),
             "kind": kind,
-            "campaign": campaign,
+            "campaign_id": campaign_number(connection, installation_id, campaign),
             "mail_job_id": mail_job_id,
             "most": most,
         },
@@ -137,14 +138,14 @@ def delivery_log(
     address: str | None = None,
     most: int = 1000,
 ) -> list[LoggedMail]:
-    """What became of the last `most` loose mails, newest first."""
+    """What became of the last `most` loose mails, newest first. Raises NotFound for an unknown campaign."""
     rows = connection.execute(
         STATEMENTS["list_delivery_log"],
         {
             "installation_id": installation_id,
             "outcomes": None if outcomes is None else sorted(each.value for each in outcomes),
             "kind": kind,
-            "campaign": campaign,
+            "campaign_id": campaign_number(connection, installation_id, campaign),
             "address": address,
             "most": most,
         },

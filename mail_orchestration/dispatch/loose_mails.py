@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
@@ -82,10 +83,15 @@ class Chosen:
     kind: LooseMailKind | None = None
     code: FailureCode | None = None
 
-    def binds(self) -> dict[str, Any]:
-        """As the statements want it."""
-        ids = None if self.loose_mail_ids is None else sorted(self.loose_mail_ids)
-        return {"loose_mail_ids": ids, "campaign": self.campaign, "kind": self.kind, "code": self.code}
+    def binds(self, connection: Connection, installation_id: int) -> dict[str, Any]:
+        """As the statements want it. Raises NotFound for a campaign that is not known."""
+        return {
+            "installation_id": installation_id,
+            "loose_mail_ids": None if self.loose_mail_ids is None else sorted(self.loose_mail_ids),
+            "campaign_id": campaign_number(connection, installation_id, self.campaign),
+            "kind": self.kind,
+            "code": self.code,
+        }
 
 
 def end_run_out_reservations(connection: Connection, installation_id: int, now: datetime) -> int:
@@ -191,18 +197,21 @@ def resubmit_loose_mails(
 ) -> list[int]:
     """FAILED, STOPPED → SCHEDULED, due at once, with all attempts before them. Returns their numbers.
 
-    Those of a deleted campaign stay as they are.
+    Those of a deleted campaign stay as they are. Raises NotFound for a campaign that is not known.
     """
-    binds = {"installation_id": installation_id, **chosen.binds(), "now": now}
+    binds = {**chosen.binds(connection, installation_id), "now": now}
     return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], binds))
 
 
 def delete_loose_mails(
     connection: Connection, installation_id: int, chosen: Chosen, *, by: str, now: datetime
 ) -> list[int]:
-    """FAILED, STOPPED → the delivery log, which keeps who deleted them. Returns their numbers."""
+    """FAILED, STOPPED → the delivery log, which keeps who deleted them. Returns their numbers.
+
+    Raises NotFound for a campaign that is not known.
+    """
     ensure_delivery_log(connection, now)
-    binds = {"installation_id": installation_id, **chosen.binds(), "by": by, "now": now}
+    binds = {**chosen.binds(connection, installation_id), "by": by, "now": now}
     return sorted(connection.scalars(STATEMENTS["delete_loose_mails"], binds))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.mail_jobs import transition
 from mail_orchestration.dispatch.recovery import holder_is_gone
 from mail_orchestration.dispatch.repeating import count_repeatable
@@ -78,15 +77,6 @@ class Operated:
     def is_changed(self) -> bool:
         """The mail job is in another state than before."""
         return self.left is not self.entered
-
-
-def campaign_number(connection: Connection, installation_id: int, name: str | None) -> int | None:
-    if name is None:
-        return None
-    found = releases.known_campaign(connection, installation_id, name)
-    if found is None:
-        raise NotFound(f"nothing was released of a campaign named {name}")
-    return found
 
 
 def lock_chosen(

@@ -70,6 +70,23 @@ def remember(
     return answers
 
 
+def queued_at(
+    connection: Connection,
+    installation_id: int,
+    mails: Sequence[QueuedMail],
+    *,
+    history: timedelta,
+    now: datetime,
+) -> list[datetime | None]:
+    """When each of the mails was queued last within `history` before `now`; None for one that was not."""
+    keys = [history_key(installation_id, mail) for mail in mails]
+    since = now - history
+    binds = {"mail_keys": keys, "first_day": since.astimezone(UTC).date(), "since": since}
+    rows = connection.execute(STATEMENTS["find_remembered_mails"], binds)
+    moments = {bytes(row.mail_key): row.queued_at for row in rows}
+    return [moments.get(key) for key in keys]
+
+
 def history_key(installation_id: int, mail: QueuedMail) -> bytes:
     """What the history knows a mail by: 32 octets, and nobody's address."""
     parts = [

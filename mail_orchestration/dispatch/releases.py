@@ -121,13 +121,6 @@ def register_campaign(
     return found.campaign_id, found.state
 
 
-def known_campaign(connection: Connection, installation_id: int, name: str) -> int | None:
-    """The number of a campaign that was released at some time."""
-    binds = {"installation_id": installation_id, "name": name}
-    found: int | None = connection.execute(STATEMENTS["find_campaign_by_name"], binds).scalar_one_or_none()
-    return found
-
-
 def release_of_request(connection: Connection, request_key: str) -> int | None:
     """The release already made under this key.
 

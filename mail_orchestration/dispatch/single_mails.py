@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, logged_mail
 from mail_orchestration.dispatch.loose_mails import Chosen
 from mail_orchestration.kernel.errors import NotFound
@@ -116,15 +117,24 @@ class FailureGroup:
     not_composed: int
     """Those of which there is no message yet: a resubmit may have them say something else."""
     description: str | None
-    """Of the last one, for people; may quote a relay, which may quote an address."""
+    """Of the last one, for people; may quote a relay, which may quote an address. So are the three below."""
+    reply_code: int | None
+    enhanced_code: str | None
+    reply_text: str | None
+    """What the relay said to it at its last attempt; None where there was none."""
 
 
 def failure_groups(
     connection: Connection, installation_id: int, *, campaign: str | None = None
 ) -> list[FailureGroup]:
-    """What failed, by campaign and code, the largest groups first (spec 7.3)."""
+    """What failed, by campaign and code, the largest groups first (spec 7.3).
+
+    Raises NotFound for a campaign that is not known.
+    """
+    campaign_id = campaign_number(connection, installation_id, campaign)
     rows = connection.execute(
-        STATEMENTS["count_single_mail_failures"], {"installation_id": installation_id, "campaign": campaign}
+        STATEMENTS["count_single_mail_failures"],
+        {"installation_id": installation_id, "campaign_id": campaign_id},
     )
     return [
         FailureGroup(**{**row._mapping, "code": None if row.code is None else FailureCode(row.code)})
@@ -143,8 +153,11 @@ class NotComposed(NamedTuple):
 
 
 def lock_not_composed(connection: Connection, installation_id: int, chosen: Chosen) -> list[NotComposed]:
-    """Those of the chosen that were never composed, locked until the transaction ends."""
-    binds = {"installation_id": installation_id, **chosen.binds()}
+    """Those of the chosen that were never composed, locked until the transaction ends.
+
+    Raises NotFound for a campaign that is not known.
+    """
+    binds = chosen.binds(connection, installation_id)
     del binds["kind"]
     rows = connection.execute(STATEMENTS["find_not_composed"], binds)
     return [NotComposed(*row) for row in rows]

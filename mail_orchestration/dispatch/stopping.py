@@ -11,11 +11,11 @@ from typing import Any, assert_never
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.operating import (
     Operated,
     Signs,
     ask,
-    campaign_number,
     enter,
     is_dead,
     let_go_for_dead,

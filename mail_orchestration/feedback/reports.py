@@ -223,7 +223,7 @@ def mail_job_report(connection: Connection, release_id: int) -> MailJobReport:
         release_id=release_id,
         campaign=facts.campaign,
         state=facts.state,
-        reason=without_addresses(facts.reason),
+        reason=without_addresses(facts.reason, most=None),
         released_at=facts.released_at,
         held_from=facts.held_from,
         is_dry_run=facts.is_dry_run,
@@ -251,10 +251,10 @@ def bucket_seconds(seconds: float) -> int:
     return next((width for width in _BUCKET_SECONDS if seconds < width * (BUCKETS - 1)), _BUCKET_SECONDS[-1])
 
 
-def without_addresses(reply_text: str | None) -> str:
-    """A relay's text in one short line, with every address in it replaced."""
+def without_addresses(reply_text: str | None, *, most: int | None = _SAMPLE_CHARACTERS) -> str:
+    """A relay's text in one line of at most so many letters, with every address in it replaced."""
     line = " ".join((reply_text or "").split())
-    return _ADDRESS.sub("‹address›", line)[:_SAMPLE_CHARACTERS]
+    return _ADDRESS.sub("‹address›", line)[:most]
 
 
 def _mail_job_line(row: Any) -> MailJobLine:

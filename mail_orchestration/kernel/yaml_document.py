@@ -7,7 +7,6 @@ per fault.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
@@ -16,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.kernel.near_names import suggestion
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
@@ -155,8 +155,7 @@ def _suggestion(key: str, model: type[BaseModel], parents: Sequence[str | int]) 
     if found is None:
         return ""
     names = [field.alias or name for name, field in found.model_fields.items()]
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(names))}"
+    return suggestion(key, names)
 
 
 def _model_of_key(model: type[BaseModel], key: str) -> type[BaseModel] | None:

@@ -25,7 +25,7 @@ from mail_orchestration.single_mailer.contents import freeze_content, load_conte
 
 
 def failures(inst: Installation, *, campaign: str | None = None) -> list[FailureGroup]:
-    """What failed, by campaign and code, the largest groups first."""
+    """What failed, by campaign and code, the largest groups first. Raises NotFound for an unknown campaign."""
     with inst.database.begin() as connection:
         return failure_groups(connection, inst.installation_id, campaign=campaign)
 

@@ -51,6 +51,11 @@ class Submission(StrEnum):
         """Whether there is a single mail of it now."""
         return self in (Submission.QUEUED, Submission.SCHEDULED, Submission.PAUSED)
 
+    @property
+    def is_well(self) -> bool:
+        """Whether what was asked for is done: it is taken now, or the same was before."""
+        return self.is_taken or self is Submission.DUPLICATE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
@@ -62,6 +67,8 @@ class Submitted:
     loose_mail_id: int | None = None
     """Its number, where it was taken."""
     due_at: datetime | None = None
+    queued_at: datetime | None = None
+    """Of a duplicate: when the same was queued."""
     code: FailureCode | None = None
     """Of one that is refused for what it is, and would fail in the same way when it is sent."""
     reason: str = ""

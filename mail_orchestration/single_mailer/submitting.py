@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -24,7 +24,7 @@ from mail_orchestration.audience.contacts import (
 )
 from mail_orchestration.audience.suppressing import why_suppressed
 from mail_orchestration.composition.definition import Campaign
-from mail_orchestration.dispatch.queue_history import QueuedMail, history_key, remember
+from mail_orchestration.dispatch.queue_history import QueuedMail, history_key, queued_at, remember
 from mail_orchestration.dispatch.single_mails import SingleMailContent, SingleMailRow, queue_single_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import address_key
@@ -57,16 +57,29 @@ def submit(inst: Installation, mails: SingleMail | Iterable[SingleMail]) -> list
     """Queue one mail, or many at once. The answers are in the order of the mails, one for each.
 
     What a mail says is frozen as it is now (spec 2.1). Times are the database's. The same mail (campaign, content,
-    attributes, occurrence and address) goes once within the history (spec 6.6), but for campaigns in test. Raises
-    BadInput for more than MOST_AT_ONCE, and DatabaseUnavailable: then nothing was taken, or everything, and the same
-    may be submitted again.
+    attributes, occurrence and address) goes once within the history (spec 6.6), but for campaigns in test.
+
+    Raises BadInput for more than MOST_AT_ONCE, and for what is no SingleMail, naming its place: then nothing was taken.
+    Raises DatabaseUnavailable: then nothing was taken, or everything, and the same may be submitted again.
     """
-    given = [mails] if isinstance(mails, SingleMail) else list(islice(mails, MOST_AT_ONCE + 1))
+    given = _given(mails)
     if len(given) > MOST_AT_ONCE:
         raise BadInput(f"more than {MOST_AT_ONCE} single mails at once: make a release of them")
     with inst.database.begin() as connection:
         now = database_now(connection)
     return _Submission(inst, now).run(given)
+
+
+def _given(mails: SingleMail | Iterable[SingleMail]) -> list[SingleMail]:
+    if isinstance(mails, SingleMail):
+        return [mails]
+    if not isinstance(mails, Iterable) or isinstance(mails, str | bytes | Mapping):
+        raise BadInput(f"mails: must be a SingleMail or several of them, not {type(mails).__name__}")
+    given = list(islice(mails, MOST_AT_ONCE + 1))
+    for index, mail in enumerate(given):
+        if not isinstance(mail, SingleMail):
+            raise BadInput(f"mails[{index}]: must be a SingleMail, not {type(mail).__name__}")
+    return given
 
 
 @dataclass(slots=True)
@@ -220,13 +233,26 @@ class _Submission:
             for each in by_campaign[digest]
             if each.campaign.definition.state != "test"
         ]
+        history = timedelta(days=self._inst.settings.retention.history_days)
         answers = remember(
             connection,
             self._inst.installation_id,
             [_queued(each, contents[digest].campaign_id) for digest, each in asked],
-            history=timedelta(days=self._inst.settings.retention.history_days),
+            history=history,
             now=self._now,
         )
+        repeated = [pair for pair, is_new in zip(asked, answers, strict=True) if not is_new]
+        before = queued_at(
+            connection,
+            self._inst.installation_id,
+            [_queued(each, contents[digest].campaign_id) for digest, each in repeated],
+            history=history,
+            now=self._now,
+        )
+        for (_, each), moment in zip(repeated, before, strict=True):
+            self._answers[each.index] = Submitted(
+                index=each.index, submission=Submission.DUPLICATE, queued_at=moment, reason=_DUPLICATE
+            )
         new: dict[str, list[_Candidate]] = {
             digest: [each for each in by_campaign[digest] if each.campaign.definition.state == "test"]
             for digest in contents
@@ -234,10 +260,6 @@ class _Submission:
         for (digest, each), is_new in zip(asked, answers, strict=True):
             if is_new:
                 new[digest].append(each)
-            else:
-                self._answers[each.index] = Submitted(
-                    index=each.index, submission=Submission.DUPLICATE, reason=_DUPLICATE
-                )
         return {digest: found for digest, found in new.items() if found}
 
     def _row(self, mail: _Candidate, campaign_id: int) -> SingleMailRow:

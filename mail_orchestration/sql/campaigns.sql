@@ -16,6 +16,10 @@ WHERE c.installation_id = CAST(:installation_id AS integer)
 GROUP BY c.campaign_id
 ORDER BY c.name;
 
+-- name: list_campaign_names
+-- What campaigns of an installation are called.
+SELECT name FROM campaign WHERE installation_id = CAST(:installation_id AS integer) ORDER BY name;
+
 -- name: lock_campaign
 -- A campaign by name, locked against a release of it that is being made.
 SELECT campaign_id, state, resumes_as,

@@ -21,6 +21,14 @@ WHERE NOT EXISTS (
 ON CONFLICT (mail_key, queued_on) DO NOTHING
 RETURNING mail_key;
 
+-- name: find_remembered_mails
+-- When mails that are in the history were queued.
+SELECT h.mail_key, max(h.queued_at) AS queued_at
+FROM queue_history AS h
+WHERE h.mail_key = ANY(CAST(:mail_keys AS bytea[])) AND h.queued_on >= CAST(:first_day AS date)
+    AND h.queued_at > CAST(:since AS timestamptz)
+GROUP BY h.mail_key;
+
 
 -- name: lock_dedup_of_campaign
 -- Of two releases of a campaign that are resolved at once the second sees whom the first took.

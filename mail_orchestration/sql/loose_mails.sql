@@ -209,13 +209,7 @@ FROM (
         AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
         AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
         AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
-        AND (
-            CAST(:campaign AS text) IS NULL
-            OR l.campaign_id = (
-                SELECT c.campaign_id FROM campaign AS c
-                WHERE c.installation_id = CAST(:installation_id AS integer) AND c.name = CAST(:campaign AS text)
-            )
-        )
+        AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
         AND NOT EXISTS (SELECT FROM campaign AS d WHERE d.campaign_id = l.campaign_id AND d.state = 'deleted')
     ORDER BY l.loose_mail_id
     FOR NO KEY UPDATE
@@ -232,13 +226,7 @@ WITH meant AS (
         AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
         AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
         AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
-        AND (
-            CAST(:campaign AS text) IS NULL
-            OR l.campaign_id = (
-                SELECT c.campaign_id FROM campaign AS c
-                WHERE c.installation_id = CAST(:installation_id AS integer) AND c.name = CAST(:campaign AS text)
-            )
-        )
+        AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
     ORDER BY l.loose_mail_id
     FOR UPDATE
 ),
@@ -285,7 +273,7 @@ INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
 WHERE l.installation_id = CAST(:installation_id AS integer)
     AND (CAST(:states AS loose_mail_state[]) IS NULL OR l.state = ANY(CAST(:states AS loose_mail_state[])))
     AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
-    AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
+    AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
     AND (
         CAST(:mail_job_id AS bigint) IS NULL
         OR CAST(:mail_job_id AS bigint) IN (l.release_id, l.mail_job_id)
@@ -312,7 +300,7 @@ INNER JOIN campaign AS c ON c.campaign_id = g.campaign_id
 WHERE g.installation_id = CAST(:installation_id AS integer)
     AND (CAST(:outcomes AS outcome[]) IS NULL OR g.outcome = ANY(CAST(:outcomes AS outcome[])))
     AND (CAST(:kind AS loose_mail_kind) IS NULL OR g.kind = CAST(:kind AS loose_mail_kind))
-    AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
+    AND (CAST(:campaign_id AS integer) IS NULL OR g.campaign_id = CAST(:campaign_id AS integer))
     AND (CAST(:address AS text) IS NULL OR lower(g.address) = lower(CAST(:address AS text)))
 ORDER BY g.ended_at DESC, g.loose_mail_id DESC
 LIMIT CAST(:most AS integer);

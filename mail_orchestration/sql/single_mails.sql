@@ -77,14 +77,17 @@ WHERE loose_mail.loose_mail_id = c.loose_mail_id AND loose_mail.fence = c.fence 
 RETURNING loose_mail.loose_mail_id;
 
 -- name: count_single_mail_failures
--- Single mails that failed, by what they were to say and why they could not; one of the descriptions stands for all.
+-- Single mails that failed, by what they were to say and why they could not; the last one's description and reply stand for all.
 SELECT c.name AS campaign, l.code, count(*) AS mails, min(l.created_at) AS first_submitted_at,
     max(l.created_at) AS last_submitted_at, count(*) FILTER (WHERE l.message IS NULL) AS not_composed,
-    (array_agg(l.description ORDER BY l.loose_mail_id DESC))[1] AS description
+    (array_agg(l.description ORDER BY l.loose_mail_id DESC))[1] AS description,
+    (array_agg(l.reply_code ORDER BY l.loose_mail_id DESC))[1] AS reply_code,
+    (array_agg(l.enhanced_code ORDER BY l.loose_mail_id DESC))[1] AS enhanced_code,
+    (array_agg(l.reply_text ORDER BY l.loose_mail_id DESC))[1] AS reply_text
 FROM loose_mail AS l
 INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
 WHERE l.installation_id = CAST(:installation_id AS integer) AND l.kind = 'single' AND l.state = 'FAILED'
-    AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
+    AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
 GROUP BY c.name, l.code
 ORDER BY mails DESC, c.name, l.code;
 
@@ -97,7 +100,7 @@ INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
 WHERE l.installation_id = CAST(:installation_id AS integer) AND l.kind = 'single' AND l.state IN ('FAILED', 'STOPPED')
     AND l.message IS NULL AND c.state <> 'deleted'
     AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
-    AND (CAST(:campaign AS text) IS NULL OR c.name = CAST(:campaign AS text))
+    AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
     AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
 ORDER BY l.loose_mail_id
 FOR NO KEY UPDATE OF l;

@@ -106,6 +106,7 @@ def test_a_second_release_says_why_it_reaches_nobody(site: CliSite, capsys: Said
     assert f"by mail job {first}: restart that one" in second["reason"]
     told = " ".join(said(capsys, "release", "letter", "--now").split())
     assert "STOPPED" in told
+    assert f"Nothing is sent: all {CONTACTS} were queued the same content lately." in told
     assert "release with --again to send it once more" in told
     again = answer(capsys, "release", "letter", "--now", "--again")
     assert (again["state"], again["again"], again["resolved"]["bypassed"]) == ("P_QUEUED", True, {})

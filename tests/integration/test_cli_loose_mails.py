@@ -87,6 +87,12 @@ def test_people_can_read_it_and_the_others_tell_of_them(cli: Cli) -> None:
         (("dead-letters", "--resubmit"), "say which ones"),
         (("dead-letters", "7", "--all", "--delete"), "say which ones"),
         (("dead-letters", "7", "--resubmit", "--delete"), "exclude each other"),
+        (("loose-mails", "--campaign", "leter"), "there is no campaign 'leter'"),
+        (("loose-mails", "--campaign", "leter"), "did you mean 'letter'?"),
+        (("dead-letters", "--campaign", "summer"), "known are letter"),
+        (("dead-letters", "--campaign", "summer", "--resubmit"), "there is no campaign 'summer'"),
+        (("dead-letters", "--campaign", "summer", "--delete"), "there is no campaign 'summer'"),
+        (("delivery-log", "--campaign", "summer"), "there is no campaign 'summer'"),
         (("uncertain", "1", "--settle", "accepted", "--resend"), "exclude each other"),
     ],
 )

@@ -80,7 +80,7 @@ def test_exactly_one_scope_is_named(
 def test_what_is_not_there_is_bad_input(world: World, capsys: Said) -> None:
     assert run(["stop", "4711"]) == ExitCode.BAD_INPUT
     assert run(["restart", "--campaign", "winter"]) == ExitCode.BAD_INPUT
-    assert "nothing was released of a campaign named winter" in capsys.readouterr().err
+    assert "there is no campaign 'winter'" in capsys.readouterr().err
 
 
 def test_the_wait_is_for_mailcasters_to_let_go(world: World, capsys: Said) -> None:

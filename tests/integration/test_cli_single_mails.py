@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from base64 import b64decode
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,12 @@ def test_one_mail_now(site: Path, capsys: Said) -> None:
     arguments = ["send", "letter", "ann@example.com", "-a", "name=Ann", "--attributes", '{"number": 3}']
     [sent] = answer(capsys, *arguments)["mails"]
     assert sent["submission"] == "queued"
-    assert answer(capsys, *arguments, code=ExitCode.NOT_WELL)["counts"] == {"duplicate": 1}
+    again = answer(capsys, *arguments)
+    assert again["counts"] == {"duplicate": 1}
+    queued_at = datetime.fromisoformat(again["mails"][0]["queued_at"])
+    assert run(["single-mail", *arguments]) == ExitCode.OK, "nothing was lost"
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.startswith(f"It was queued before, last at {queued_at:%Y-%m-%d %H:%M:%S}: nothing is lost")
     assert run(["single-mail", *arguments, "--occurrence", "again"]) == ExitCode.OK
     assert "queued" in capsys.readouterr().out
     assert run(["single-mail", "show", str(sent["loose_mail_id"])]) == ExitCode.OK
@@ -135,6 +141,33 @@ def test_what_a_mail_said_is_told_after_its_end_until_retention_drops_it(site: P
         assert said in " ".join(capsys.readouterr().out.split())
 
 
+def test_duplicates_among_many_are_counted_and_only_what_is_wrong_is_listed(site: Path, capsys: Said) -> None:
+    good = {"to": "ann@example.com", "attributes": {"name": "Ann", "number": 1}}
+    (site / "mails.jsonl").write_text("\n".join(map(json.dumps, [good, good, good])))
+    assert run(["single-mail", "send", "letter", "--file", "mails.jsonl"]) == ExitCode.OK
+    out = " ".join(capsys.readouterr().out.split())
+    assert "2 duplicate, 1 queued" in out
+    assert "2 were queued before, last at" in out
+    assert "reason" not in out
+    (site / "mails.jsonl").write_text("\n".join(map(json.dumps, [good, {"to": "nobody"}])))
+    assert run(["single-mail", "send", "letter", "--file", "mails.jsonl"]) == ExitCode.NOT_WELL
+    assert "Bad Email Address" in capsys.readouterr().out
+
+
+@pytest.mark.rule("6.3")
+def test_failures_show_what_the_relay_said_at_the_last_attempt(site: Path, capsys: Said) -> None:
+    with relay_beside() as server:
+        write_site(site, relay_port=server.port, dispatcher={"max_attempts": 1})
+        answer(capsys, "send", "letter", "451-at-rcpt@example.com", "-a", "name=Ann", "-a", "number=1")
+        assert run(["single-mailer", "run"]) == ExitCode.NOT_WELL
+        capsys.readouterr()
+    [group] = answer(capsys, "failures", code=ExitCode.NOT_WELL)["failures"]
+    assert (group["description"], group["reply_code"]) == ("the most attempts were made", 451)
+    assert run(["single-mail", "failures"]) == ExitCode.NOT_WELL
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"the most attempts were made; 451 {group['enhanced_code']} {group['reply_text']}" in told
+
+
 def test_mails_of_a_deleted_campaign_stay_until_it_is_brought_back(site: Path, capsys: Said) -> None:
     """There is no release of a campaign without audiences: what was deleted is resumed."""
     write_site(site, relay_port=9, campaign={"audiences": []})
@@ -181,6 +214,13 @@ def test_a_time_is_told_in_utc(site: Path, capsys: Said) -> None:
         (["list", "--state", "lost"], "there is no state lost"),
         (["resubmit"], "say which: numbers, --campaign, --code, or --all"),
         (["delete", "--code", "bad"], "there is no code bad"),
+        (
+            ["list", "--campaign", "lettr"],
+            "there is no campaign 'lettr': nothing of it was released or submitted",
+        ),
+        (["failures", "--campaign", "lettr"], "there is no campaign 'lettr'"),
+        (["resubmit", "--campaign", "lettr"], "there is no campaign 'lettr'"),
+        (["delete", "--campaign", "lettr"], "there is no campaign 'lettr'"),
         (["show", "4711"], "there is no single mail 4711, or it is past its retention"),
     ],
 )

@@ -210,7 +210,7 @@ def test_a_campaign_or_everything(world: World) -> None:
     with world.database.begin() as connection:
         assert mail_jobs_to_stop(connection, world.installation_id, "autumn") == [autumn]
         assert len(mail_jobs_to_stop(connection, world.installation_id)) == 3
-        with pytest.raises(NotFound, match="nothing was released of a campaign named winter"):
+        with pytest.raises(NotFound, match="there is no campaign 'winter'"):
             mail_jobs_to_stop(connection, world.installation_id, "winter")
 
 

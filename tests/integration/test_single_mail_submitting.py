@@ -249,3 +249,23 @@ def test_ten_thousand_at_once(inst: Installation) -> None:
     }
     with pytest.raises(BadInput, match="make a release of them"):
         submit(inst, (mails[0] for _ in range(MOST_AT_ONCE + 1)))
+
+
+@pytest.mark.rule("7.1")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"to": "ann@example.com"}, "mails: must be a SingleMail or several of them, not dict"),
+        (7, "mails: must be a SingleMail or several of them, not int"),
+        ("ann@example.com", "mails: must be a SingleMail or several of them, not str"),
+        ([mail(), {"to": "ben@example.com"}], "mails[1]: must be a SingleMail, not dict"),
+        ([mail(), mail(), None], "mails[2]: must be a SingleMail, not NoneType"),
+    ],
+)
+def test_what_is_no_single_mail_is_refused_with_its_place_and_nothing_is_taken(
+    inst: Installation, given: Any, said: str
+) -> None:
+    with pytest.raises(BadInput) as raised:
+        submit(inst, given)
+    assert str(raised.value) == said
+    assert stored(inst) == []

@@ -42,6 +42,11 @@ def test_a_reply_is_shown_without_addresses(reply_text: str | None, line: str) -
     assert without_addresses(reply_text) == line
 
 
+def test_a_reason_is_shown_whole() -> None:
+    reason = "stopped: " + "very slowly, " * 20 + "by ann@example.com"
+    assert without_addresses(reason, most=None) == reason.replace("ann@example.com", "‹address›")
+
+
 def test_a_table_keeps_its_shape_whatever_is_in_it() -> None:
     table = markdown_table(["domain", "mail_job_id", "rate"], [["a|b\n<c>", 12345, 1234.56], ["d", 7, None]])
     assert table.splitlines() == [
