@@ -8,15 +8,15 @@ import typer
 
 from mail_orchestration.cli.app import LARGEST_NUMBER, command
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, table
+from mail_orchestration.cli.face import Face, shown, table
 from mail_orchestration.kernel.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, LooseMailListed
+    from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, LooseMailCount, LooseMailListed
 
 PANEL = "Loose mails"
 
@@ -61,8 +61,7 @@ def loose_mails(
         if not counts:
             console.print("No loose mail waits.")
             return
-        rows = [(each.kind, each.state, each.mails, each.first_due_at) for each in counts]
-        console.print(table("kind", "state", "mails", "first due", rows=rows))
+        console.print(counts_table("kind", counts))
         _show(console, listed)
 
     face.answer({"counts": counts, "loose_mails": listed}, show)
@@ -172,6 +171,20 @@ def delivery_log(
     return None
 
 
+def counts_table(head: str, counts: Sequence[LooseMailCount]) -> RenderableType:
+    """How many loose mails stand where; "first due" of those that wait for their turn."""
+    rows = [
+        (
+            each.kind,
+            each.state,
+            f"more than {shown(each.mails)}" if each.has_more else each.mails,
+            each.first_due_at,
+        )
+        for each in counts
+    ]
+    return table(head, "state", "mails", "first due", rows=rows)
+
+
 def _show(console: Console, mails: Sequence[LooseMailListed]) -> None:
     heads = ("number", "kind", "state", "campaign", "address", "due", "tries", "what was said")
     rows = [
@@ -181,7 +194,7 @@ def _show(console: Console, mails: Sequence[LooseMailListed]) -> None:
             each.state,
             each.campaign,
             each.address,
-            each.due_at,
+            each.goes_at,
             str(each.attempts),
             said(each.reply_code, each.enhanced_code, each.reply_text, each.description),
         )

@@ -183,7 +183,7 @@ def list_(
             each.state.value,
             each.campaign,
             each.address,
-            each.due_at,
+            each.goes_at,
             each.attempts,
             each.code or "",
         )
@@ -208,7 +208,7 @@ def show(
     import dataclasses
 
     from mail_orchestration.dispatch.single_mails import EndedSingleMail, SingleMailDetails
-    from mail_orchestration.kernel.loose_mail_states import LooseMailState
+    from mail_orchestration.kernel.loose_mail_states import AT_REST, LooseMailState
     from mail_orchestration.single_mailer.showing import single_mail
 
     with face.open() as inst:
@@ -225,7 +225,13 @@ def show(
         facts |= {"is_message_dropped": found.is_message_dropped}
 
     def tell(console: Console) -> None:
-        rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "", {})]
+        rests = isinstance(found, SingleMailDetails) and found.state in AT_REST
+        left_out = {"due_at"} if rests else set()
+        rows = [
+            (key, str(value))
+            for key, value in facts.items()
+            if value not in (None, "", {}) and key not in left_out
+        ]
         console.print(table("", "", rows=rows))
         if data is None:
             console.print(missing)

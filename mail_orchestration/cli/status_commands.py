@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, database_name, escaped, shown, table
+from mail_orchestration.cli.loose_mail_commands import counts_table
 from mail_orchestration.cli.mail_job_commands import PANEL, show_mail_jobs
 from mail_orchestration.kernel.errors import BadSettings
 
@@ -100,8 +101,7 @@ def status(face: Face) -> ExitCode | None:
         else:
             console.print("No mail job waits or runs.")
         if loose_mails:
-            rows = [(each.kind, each.state, each.mails, each.first_due_at) for each in loose_mails]
-            console.print(table("loose mails", "state", "mails", "first due", rows=rows))
+            console.print(counts_table("loose mails", loose_mails))
         if frequency.in_force is not None:
             console.print(
                 f"frequency policy: {frequency.in_words}; {shown(frequency.waiting)} mails are held"

@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.campaigns import campaign_number
-from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
+from mail_orchestration.kernel.loose_mail_states import AT_REST, LooseMailKind, LooseMailState
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
+
+MOST_COUNTED = 10_000
+"""Of each kind in each state: whoever looks need not wait for a million to be counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +44,22 @@ class LooseMailListed:
     code: str | None
     description: str | None
 
+    @property
+    def goes_at(self) -> datetime | None:
+        """When it is due; None for one that only a hand lets go on."""
+        return None if self.state in AT_REST else self.due_at
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LooseMailCount:
-    """How many loose mails of a kind are in a state, and when the first of them is due."""
+    """How many loose mails of a kind are in a state, and when the first is due, of those that wait for their turn."""
 
     kind: LooseMailKind
     state: LooseMailState
     mails: int
-    first_due_at: datetime
+    has_more: bool
+    """There are more than `mails`, which is MOST_COUNTED then."""
+    first_due_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,19 +123,23 @@ def list_loose_mails(
     ]
 
 
-def count_loose_mails(
-    connection: Connection, installation_id: int, release_id: int | None = None
-) -> list[LooseMailCount]:
-    """How many stand where: all of an installation, or the retries of one release."""
+def count_loose_mails(connection: Connection, installation_id: int) -> list[LooseMailCount]:
+    """How many of an installation stand where, up to MOST_COUNTED of each."""
     rows = connection.execute(
-        STATEMENTS["count_loose_mails"], {"installation_id": installation_id, "release_id": release_id}
+        STATEMENTS["count_loose_mails"], {"installation_id": installation_id, "most": MOST_COUNTED + 1}
     )
-    return [
+    counts = [
         LooseMailCount(
-            **{**row._mapping, "kind": LooseMailKind(row.kind), "state": LooseMailState(row.state)}
+            kind=LooseMailKind(row.kind),
+            state=LooseMailState(row.state),
+            mails=min(row.mails, MOST_COUNTED),
+            has_more=row.mails > MOST_COUNTED,
+            first_due_at=row.first_due_at,
         )
         for row in rows
     ]
+    kinds, states = list(LooseMailKind), list(LooseMailState)
+    return sorted(counts, key=lambda each: (kinds.index(each.kind), states.index(each.state)))
 
 
 def delivery_log(

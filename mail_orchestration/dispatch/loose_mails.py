@@ -22,6 +22,12 @@ from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
+MOST_RUN_OUTS = 3
+"""Reservations of a mail that run out in a row, before it is a dead letter. The first may be another's fault, whom the
+worker had in hand with it; from then on it is taken alone."""
+RESERVED_OCTETS = 16 * 1024 * 1024
+"""Of messages, as they are stored, that are reserved at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageOfRelease:
@@ -48,6 +54,8 @@ class ReservedMail:
     kind: LooseMailKind
     attempts: int
     """Those that were made before."""
+    run_outs: int
+    """Reservations of it that ran out, in a row: above 0 it may be what ended its workers."""
     last_outcome: Outcome | None
     """That of the last of them; of a retry always."""
     fence: int
@@ -95,9 +103,19 @@ class Chosen:
 
 
 def end_run_out_reservations(connection: Connection, installation_id: int, now: datetime) -> int:
-    """SENDING → QUEUED, or as was asked for, where the worker let its reservation run out; how many."""
-    whose = {"installation_id": installation_id, "now": now}
-    return connection.execute(STATEMENTS["end_run_out_reservations"], whose).rowcount
+    """SENDING → QUEUED, or as was asked for, where the worker let its reservation run out; how many.
+
+    SENDING → FAILED of what did so MOST_RUN_OUTS times in a row: a mail that ends each worker that takes it would go on
+    doing so for ever.
+    """
+    binds = {
+        "installation_id": installation_id,
+        "now": now,
+        "most_run_outs": MOST_RUN_OUTS,
+        "code": FailureCode.WORKER_LOST,
+        "description": f"its worker ended without a word, or was silent for too long, {MOST_RUN_OUTS} times in a row",
+    }
+    return connection.execute(STATEMENTS["end_run_out_reservations"], binds).rowcount
 
 
 def reserve_loose_mails(
@@ -110,10 +128,13 @@ def reserve_loose_mails(
     for_s: float,
     now: datetime,
     began: float,
+    is_free: bool = True,
 ) -> list[ReservedMail]:
     """QUEUED → SENDING for at most `most` loose mails, reserved for `for_s` seconds, in the order in which they go.
 
-    `began` is this host's steady clock from before `now` was told.
+    At most RESERVED_OCTETS of them as they are stored, or a single larger one. One whose reservation ran out before
+    comes alone; a worker that is not `is_free`, which has others in hand, gets nothing when such a one is next. `began`
+    is this host's steady clock from before `now` was told.
 
     What has come to its time is made QUEUED first, also what a silent worker had reserved. Nothing while sending is
     held. Needs a transaction of the caller.
@@ -123,13 +144,21 @@ def reserve_loose_mails(
     whose = {"installation_id": installation_id, "now": now}
     end_run_out_reservations(connection, installation_id, now)
     connection.execute(STATEMENTS["queue_due_loose_mails"], whose)
-    what = {"worker": worker, "kinds": _values(kinds), "most": most, "for_s": for_s}
+    what = {
+        "worker": worker,
+        "kinds": _values(kinds),
+        "most": most,
+        "most_octets": RESERVED_OCTETS,
+        "for_s": for_s,
+        "is_free": is_free,
+    }
     rows = connection.execute(STATEMENTS["reserve_loose_mails"], {**whose, **what}).all()
     return [
         ReservedMail(
             loose_mail_id=row.loose_mail_id,
             kind=LooseMailKind(row.kind),
             attempts=row.attempts,
+            run_outs=row.run_outs,
             last_outcome=None if row.last_outcome is None else Outcome(row.last_outcome),
             fence=row.fence,
             expires_at=row.expires_at,

@@ -31,7 +31,8 @@ class LooseMailState(StrEnum):
     SENDING = "SENDING"
     """Reserved by a worker, until it has a result, is given back or the reservation runs out."""
     FAILED = "FAILED"
-    """A dead letter: the most attempts were made, or it cannot be composed. Left by a resubmit, or deleted, by hand."""
+    """A dead letter: the most attempts were made, it cannot be composed, or ends each worker that takes it. Left by a
+    resubmit, or deleted, by hand."""
     PAUSED = "PAUSED"
     """Its campaign is paused, or its mail job stopped by the operator. Left when that goes on."""
     STOPPED = "STOPPED"

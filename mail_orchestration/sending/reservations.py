@@ -58,7 +58,13 @@ class Reservations:
         return {mail.kind for mail in self._in_hand.values()}
 
     async def reserve(self) -> list[ReservedMail]:
-        """Take the next ones in hand, in the order in which they go. Raises DatabaseUnavailable."""
+        """Take the next ones in hand, in the order in which they go. Raises DatabaseUnavailable.
+
+        One that may have ended its worker before comes alone, and nothing comes while it is in hand: none of the others
+        is there when it does so again.
+        """
+        if any(mail.run_outs for mail in self._in_hand.values()):
+            return []
         self._reading = asyncio.ensure_future(asyncio.to_thread(self._read))
         # Whoever is cancelled here leaves it to `give_back` to return what was reserved nevertheless.
         mails = await asyncio.shield(self._reading)
@@ -135,6 +141,7 @@ class Reservations:
                 for_s=self._lease_s,
                 now=now,
                 began=began,
+                is_free=not self._in_hand,
             )
 
     def _renewed(self, mails: Sequence[ReservedMail]) -> set[int]:

@@ -5,30 +5,50 @@
 
 -- name: end_run_out_reservations
 -- Whose worker has been silent until its reservation ran out, any worker may take again. No attempt is counted: nobody
--- knows of one.
-UPDATE loose_mail
-SET state = coalesce(asked_state, CAST('QUEUED' AS loose_mail_state)), asked_state = NULL, worker = NULL,
-    reserved_until = NULL
-FROM (
-    SELECT loose_mail_id FROM loose_mail
-    WHERE state = 'SENDING' AND reserved_until <= CAST(:now AS timestamptz)
-        AND installation_id = CAST(:installation_id AS integer)
-    ORDER BY reserved_until
+-- knows of one. But one whose reservations go on running out may be what ends its workers: it is a dead letter then.
+WITH run_out AS (
+    SELECT
+        l.loose_mail_id, l.release_id, l.asked_state,
+        l.asked_state IS NULL AND l.run_outs + 1 >= CAST(:most_run_outs AS integer) AS is_dead
+    FROM loose_mail AS l
+    WHERE l.state = 'SENDING' AND l.reserved_until <= CAST(:now AS timestamptz)
+        AND l.installation_id = CAST(:installation_id AS integer)
+    ORDER BY l.reserved_until
     LIMIT 1000
     FOR NO KEY UPDATE SKIP LOCKED
-) AS run_out
-WHERE loose_mail.loose_mail_id = run_out.loose_mail_id;
+),
+
+-- It waits no more. A release that somebody else has locked is being looked at just now, and is passed over: whoever holds
+-- releases and waits for loose mails must not be waited for from here.
+to_report AS (
+    UPDATE release SET reported_at = NULL
+    WHERE release.release_id IN (
+        SELECT r.release_id FROM release AS r
+        WHERE r.release_id IN (SELECT o.release_id FROM run_out AS o WHERE o.is_dead) AND r.reported_at IS NOT NULL
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+)
+
+UPDATE loose_mail
+SET state = CASE
+        WHEN o.is_dead THEN CAST('FAILED' AS loose_mail_state) ELSE coalesce(o.asked_state, 'QUEUED')
+    END,
+    asked_state = NULL, worker = NULL, reserved_until = NULL, run_outs = loose_mail.run_outs + 1,
+    code = CASE WHEN o.is_dead THEN CAST(:code AS text) ELSE loose_mail.code END,
+    description = CASE WHEN o.is_dead THEN CAST(:description AS text) ELSE loose_mail.description END
+FROM run_out AS o
+WHERE loose_mail.loose_mail_id = o.loose_mail_id;
 
 -- name: queue_due_loose_mails
 -- What has come to its time is QUEUED, unless what it belongs to is held: PAUSED with a paused campaign or a mail job that
 -- the operator stopped, STOPPED with a deleted campaign. Each kind by itself, so that a million retries keep no single
--- mail waiting. While a campaign is being paused or resumed its mails are left for the next look: what would be PAUSED
--- just when those that are PAUSED are let go on would never go on.
+-- mail waiting. While a campaign is being paused or resumed, or a stopped mail job restarted, its mails are left for the
+-- next look: what would be PAUSED just when those that are PAUSED are let go on would never go on.
 WITH due AS (
-    SELECT due.loose_mail_id, due.campaign_id
+    SELECT due.loose_mail_id, due.campaign_id, due.release_id, due.message_no
     FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS known (kind)
     CROSS JOIN LATERAL (
-        SELECT l.loose_mail_id, l.campaign_id FROM loose_mail AS l
+        SELECT l.loose_mail_id, l.campaign_id, l.release_id, l.message_no FROM loose_mail AS l
         WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
             AND l.due_at <= CAST(:now AS timestamptz)
         ORDER BY l.due_at
@@ -41,36 +61,71 @@ campaign_at_rest AS (
     SELECT c.campaign_id, c.state FROM campaign AS c
     WHERE c.campaign_id IN (SELECT d.campaign_id FROM due AS d)
     FOR SHARE SKIP LOCKED
+),
+
+of_stopped AS (
+    SELECT d.loose_mail_id, j.mail_job_id
+    FROM due AS d
+    INNER JOIN mail_job AS j ON j.release_id = d.release_id AND d.message_no BETWEEN j.first_message AND j.last_message
+    WHERE j.state IN ('STOPPED_R', 'STOPPED_Q', 'STOPPING')
+),
+
+stopped_at_rest AS (
+    SELECT j.mail_job_id FROM mail_job AS j
+    WHERE j.mail_job_id IN (SELECT s.mail_job_id FROM of_stopped AS s)
+        AND j.state IN ('STOPPED_R', 'STOPPED_Q', 'STOPPING')
+    FOR SHARE SKIP LOCKED
 )
 
 UPDATE loose_mail
 SET state = CASE
         WHEN campaign.state = 'deleted' THEN CAST('STOPPED' AS loose_mail_state)
         WHEN campaign.state = 'paused' THEN 'PAUSED'
-        WHEN EXISTS (
-            SELECT FROM mail_job AS j
-            WHERE j.release_id = loose_mail.release_id AND j.state IN ('STOPPED_R', 'STOPPED_Q', 'STOPPING')
-                AND loose_mail.message_no BETWEEN j.first_message AND j.last_message
-        ) THEN 'PAUSED'
+        WHEN loose_mail.loose_mail_id = ANY(ARRAY(SELECT s.loose_mail_id FROM of_stopped AS s)) THEN 'PAUSED'
         ELSE 'QUEUED'
     END,
     description = CASE WHEN campaign.state = 'deleted' THEN 'its campaign is deleted' END
 FROM campaign_at_rest AS campaign
 -- An array: joined with a few thousand, the planner would read all that wait.
-WHERE loose_mail.loose_mail_id = ANY(ARRAY(SELECT d.loose_mail_id FROM due AS d))
+WHERE loose_mail.loose_mail_id = ANY(ARRAY(
+        SELECT d.loose_mail_id FROM due AS d
+        EXCEPT
+        SELECT s.loose_mail_id FROM of_stopped AS s
+        WHERE s.mail_job_id NOT IN (SELECT r.mail_job_id FROM stopped_at_rest AS r)
+    ))
     AND campaign.campaign_id = loose_mail.campaign_id;
 
 -- name: reserve_loose_mails
--- Reserve the next loose mails of an installation for a worker, with all that is needed to send them. What another worker
--- has in hand is passed over. What is chosen is locked and QUEUED: to ask for that once more would let a planner whose
+-- Reserve the next loose mails of an installation for a worker, with all that is needed to send them: as many as are asked
+-- for, of so many octets as they are stored, or a single larger one. What another worker has in hand is passed over. One
+-- whose reservation ran out goes alone, and waits until its worker has nothing else in hand: the one that ends its worker
+-- must take no others along. What is chosen is locked and QUEUED: to ask for that once more would let a planner whose
 -- statistics know of none that is QUEUED read all of them, for each.
-WITH chosen AS (
-    SELECT loose_mail_id FROM loose_mail
+WITH found AS (
+    SELECT loose_mail_id, kind, priority, due_at, run_outs, message, released_on, release_id, message_no
+    FROM loose_mail
     WHERE state = 'QUEUED' AND installation_id = CAST(:installation_id AS integer)
         AND kind = ANY(CAST(:kinds AS loose_mail_kind[]))
     ORDER BY kind, priority DESC, due_at, loose_mail_id
     LIMIT CAST(:most AS integer)
     FOR NO KEY UPDATE SKIP LOCKED
+),
+
+measured AS (
+    SELECT f.loose_mail_id, f.run_outs,
+        row_number() OVER in_order AS place,
+        sum(octet_length(coalesce(f.message, stored.message, ''))) OVER in_order AS octets,
+        sum(f.run_outs) OVER in_order AS run_outs_so_far
+    FROM found AS f
+    LEFT JOIN assembled_message AS stored
+        ON stored.released_on = f.released_on AND stored.release_id = f.release_id AND stored.message_no = f.message_no
+    WINDOW in_order AS (ORDER BY f.kind, f.priority DESC, f.due_at, f.loose_mail_id)
+),
+
+chosen AS (
+    SELECT m.loose_mail_id FROM measured AS m
+    WHERE (m.place = 1 AND (m.run_outs = 0 OR CAST(:is_free AS boolean)))
+        OR (m.run_outs_so_far = 0 AND m.octets <= CAST(:most_octets AS bigint))
 ),
 
 reserved AS (
@@ -82,7 +137,7 @@ reserved AS (
     RETURNING loose_mail.*
 )
 
-SELECT r.loose_mail_id, r.kind, r.attempts, r.fence, r.expires_at, r.campaign_id, r.contact_id, r.address, r.released_on,
+SELECT r.loose_mail_id, r.kind, r.attempts, r.run_outs, r.fence, r.expires_at, r.campaign_id, r.contact_id, r.address, r.released_on,
     r.release_id, r.message_no, r.mail_job_id, r.result_no, r.last_outcome, r.message, r.size, r.frozen_campaign_id,
     r.attributes,
     stored.recipient_no, stored.size AS stored_size, stored.message AS stored, suppressed.reason AS suppressed_because
@@ -202,7 +257,7 @@ RETURNING loose_mail.loose_mail_id;
 -- name: resubmit_loose_mails
 -- What is FAILED or STOPPED is due at once, and its attempts begin anew. What is of a deleted campaign would be STOPPED again.
 UPDATE loose_mail
-SET state = 'SCHEDULED', due_at = CAST(:now AS timestamptz), attempts = 0, code = NULL, description = NULL
+SET state = 'SCHEDULED', due_at = CAST(:now AS timestamptz), attempts = 0, run_outs = 0, code = NULL, description = NULL
 FROM (
     SELECT l.loose_mail_id FROM loose_mail AS l
     WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
@@ -263,33 +318,158 @@ RETURNING loose_mail_id;
 -- What is shown --------------------------------------------------------------------------------------------------
 
 -- name: list_loose_mails
--- Loose mails of an installation in the order in which they will go, by state, kind, campaign and mail job; addresses are
--- for the operator's own eyes.
+-- Loose mails of an installation, by state, kind, campaign and mail job: what workers have, what goes next, what waits for
+-- its time, and what rests. Of each state as many as are asked for are found by its index, however many there are.
+-- Addresses are for the operator's own eyes.
+WITH known AS (
+    SELECT k.kind FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS k (kind)
+    WHERE CAST(:kind AS loose_mail_kind) IS NULL OR k.kind = CAST(:kind AS loose_mail_kind)
+),
+
+of_mail_job AS (
+    SELECT j.release_id FROM mail_job AS j WHERE j.mail_job_id = CAST(:mail_job_id AS bigint)
+),
+
+listed AS (
+    SELECT mail.loose_mail_id, 1 AS place
+    FROM known
+    CROSS JOIN LATERAL (
+        SELECT l.loose_mail_id FROM loose_mail AS l
+        WHERE l.state = 'SENDING' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+            AND (CAST(:states AS loose_mail_state[]) IS NULL OR 'SENDING' = ANY(CAST(:states AS loose_mail_state[])))
+            AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+            AND (
+                CAST(:mail_job_id AS bigint) IS NULL
+                OR (
+                    l.kind = 'retry' AND l.release_id = (SELECT of_mail_job.release_id FROM of_mail_job)
+                    AND CAST(:mail_job_id AS bigint) IN (l.release_id, l.mail_job_id)
+                )
+            )
+        ORDER BY l.reserved_until
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+    UNION ALL
+    SELECT mail.loose_mail_id, 2 AS place
+    FROM known
+    CROSS JOIN LATERAL (
+        SELECT l.loose_mail_id FROM loose_mail AS l
+        WHERE l.state = 'QUEUED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+            AND (CAST(:states AS loose_mail_state[]) IS NULL OR 'QUEUED' = ANY(CAST(:states AS loose_mail_state[])))
+            AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+            AND (
+                CAST(:mail_job_id AS bigint) IS NULL
+                OR (
+                    l.kind = 'retry' AND l.release_id = (SELECT of_mail_job.release_id FROM of_mail_job)
+                    AND CAST(:mail_job_id AS bigint) IN (l.release_id, l.mail_job_id)
+                )
+            )
+        ORDER BY l.priority DESC, l.due_at, l.loose_mail_id
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+    UNION ALL
+    SELECT mail.loose_mail_id, 3 AS place
+    FROM known
+    CROSS JOIN LATERAL (
+        SELECT l.loose_mail_id FROM loose_mail AS l
+        WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+            AND (CAST(:states AS loose_mail_state[]) IS NULL OR 'SCHEDULED' = ANY(CAST(:states AS loose_mail_state[])))
+            AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+            AND (
+                CAST(:mail_job_id AS bigint) IS NULL
+                OR (
+                    l.kind = 'retry' AND l.release_id = (SELECT of_mail_job.release_id FROM of_mail_job)
+                    AND CAST(:mail_job_id AS bigint) IN (l.release_id, l.mail_job_id)
+                )
+            )
+        ORDER BY l.due_at
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+    UNION ALL
+    SELECT mail.loose_mail_id, 4 AS place
+    FROM known
+    CROSS JOIN unnest(CAST(ARRAY['PAUSED', 'FAILED', 'STOPPED'] AS loose_mail_state[])) AS rest (state)
+    CROSS JOIN LATERAL (
+        SELECT l.loose_mail_id FROM loose_mail AS l
+        WHERE l.state IN ('FAILED', 'PAUSED', 'STOPPED') AND l.state = rest.state
+            AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+            AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+            AND (
+                CAST(:mail_job_id AS bigint) IS NULL
+                OR (
+                    l.kind = 'retry' AND l.release_id = (SELECT of_mail_job.release_id FROM of_mail_job)
+                    AND CAST(:mail_job_id AS bigint) IN (l.release_id, l.mail_job_id)
+                )
+            )
+        ORDER BY l.priority DESC, l.due_at, l.loose_mail_id
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+    WHERE CAST(:states AS loose_mail_state[]) IS NULL OR rest.state = ANY(CAST(:states AS loose_mail_state[]))
+)
+
 SELECT l.loose_mail_id, l.kind, l.state, l.priority, c.name AS campaign, l.address, l.release_id, l.message_no,
     l.created_at, l.due_at, l.expires_at, l.attempts, l.worker, l.reserved_until, l.last_outcome, l.reply_code,
     l.enhanced_code, l.reply_text, l.relay, l.code, l.description
-FROM loose_mail AS l
+FROM listed
+INNER JOIN loose_mail AS l ON l.loose_mail_id = listed.loose_mail_id
 INNER JOIN campaign AS c ON c.campaign_id = l.campaign_id
-WHERE l.installation_id = CAST(:installation_id AS integer)
-    AND (CAST(:states AS loose_mail_state[]) IS NULL OR l.state = ANY(CAST(:states AS loose_mail_state[])))
-    AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
-    AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
-    AND (
-        CAST(:mail_job_id AS bigint) IS NULL
-        OR CAST(:mail_job_id AS bigint) IN (l.release_id, l.mail_job_id)
-    )
-ORDER BY l.kind, l.priority DESC, l.due_at, l.loose_mail_id
+ORDER BY listed.place, l.kind, CASE WHEN listed.place = 3 THEN 0 ELSE l.priority END DESC, l.due_at, l.loose_mail_id
 LIMIT CAST(:most AS integer);
 
 -- name: count_loose_mails
--- How many loose mails of an installation (or of one release of it) stand where, and when the first of those that wait is
--- due.
-SELECT kind, state, count(*) AS mails, min(due_at) AS first_due_at
-FROM loose_mail
-WHERE installation_id = CAST(:installation_id AS integer)
-    AND (CAST(:release_id AS bigint) IS NULL OR release_id = CAST(:release_id AS bigint))
-GROUP BY kind, state
-ORDER BY kind, state;
+-- How many loose mails of an installation stand where, up to so many of each, and when the first of those that wait is
+-- due. To count a million would read a million.
+WITH known AS (
+    SELECT k.kind FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS k (kind)
+)
+
+SELECT known.kind, 'SENDING' AS state, counted.mails, NULL AS first_due_at
+FROM known
+CROSS JOIN LATERAL (
+    SELECT count(*) AS mails FROM loose_mail AS l
+    WHERE l.state = 'SENDING' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+) AS counted
+WHERE counted.mails > 0
+UNION ALL
+SELECT known.kind, 'QUEUED', counted.mails, counted.first_due_at
+FROM known
+CROSS JOIN LATERAL (
+    SELECT count(*) AS mails, min(mail.due_at) AS first_due_at
+    FROM (
+        SELECT l.due_at FROM loose_mail AS l
+        WHERE l.state = 'QUEUED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+        ORDER BY l.priority DESC, l.due_at
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+) AS counted
+WHERE counted.mails > 0
+UNION ALL
+SELECT known.kind, 'SCHEDULED', counted.mails, counted.first_due_at
+FROM known
+CROSS JOIN LATERAL (
+    SELECT count(*) AS mails, min(mail.due_at) AS first_due_at
+    FROM (
+        SELECT l.due_at FROM loose_mail AS l
+        WHERE l.state = 'SCHEDULED' AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+        ORDER BY l.due_at
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+) AS counted
+WHERE counted.mails > 0
+UNION ALL
+SELECT known.kind, CAST(rest.state AS text), counted.mails, NULL
+FROM known
+CROSS JOIN unnest(CAST(ARRAY['PAUSED', 'FAILED', 'STOPPED'] AS loose_mail_state[])) AS rest (state)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS mails
+    FROM (
+        SELECT FROM loose_mail AS l
+        WHERE l.state IN ('FAILED', 'PAUSED', 'STOPPED') AND l.state = rest.state
+            AND l.installation_id = CAST(:installation_id AS integer) AND l.kind = known.kind
+        ORDER BY l.priority DESC
+        LIMIT CAST(:most AS integer)
+    ) AS mail
+) AS counted
+WHERE counted.mails > 0;
 
 -- name: list_delivery_log
 -- What became of loose mails lately, newest first; addresses are for the operator's own eyes.

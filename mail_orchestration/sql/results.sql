@@ -211,7 +211,7 @@ logged AS (
 kept AS (
     UPDATE loose_mail
     SET state = CASE WHEN h.enters = 'SCHEDULED' THEN coalesce(h.asked_state, h.enters) ELSE h.enters END,
-        asked_state = NULL, worker = NULL, reserved_until = NULL, attempts = h.attempts,
+        asked_state = NULL, worker = NULL, reserved_until = NULL, attempts = h.attempts, run_outs = 0,
         due_at = coalesce(h.next_at, loose_mail.due_at),
         result_no = CASE WHEN h.is_counted THEN loose_mail.result_no + 1 ELSE loose_mail.result_no END,
         last_outcome = CASE WHEN h.is_counted THEN h.outcome ELSE loose_mail.last_outcome END,

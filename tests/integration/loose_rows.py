@@ -74,7 +74,9 @@ class LooseWorld:
                 )
             )
 
-    def reserve(self, worker: str = "w", *, most: int = 100, at: datetime = NOW) -> list[ReservedMail]:
+    def reserve(
+        self, worker: str = "w", *, most: int = 100, at: datetime = NOW, is_free: bool = True
+    ) -> list[ReservedMail]:
         with self.database.begin() as connection:
             return reserve_loose_mails(
                 connection,
@@ -85,6 +87,7 @@ class LooseWorld:
                 for_s=LEASE_S,
                 now=at,
                 began=steady_seconds(),
+                is_free=is_free,
             )
 
     def write(

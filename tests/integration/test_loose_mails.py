@@ -164,6 +164,19 @@ def test_the_retries_of_a_stopped_mail_job_rest_until_it_is_restarted(loose: Loo
     assert set(loose.states().values()) == {"SCHEDULED"}, "restarted before its attempt was over"
 
 
+@pytest.mark.rule("5.6")
+def test_a_retry_that_comes_due_while_its_mail_job_is_being_restarted_goes_on_too(loose: LooseWorld) -> None:
+    loose.world.set_state(loose.mail_job_id, "STOPPED_R")
+    (number,) = loose.add(1)
+    restart = text("UPDATE mail_job SET state = 'RUNNING' WHERE mail_job_id = :id")
+    with loose.database.begin() as connection:
+        connection.execute(restart, {"id": loose.mail_job_id})
+        wake_loose_mails(connection, loose.world.installation_id, mail_job_id=loose.mail_job_id)
+        assert loose.reserve() == [], "it is not restarted yet"
+        assert loose.states() == {number: "SCHEDULED"}
+    assert numbers(loose.reserve()) == [number]
+
+
 @pytest.mark.rule("5.8", "6.7")
 def test_nothing_is_reserved_while_sending_is_held(loose: LooseWorld) -> None:
     loose.add(1)

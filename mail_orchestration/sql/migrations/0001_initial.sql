@@ -373,6 +373,7 @@ CREATE TABLE loose_mail (
     due_at timestamptz NOT NULL,
     expires_at timestamptz,
     attempts smallint NOT NULL DEFAULT 0,
+    run_outs smallint NOT NULL DEFAULT 0,
     worker text,
     reserved_until timestamptz,
     fence bigint NOT NULL DEFAULT 0,
@@ -415,11 +416,14 @@ CREATE TABLE loose_mail (
     CONSTRAINT only_what_rests_or_failed_says_why CHECK (code IS NULL OR state IN ('FAILED', 'STOPPED'))
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200);
 
--- What is due, what is sent next and which reservations have run out: each is found without reading the others.
+-- What is due, what is sent next, which reservations have run out and what rests: each is found without reading the
+-- others.
 CREATE INDEX loose_mail_scheduled ON loose_mail (installation_id, kind, due_at) WHERE state = 'SCHEDULED';
 CREATE INDEX loose_mail_to_send ON loose_mail (installation_id, kind, priority DESC, due_at, loose_mail_id)
     WHERE state = 'QUEUED';
 CREATE INDEX loose_mail_reserved ON loose_mail (reserved_until) WHERE state = 'SENDING';
+CREATE INDEX loose_mail_that_rests ON loose_mail (installation_id, kind, state, priority DESC, due_at, loose_mail_id)
+    WHERE state IN ('FAILED', 'PAUSED', 'STOPPED');
 CREATE INDEX loose_mail_of_campaign ON loose_mail (campaign_id);
 CREATE UNIQUE INDEX message_is_retried_by_one_loose_mail ON loose_mail (release_id, message_no) WHERE kind = 'retry';
 

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from sqlalchemy import text
 
-from mail_orchestration.dispatch.loose_mails import ReservedMail, ensure_delivery_log, reserve_loose_mails
+from mail_orchestration.dispatch.loose_mails import (
+    MOST_RUN_OUTS,
+    ReservedMail,
+    ensure_delivery_log,
+    reserve_loose_mails,
+)
 from mail_orchestration.dispatch.retry_policy import RetryPolicy, next_step
 from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
 from mail_orchestration.kernel.clock import steady_seconds
@@ -41,8 +46,15 @@ class WithRetries(WithSending):
                     text("UPDATE loose_mail SET reserved_until = :now WHERE state = 'SENDING'"),
                     {"now": self.now},
                 )
-            again = {mail.loose_mail_id for mail in self._reserve(1000)}
-            assert {mail.loose_mail_id for mail in mails} <= again
+            again = set()
+            while found := self._reserve(1000):
+                assert len(found) == 1 or not any(mail.run_outs for mail in found), (
+                    "who may be guilty goes alone"
+                )
+                again |= {mail.loose_mail_id for mail in found}
+            alive = {mail.loose_mail_id for mail in mails if mail.run_outs + 1 < MOST_RUN_OUTS}
+            assert again.isdisjoint({mail.loose_mail_id for mail in mails} - alive), "they are dead letters"
+            assert alive <= again
             assert self._write(mails, outcome) == set()
             return
         assert self._write(mails, outcome) == {mail.loose_mail_id for mail in mails}
