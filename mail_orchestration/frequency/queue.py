@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
+from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
 from mail_orchestration.dispatch.held_mails import delete_held_mails
-from mail_orchestration.dispatch.operating import campaign_number
 from mail_orchestration.dispatch.recovering_held import RecoveredHeld, recover_held_mails
 from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date

@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import Connection
 
 from mail_orchestration.audience.contacts import find_contact
-from mail_orchestration.dispatch.campaigns import CampaignState
+from mail_orchestration.dispatch.campaigns import CampaignState, campaign_number
 from mail_orchestration.dispatch.held_mail_lists import (
     HeldMail,
     OpenPlace,
@@ -20,7 +20,6 @@ from mail_orchestration.dispatch.held_mail_lists import (
     past_held_mails,
     places_of_contact,
 )
-from mail_orchestration.dispatch.operating import campaign_number
 from mail_orchestration.feedback.days import day_bounds
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
