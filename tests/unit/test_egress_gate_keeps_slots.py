@@ -65,6 +65,10 @@ doings = st.one_of(
 )
 
 
+def shuts(slice_: Slice, slot: int) -> float:
+    return slice_.opens[slot] + slice_.lateness_s + 1e-9
+
+
 @pytest.mark.rule("6.7")
 @given(st.lists(doings, max_size=60))
 def test_each_message_has_a_place_in_a_slot_and_the_rest_is_told(course: list[tuple[str, float]]) -> None:
@@ -77,10 +81,11 @@ def test_each_message_has_a_place_in_a_slot_and_the_rest_is_told(course: list[tu
         mine = [each for each in world.begun if each[0].held.slice is slice_]
         unused = [each for each in told if each.slice is slice_]
         assert len(mine) + sum(each.unused for each in unused) == slice_.messages
-        unreached = sum(each.unreached for each in unused)
-        places = [moment for moment in slice_.opens for _ in range(slice_.weight)][: slice_.messages]
-        for _, left, arrived in sorted(mine, key=lambda each: each[2]):
-            fit = next((p for p in places if p <= left and arrived <= p + slice_.lateness_s + 1e-9), None)
-            assert fit is not None, "no slot is left for it"
-            assert fit not in slice_.opens[len(slice_.opens) - unreached :]
-            places.remove(fit)
+        reached = len(slice_.opens) - sum(each.unreached for each in unused)
+        places = [message // slice_.weight for message in range(slice_.messages)]
+        for _, left, arrived in sorted(mine, key=lambda each: each[1]):
+            fits = (slot for slot in places if slice_.opens[slot] <= left and arrived <= shuts(slice_, slot))
+            slot = next(fits, None)
+            assert slot is not None, "none is left for it"
+            assert slot < reached
+            places.remove(slot)
