@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from mail_orchestration import campaigns
 from mail_orchestration.audience.suppressing import suppress_address
-from mail_orchestration.dispatch.loose_mail_lists import delivery_log
 from mail_orchestration.dispatch.loose_mails import Chosen
-from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.single_mailer import (
-    SingleMail,
     Submission,
     delete,
     failures,
@@ -32,54 +26,17 @@ from mail_orchestration.single_mailer import (
     submit,
 )
 from tests.scenarios.installations import (
+    address_of,
     durable_results,
     execute,
     now,
-    opened,
     released,
     wait_for_results,
     write_site,
 )
 from tests.scenarios.relays.beside import relay_beside
-from tests.scenarios.relays.scripted import Script, ScriptedRelay
-
-
-@contextmanager
-def site(
-    folder: Path,
-    server: ScriptedRelay,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    **parts: Any,
-) -> Iterator[Installation]:
-    with opened(write_site(folder, relay_port=server.port, **parts), database_url, monkeypatch) as inst:
-        yield inst
-
-
-def mail(local: str = "ann", **parts: Any) -> SingleMail:
-    attributes = {"name": "Ann", "number": 1}
-    return SingleMail(**{"campaign": "letter", "to": at(local), "attributes": attributes, **parts})
-
-
-def at(local: str) -> str:
-    return f"{local}@example.net"
-
-
-def send(inst: Installation) -> dict[Outcome, int]:
-    return dict(run_loose_shift(inst, "s1", stop=threading.Event()).tally.outcomes)
-
-
-def states(inst: Installation) -> dict[str, str]:
-    """State by local part, of those that have not come to their end."""
-    with inst.database.begin() as connection:
-        rows = connection.execute(text("SELECT split_part(address, '@', 1) AS local, state FROM loose_mail"))
-        return {row.local: row.state for row in rows}
-
-
-def logged(inst: Installation) -> dict[str, Outcome]:
-    with inst.database.begin() as connection:
-        return {each.address.partition("@")[0]: each.outcome for each in delivery_log(connection, 1)}
-
+from tests.scenarios.relays.scripted import Script
+from tests.scenarios.single_mail_site import logged, mail, send, site, states
 
 REFUSED = {
     "550-at-rcpt-5-1-1": FailureCode.RECIPIENT_NOT_ACCEPTED,
@@ -109,7 +66,7 @@ def test_a_mail_ends_in_the_log_or_fails_with_a_code(
 
         assert send(inst) == {Outcome.ACCEPTED: 2, Outcome.REJECTED: len(REFUSED) + 1}
 
-        assert server.accepted == {at("ann"): 1, at("ben"): 1}
+        assert server.accepted == {address_of("ann"): 1, address_of("ben"): 1}
         assert logged(inst) == {"ann": Outcome.ACCEPTED, "ben": Outcome.ACCEPTED}
         assert states(inst) == {
             **dict.fromkeys([*REFUSED, "dee", "cid"], "FAILED"),
@@ -129,7 +86,7 @@ def test_a_mail_ends_in_the_log_or_fails_with_a_code(
             suppressed = connection.scalars(
                 text("SELECT address FROM suppression INNER JOIN contact USING (contact_id) ORDER BY 1")
             ).all()
-        assert suppressed == [at("550-at-rcpt-5-1-1"), at("550-at-rcpt-5-1-3")]
+        assert suppressed == [address_of("550-at-rcpt-5-1-1"), address_of("550-at-rcpt-5-1-3")]
         [again] = submit(inst, mail("550-at-rcpt-5-1-1", occurrence="another day"))
         assert (again.submission, again.reason) == (Submission.SUPPRESSED, "hard_bounce")
 
@@ -147,7 +104,7 @@ def test_what_failed_is_resubmitted_or_deleted(
         refused = Chosen(code=FailureCode.DATA_NOT_ACCEPTED)
         assert len(resubmit(inst, refused)) == 2
         assert send(inst) == {Outcome.ACCEPTED: 1, Outcome.REJECTED: 1}
-        first, second = server.received[at("once-554-at-dot")]
+        first, second = server.received[address_of("once-554-at-dot")]
         assert first == second, "a repeat is the same octets"
         # What never was composed says what its campaign says now: nothing else would help it.
         template = tmp_path / "campaigns" / "letter" / "message.html.j2"
@@ -164,7 +121,7 @@ def test_what_failed_is_resubmitted_or_deleted(
         )
         assert len(resubmit(inst, Chosen(code=FailureCode.RENDERING_EXCEPTION))) == 1
         assert send(inst) == {Outcome.ACCEPTED: 1}
-        assert b"Subject: Hello" in server.data[at("ben")]
+        assert b"Subject: Hello" in server.data[address_of("ben")]
         write_site(tmp_path, relay_port=server.port)
         [repeated] = submit(inst, mail("554-at-dot"))
         assert repeated.submission is Submission.DUPLICATE, "it is still there, to be resubmitted"
@@ -194,8 +151,8 @@ def test_a_deferred_mail_comes_again_with_the_same_octets_until_it_is_a_failure(
         send(inst)
         while "SCHEDULED" in states(inst).values():
             send(inst)
-        assert server.accepted == {at("once-451-at-dot"): 1}
-        first, second = server.received[at("once-451-at-dot")]
+        assert server.accepted == {address_of("once-451-at-dot"): 1}
+        first, second = server.received[address_of("once-451-at-dot")]
         assert first == second
         assert server.tries["451-at-rcpt"] == 3
         assert states(inst) == {"451-at-rcpt": "FAILED"}
@@ -219,7 +176,7 @@ def test_a_campaign_holds_its_mails_and_stops_them(
         campaigns.delete(inst, "letter", now=now())
         assert states(inst) == {"ben": "STOPPED"}
         assert send(inst) == {}
-        assert server.accepted == {at("ann"): 1, at("cid"): 1}
+        assert server.accepted == {address_of("ann"): 1, address_of("cid"): 1}
 
 
 @pytest.mark.rule("1.5")
@@ -230,7 +187,7 @@ def test_who_opts_out_meanwhile_gets_nothing_and_may_be_written_to_later(
     with relay_beside() as server, site(tmp_path, server, database_url, monkeypatch) as inst:
         submit(inst, mail())
         with inst.database.begin() as connection:
-            suppress_address(connection, inst.installation_id, at("ann"), "opted_out", now=now())
+            suppress_address(connection, inst.installation_id, address_of("ann"), "opted_out", now=now())
         assert send(inst) == {Outcome.STOPPED: 1}
         assert (states(inst), logged(inst)) == ({}, {"ann": Outcome.STOPPED})
         execute(inst, "DELETE FROM suppression")
@@ -248,10 +205,10 @@ def test_who_opted_out_gets_what_is_transactional(
     ):
         submit(inst, [mail(), mail("ben")])
         with inst.database.begin() as connection:
-            suppress_address(connection, inst.installation_id, at("ann"), "opted_out", now=now())
-            suppress_address(connection, inst.installation_id, at("ben"), "complaint", now=now())
+            suppress_address(connection, inst.installation_id, address_of("ann"), "opted_out", now=now())
+            suppress_address(connection, inst.installation_id, address_of("ben"), "complaint", now=now())
         assert send(inst) == {Outcome.ACCEPTED: 1, Outcome.STOPPED: 1}
-        assert server.accepted == {at("ann"): 1}
+        assert server.accepted == {address_of("ann"): 1}
 
 
 @pytest.mark.rule("7.2")
@@ -269,7 +226,7 @@ def test_mails_go_in_their_order_and_a_dead_mailers_are_taken_by_another(
             "WHERE address LIKE 'dead@%'",
         )
         run_loose_shift(inst, "s1", stop=threading.Event(), connections=1)
-        assert list(server.accepted) == [at(local) for local in ("dead", "soon", "late", "later")]
+        assert list(server.accepted) == [address_of(local) for local in ("dead", "soon", "late", "later")]
 
 
 @pytest.mark.rule("7.2")
@@ -290,7 +247,7 @@ def test_what_is_submitted_goes_at_once_while_the_mailer_lingers(
         assert went.wait(60)
         stop.set()
         assert shift.result(60).ended_because == "stopped"
-        assert server.accepted == {at("ann"): 1, at("ben"): 1}
+        assert server.accepted == {address_of("ann"): 1, address_of("ben"): 1}
 
 
 @pytest.mark.rule("7.4")
@@ -322,7 +279,7 @@ def test_single_mails_overtake_a_mail_job_and_are_not_counted(
         wait_for_results(inst, bulk_before + 10)
         stop.set()
         bulk.result(60)
-        assert all(server.accepted[at(local)] == 1 for local in singles)
+        assert all(server.accepted[address_of(local)] == 1 for local in singles)
         with inst.database.begin() as connection:
             counted = connection.scalar(
                 text(
