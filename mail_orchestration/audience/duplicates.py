@@ -1,8 +1,8 @@
 """Whoever was queued the same content lately does not get it once more (spec 6.6).
 
 *The same* is what the messages of a campaign say, for one occurrence of it. What an earlier release has sent to a
-contact counts, and what it may still send; what was rejected, stopped or expired there has not arrived and counts for
-nothing.
+contact counts, and what it may still send, as does what waits for the contact in the frequency queue; what was
+rejected, stopped or expired there has not arrived and counts for nothing.
 """
 
 from __future__ import annotations
@@ -27,21 +27,26 @@ def bypass_duplicates(
     that made the recipients; another release of the campaign waits for its end.
     """
     connection.execute(STATEMENTS["lock_dedup_of_campaign"], {"release_id": release_id})
-    since = database_now(connection) - history
-    earlier = connection.execute(
-        STATEMENTS["find_earlier_releases"], {"release_id": release_id, "since": since}
+    now = database_now(connection)
+    # First of all: what leaves the frequency queue a moment later is in a release that is found below.
+    held_in = connection.scalars(
+        STATEMENTS["insert_duplicates_of_held"], {"release_id": release_id, "now": now}
     ).all()
-    if not earlier:
+    earlier = connection.execute(
+        STATEMENTS["find_earlier_releases"], {"release_id": release_id, "since": now - history}
+    ).all()
+    if earlier:
+        connection.execute(
+            STATEMENTS["insert_duplicates"],
+            {
+                "release_id": release_id,
+                "released_on": released_on,
+                "release_ids": [row.release_id for row in earlier],
+                "days": sorted({row.released_on for row in earlier}),
+            },
+        )
+    elif not held_in:
         return []
-    connection.execute(
-        STATEMENTS["insert_duplicates"],
-        {
-            "release_id": release_id,
-            "released_on": released_on,
-            "release_ids": [row.release_id for row in earlier],
-            "days": sorted({row.released_on for row in earlier}),
-        },
-    )
     # Whoever reads the recipients next joins with these rows. The name is of a date alone.
     connection.exec_driver_sql(f"ANALYZE bypass_{released_on:%Y%m%d}")
-    return [row.release_id for row in earlier]
+    return sorted({*held_in, *(row.release_id for row in earlier)})

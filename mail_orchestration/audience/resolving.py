@@ -246,9 +246,10 @@ def _why_nobody(bypassed: dict[str, int], earlier: Sequence[int]) -> str:
     nobody = f"no recipients: all are bypassed ({counted})"
     if DUPLICATE not in bypassed:
         return nobody
+    numbers = ", ".join(map(str, earlier))
     return (
-        f"{nobody}; the same content was queued for them by mail job {', '.join(map(str, earlier))}: restart that one "
-        "if it was cut off, or release with --again to send it once more"
+        f"{nobody}; the same content was queued, or is held, for them by mail job {numbers}: restart that one if it "
+        "was cut off, or release with --again to send it once more"
     )
 
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.dispatch.held_mails import BY_ITSELF, HeldMailEnding, delete_held_mails
 from mail_orchestration.dispatch.resting import rest_loose_mails, wake_loose_mails
 from mail_orchestration.kernel.errors import NotFound, StateConflict
+from mail_orchestration.kernel.frequency_lock import lock_frequency
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from mail_orchestration.kernel.near_names import suggestion
 from mail_orchestration.kernel.statements import STATEMENTS
@@ -64,6 +66,8 @@ class CampaignChange:
     """Mail jobs that waited and are STOPPED now."""
     begun: tuple[int, ...] = ()
     """Mail jobs that were begun and have not ended."""
+    held: int = 0
+    """Mails that waited in the frequency queue, and do no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +133,8 @@ def resume_campaign(connection: Connection, installation_id: int, name: str) -> 
 def delete_campaign(connection: Connection, installation_id: int, name: str, now: datetime) -> CampaignChange:
     """test, live, paused → deleted, its mail jobs and its loose mails that wait → STOPPED. What has begun goes on.
 
+    Its mails that wait in the frequency queue are not sent any more.
+
     Raises NotFound, and StateConflict for a paused one with mail jobs that have begun: deleting it would send them.
     """
     campaign = _locked(connection, installation_id, name)
@@ -144,6 +150,15 @@ def delete_campaign(connection: Connection, installation_id: int, name: str, now
     rest_loose_mails(
         connection, installation_id, LooseMailState.STOPPED, campaign_id=campaign.campaign_id, why=why
     )
+    lock_frequency(connection, installation_id)
+    held = delete_held_mails(
+        connection,
+        installation_id,
+        campaign_id=campaign.campaign_id,
+        ending=HeldMailEnding.CAMPAIGN_DELETED,
+        now=now,
+        ended_by=BY_ITSELF,
+    )
     return _changed(
         connection,
         campaign,
@@ -151,6 +166,7 @@ def delete_campaign(connection: Connection, installation_id: int, name: str, now
         {CampaignState.TEST, CampaignState.LIVE, CampaignState.PAUSED},
         CampaignState.DELETED,
         stopped=tuple(stopped),
+        held=len(held),
     )
 
 
@@ -232,6 +248,7 @@ def _changed(
     leaves: set[CampaignState],
     enters: CampaignState,
     stopped: tuple[int, ...] = (),
+    held: int = 0,
 ) -> CampaignChange:
     left = CampaignState(campaign.state)
     entered = connection.scalar(
@@ -244,4 +261,5 @@ def _changed(
         entered=CampaignState(entered or left),
         stopped=stopped,
         begun=_begun(connection, campaign.campaign_id),
+        held=held,
     )

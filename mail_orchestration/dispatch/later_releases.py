@@ -27,9 +27,13 @@ class LaterRelease:
     """A release that sends held mails."""
 
     mail_job_id: int
+    released_on: date
+    """The partition of its recipients."""
     held_from: int
     """The mail job that they were held in."""
     campaign: str
+    counts: bool
+    """Whether its mails count for the policy."""
     mails: int
     """Recipients who are written to."""
     suppressed: int
@@ -46,7 +50,7 @@ def release_held_mails(
     now: datetime,
     ended_by: str = BY_ITSELF,
 ) -> list[LaterRelease]:
-    """Move every held mail that may go into a later release, with a place in the counters where it counts.
+    """Move every held mail that may go into a later release; those that count have their places from the caller.
 
     `in_force` None: no policy holds, and all that waits goes. `released_on` is the day of `now` in the installation's
     time zone. Set-based, in the caller's transaction, which holds the lock of the policy and calls this once: all or
@@ -70,14 +74,11 @@ def release_held_mails(
     )
     while connection.execute(STATEMENTS["decide_held_candidates"]).rowcount:
         pass
-    made = connection.execute(
-        STATEMENTS["make_later_releases"], {**binds, "takes_places": in_force is not None}
-    )
+    made = connection.execute(STATEMENTS["make_later_releases"], binds)
     binds["later_ids"] = [row.release_id for row in made]
     if not binds["later_ids"]:
         return []
     connection.execute(STATEMENTS["insert_later_recipients"], binds)
-    connection.execute(STATEMENTS["take_places_of_later"], binds)
     ending = HeldMailEnding.POLICY_DISABLED if in_force is None else HeldMailEnding.SENT
     connection.execute(
         STATEMENTS["log_held_mails_sent"], {**binds, "ending": ending.value, "ended_by": ended_by}

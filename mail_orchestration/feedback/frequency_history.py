@@ -35,7 +35,6 @@ def drop_history(connection: Connection, installation_id: int, now: datetime) ->
     connection.execute(STATEMENTS["drop_daily_log"], what)
     connection.execute(STATEMENTS["empty_closed_days"], what)
     connection.execute(STATEMENTS["drop_counters"], what)
-    connection.execute(STATEMENTS["drop_places_given_back"], what)
     connection.execute(STATEMENTS["forget_places"], what)
     connection.execute(STATEMENTS["begin_daily_log_anew"], what)
     connection.execute(STATEMENTS["drop_frequency_policy"], what)

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from mail_orchestration.audience.frequency_gate import take_places
 from mail_orchestration.dispatch.held_mails import (
     BY_ITSELF,
     HeldMailEnding,
@@ -88,4 +89,7 @@ def let_go(
         now=now,
         ended_by=by,
     )
+    for each in later:
+        if each.counts and in_force is not None:
+            take_places(connection, each.mail_job_id, each.released_on)
     return Released(later=later, ended=ended, waiting=count_held_mails(connection, inst.installation_id))

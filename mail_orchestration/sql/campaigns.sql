@@ -45,13 +45,14 @@ WHERE r.campaign_id = CAST(:campaign_id AS integer) AND j.parent_id IS NULL AND 
 ORDER BY j.mail_job_id;
 
 -- name: stop_waiting
--- Mail jobs of a campaign that wait, and say something else than this digest (null: whatever they say), are STOPPED.
+-- Mail jobs of a campaign that wait, and say something else than this digest (null: whatever they say), are STOPPED. What
+-- was held goes out as it was frozen, whatever the campaign says by now (spec 8.4).
 UPDATE mail_job
 SET state = 'STOPPED', reason = :reason, ended_at = CAST(:now AS timestamptz)
 FROM release AS r
 WHERE r.campaign_id = CAST(:campaign_id AS integer) AND mail_job.mail_job_id = r.release_id
     AND mail_job.state IN ('QUEUING', 'INTERRUPTED', 'QUEUED', 'P_QUEUED')
-    AND (CAST(:digest AS bytea) IS NULL OR r.digest <> CAST(:digest AS bytea))
+    AND (CAST(:digest AS bytea) IS NULL OR (r.digest <> CAST(:digest AS bytea) AND r.held_from IS NULL))
 RETURNING mail_job.mail_job_id;
 
 -- name: stop_edited
@@ -73,13 +74,14 @@ WHERE mail_job.mail_job_id = r.release_id AND c.state = 'deleted'
 RETURNING mail_job.mail_job_id;
 
 -- name: find_waiting_releases
--- Where the campaigns of waiting mail jobs (of this one, or of all) were released from, and what was frozen.
+-- Where the campaigns of waiting mail jobs (of this one, or of all) were released from, and what was frozen. An edit does
+-- not concern those that send held mails.
 SELECT r.release_id, r.files, c.name AS campaign, c.folder, c.folder_host, c.folder_inode
 FROM mail_job AS j
 INNER JOIN release AS r ON j.mail_job_id = r.release_id
 INNER JOIN campaign AS c ON r.campaign_id = c.campaign_id
 WHERE j.installation_id = CAST(:installation_id AS integer)
     AND j.state IN ('QUEUING', 'INTERRUPTED', 'QUEUED', 'P_QUEUED') AND c.folder IS NOT NULL
-    AND NOT r.is_dry_run
+    AND NOT r.is_dry_run AND r.held_from IS NULL
     AND (CAST(:only AS bigint) IS NULL OR j.mail_job_id = CAST(:only AS bigint))
 ORDER BY r.release_id;

@@ -343,15 +343,8 @@ UPDATE closed_day SET mails = 0, contacts = 0 WHERE installation_id = CAST(:inst
 -- Nor what is counted now.
 DELETE FROM frequency_counter WHERE installation_id = CAST(:installation_id AS integer);
 
--- name: drop_places_given_back
--- What was given back is of no policy any more: under a next one the same recipient has another place.
-DELETE FROM place_given_back AS g
-USING release AS r, mail_job AS j
-WHERE r.takes_places AND j.installation_id = CAST(:installation_id AS integer) AND j.mail_job_id = r.release_id
-    AND g.released_on = r.released_on AND g.release_id = r.release_id;
-
 -- name: forget_places
--- No release has places any more.
+-- No release has places any more. Which were given back stays known, so that a next policy does not give them once more.
 UPDATE release SET takes_places = FALSE, places_settled_at = NULL
 FROM mail_job AS j
 WHERE release.takes_places AND j.mail_job_id = release.release_id AND j.installation_id = CAST(:installation_id AS integer);

@@ -144,12 +144,12 @@ mail_jobs AS (
 )
 INSERT INTO release (
     release_id, campaign_id, released_at, released_on, files, digest, content_digest, occurrence, again, topic, starts_at,
-    expires_at, frequency_policy, frequency_rules, shelf_life_days, counts, takes_places, held_from, audience_ids,
+    expires_at, frequency_policy, frequency_rules, shelf_life_days, counts, held_from, audience_ids,
     excluded_audience_ids, resolving_since
 )
 SELECT chosen.later_id, r.campaign_id, CAST(:now AS timestamptz), CAST(:released_on AS date), r.files, r.digest,
     r.content_digest, r.occurrence, r.again, r.topic, r.starts_at, r.expires_at, r.frequency_policy, r.frequency_rules,
-    r.shelf_life_days, r.counts, r.counts AND CAST(:takes_places AS boolean), r.release_id, r.audience_ids,
+    r.shelf_life_days, r.counts, r.release_id, r.audience_ids,
     r.excluded_audience_ids, CAST(:now AS timestamptz)
 FROM chosen
 INNER JOIN release AS r ON r.release_id = chosen.release_id
@@ -168,18 +168,6 @@ LEFT JOIN suppression AS everything ON everything.contact_id = h.contact_id AND 
 LEFT JOIN suppression AS topic ON topic.contact_id = h.contact_id AND topic.topic = nullif(later.topic, '')
 WHERE t.is_taken
 ORDER BY later.release_id, h.contact_id;
-
--- name: take_places_of_later
--- Whom later releases write to has a place in the counters, for each that counts.
-INSERT INTO frequency_counter AS known (contact_id, installation_id, places)
-SELECT p.contact_id, CAST(:installation_id AS integer), count(*)
-FROM recipient AS p
-INNER JOIN release AS r ON r.release_id = p.release_id AND r.takes_places
-WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = ANY(CAST(:later_ids AS bigint[]))
-    AND p.bypass_reason IS NULL
-GROUP BY p.contact_id
-ORDER BY p.contact_id
-ON CONFLICT (contact_id) DO UPDATE SET places = known.places + excluded.places;
 
 -- name: log_held_mails_sent
 -- What was taken leaves the queue for the log.
@@ -226,7 +214,8 @@ SET kind = CASE
 FROM counted AS c, release AS r, campaign AS k
 WHERE mail_job.mail_job_id = c.release_id AND mail_job.state = 'QUEUING'
     AND r.release_id = c.release_id AND k.campaign_id = r.campaign_id
-RETURNING mail_job.mail_job_id, r.held_from, k.name AS campaign, c.recipients - c.bypassed AS mails, c.bypassed AS suppressed;
+RETURNING mail_job.mail_job_id, r.released_on, r.held_from, k.name AS campaign, r.counts, c.recipients - c.bypassed AS mails,
+    c.bypassed AS suppressed;
 
 -- name: count_held_waiting
 -- How many mails wait.

@@ -35,6 +35,29 @@ GROUP BY h.mail_key;
 SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.dedup.' || campaign_id, 0))
 FROM release WHERE release_id = CAST(:release_id AS bigint);
 
+-- name: insert_duplicates_of_held
+-- Bypass the recipients for whom the same content of the same occurrence waits in the frequency queue; the releases that
+-- it was held in.
+WITH waiting AS (
+    SELECT p.recipient_no, p.released_on, p.release_id, max(h.release_id) AS held_in
+    FROM release AS this
+    INNER JOIN release AS earlier
+        ON this.campaign_id = earlier.campaign_id AND this.content_digest = earlier.content_digest
+            AND this.occurrence = earlier.occurrence
+    INNER JOIN held_mail AS h ON h.release_id = earlier.release_id AND h.expires_at > CAST(:now AS timestamptz)
+    INNER JOIN recipient AS p
+        ON p.released_on = this.released_on AND p.release_id = this.release_id AND p.contact_id = h.contact_id
+            AND p.bypass_reason IS NULL
+    WHERE this.release_id = CAST(:release_id AS bigint)
+    GROUP BY p.recipient_no, p.released_on, p.release_id
+),
+stored AS (
+    INSERT INTO bypass (released_on, release_id, recipient_no, stage, reason, detail)
+    SELECT w.released_on, w.release_id, w.recipient_no, 'filter', 'duplicate', 'held in mail job ' || w.held_in
+    FROM waiting AS w
+)
+SELECT DISTINCT held_in FROM waiting;
+
 -- name: find_earlier_releases
 -- Resolved releases of the same content for the same occurrence: those that have not ended, and those that were queued
 -- within the history. One that was STOPPED while it waited, or failed before it was queued, sent nothing and never will.
@@ -66,6 +89,10 @@ WHERE this.released_on = CAST(:released_on AS date) AND this.release_id = CAST(:
         SELECT FROM bypass AS b
         WHERE b.released_on = earlier.released_on AND b.release_id = earlier.release_id
             AND b.recipient_no = earlier.recipient_no
+    )
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = this.released_on AND b.release_id = this.release_id AND b.recipient_no = this.recipient_no
     )
     AND NOT EXISTS (
         SELECT FROM result AS r

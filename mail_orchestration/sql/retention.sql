@@ -99,9 +99,10 @@ WHERE released_on = CAST(:day AS date)
     AND (messages_dropped_at IS NULL OR (CAST(:with_results AS boolean) AND results_dropped_at IS NULL));
 
 -- name: find_old_releases
--- Releases of long ago of which nothing is left but their record.
+-- Releases of long ago of which nothing is left but their record, and that no held mail needs.
 SELECT release_id FROM release
 WHERE released_on < CAST(:before AS date) AND results_dropped_at IS NOT NULL
+    AND NOT EXISTS (SELECT FROM held_mail AS h WHERE h.release_id = release.release_id)
 ORDER BY release_id
 LIMIT CAST(:most AS integer);
 
