@@ -244,6 +244,8 @@ def _why_nobody(bypassed: dict[str, int], earlier: Sequence[int]) -> str:
         return "no recipients: the audiences are empty"
     counted = ", ".join(f"{count} {reason}" for reason, count in bypassed.items())
     nobody = f"no recipients: all are bypassed ({counted})"
+    if "held" in bypassed:
+        nobody += "; whoever is held waits in the frequency queue"
     if DUPLICATE not in bypassed:
         return nobody
     numbers = ", ".join(map(str, earlier))

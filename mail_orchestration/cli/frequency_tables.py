@@ -64,45 +64,40 @@ def show_queue(
         return
     if counted:
         _show_counts(console, counted)
-    heads = (
-        "number",
-        "campaign",
-        "mail job",
-        "address",
-        "priority",
-        "held",
-        "by",
-        "may go",
-        "expires",
-        "note",
-    )
-    console.print(table(*heads, rows=[_row(each, with_address=True) for each in listed]))
+    _show_waiting(console, listed, with_address=True)
     if len(listed) == limit:
         console.print(f"The first {shown(limit)}; --limit shows more.")
 
 
-def _row(each: WaitingMail, *, with_address: bool) -> list[object]:
-    mail = each.mail
-    return [
-        str(mail.held_mail_id),
-        mail.campaign,
-        str(mail.mail_job_id),
-        *([mail.address] if with_address else []),
-        str(mail.priority),
-        mail.held_at,
-        str(mail.held_by),
-        "" if each.free_on is None else str(each.free_on),
-        mail.expires_at,
-        _note(each),
+def _show_waiting(
+    console: Console, listed: Sequence[WaitingMail], *, with_address: bool, title: str | None = None
+) -> None:
+    """A row for each mail; what is the same for all of them, and needs no saying, is left out."""
+    rows = [
+        {
+            "number": str(each.mail.held_mail_id),
+            "campaign": each.mail.campaign,
+            "mail job": str(each.mail.mail_job_id),
+            "address": each.mail.address if with_address else "",
+            "priority": str(each.mail.priority or ""),
+            "held": f"{each.mail.held_at:%Y-%m-%d %H:%M}",
+            "by": str(each.mail.held_by),
+            "may go": str(each.free_on or ""),
+            "expires": f"{each.mail.expires_at:%Y-%m-%d %H:%M}",
+            "note": _note(each),
+        }
+        for each in listed
     ]
+    heads = [head for head in rows[0] if any(row[head] for row in rows)]
+    console.print(table(*heads, rows=[[row[head] for head in heads] for row in rows], title=title))
 
 
 def _note(each: WaitingMail) -> str:
-    notes = [each.waits_for, "expires before it may go" if each.expires_first else ""]
+    notes = [each.waits_for, "expires first" if each.expires_first else ""]
     if each.forbidden_by is None and each.free_on is not None and not each.waits_for and not each.mail.ahead:
-        notes.append("goes with the next rescan")
+        notes.append("may go: rescan")
     if each.mail.ahead:
-        notes.append(f"{each.mail.ahead} ahead of it")
+        notes.append(f"{each.mail.ahead} ahead")
     return "; ".join(note for note in notes if note)
 
 
@@ -133,10 +128,7 @@ def show_why(console: Console, found: Why) -> None:
     elif found.in_force is not None:
         console.print("Nothing counts.")
     if found.waiting:
-        heads = ("number", "campaign", "mail job", "priority", "held", "by", "may go", "expires", "note")
-        console.print(
-            table(*heads, rows=[_row(each, with_address=False) for each in found.waiting], title="Held")
-        )
+        _show_waiting(console, found.waiting, with_address=False, title="Held")
     else:
         console.print("Nothing waits.")
     if found.past:
@@ -146,9 +138,9 @@ def show_why(console: Console, found: Why) -> None:
                 str(each.held_mail_id),
                 each.campaign,
                 str(each.mail_job_id),
-                each.held_at,
+                f"{each.held_at:%Y-%m-%d %H:%M}",
                 str(each.held_by),
-                each.ended_at,
+                f"{each.ended_at:%Y-%m-%d %H:%M}",
                 each.ending.value.replace("_", " "),
                 str(each.later_mail_job_id or ""),
                 each.ended_by,

@@ -160,7 +160,7 @@ def _show_assembly(console: Console, done: dict[str, Any], reason: str) -> None:
         ("duplicates", resolved.duplicates),
         ("recipients", resolved.recipients),
     ]
-    rows += [(f"bypassed: {reason}", count) for reason, count in sorted(resolved.bypassed.items())]
+    rows += [(_why_not(reason), count) for reason, count in sorted(resolved.bypassed.items())]
     if assembled is not None:
         rows += [(f"bypassed: {reason}", count) for reason, count in sorted(assembled.bypassed.items())]
         rows.append(("assembled messages", assembled.messages))
@@ -184,3 +184,9 @@ def _show_assembly(console: Console, done: dict[str, Any], reason: str) -> None:
             f"{shown(assembled.composed_bytes)} octets composed, {shown(assembled.stored_bytes)} stored "
             f"({per_message:,.0f} a message)"
         )
+
+
+def _why_not(reason: str) -> str:
+    """Why somebody is not written to now: the frequency policy's reasons are no bypasses in the books."""
+    kept = {"held", "discarded", "expired"}
+    return f"{reason} by the frequency policy" if reason in kept else f"bypassed: {reason}"

@@ -7,6 +7,7 @@ that is still being sent are of slightly different instants, one for each table;
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime
@@ -144,7 +145,7 @@ class MailJobReport:
         if self.books.held and not self.is_dry_run:
             hints.append(
                 f"{self.books.held:,} wait in the frequency queue: "
-                f"`mail-orchestration frequency queue --campaign '{self.campaign}'` lists them."
+                f"`mail-orchestration frequency queue --campaign {shlex.quote(self.campaign)}` lists them."
             )
         if self.books.uncertain:
             hints.append(

@@ -295,7 +295,9 @@ WITH RECURSIVE search AS (
     SELECT r.release_id, r.released_on, r.bypassed_count, 1 AS low, r.recipient_count AS high
     FROM release AS r
     INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
-    WHERE r.takes_places AND r.places_settled_at IS NULL AND r.recipient_count > 0
+    WHERE r.takes_places AND r.recipient_count > 0
+        -- Settled before those days, all that it sent was accepted before them.
+        AND (r.places_settled_at IS NULL OR r.places_settled_at >= CAST(:not_before AS timestamptz))
         AND j.installation_id = CAST(:installation_id AS integer)
     UNION ALL
     SELECT s.release_id, s.released_on, s.bypassed_count,
