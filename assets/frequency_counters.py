@@ -7,7 +7,7 @@ from assets.checks import check_counters_equal_the_log, counters_equal_the_log
 from assets.delivery_results import DELIVERY_RESULTS
 from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
-from assets.partitions import NO_FAN_OUT, partition_key_of
+from assets.partitions import MAIL_JOBS, NO_FAN_OUT, add_keys, partition_key_of
 from mail_orchestration.dispatch.held_mails import HeldMailEnding
 from mail_orchestration.feedback.plots import held_plot
 from mail_orchestration.frequency.queue import Rescanned, rescan
@@ -49,6 +49,7 @@ def frequency_counters(
         found = overview(installation)
         windows = frequency_summary(installation, now=utc_now())
         check = check_counters_equal_the_log(installation)
+    add_keys(context.instance, MAIL_JOBS, [each.mail_job_id for each in done.released.later])
     context.log.info(
         "%d days closed, %d held mails let go, %d still held",
         len(done.upkeep.closed),

@@ -139,12 +139,13 @@ class World:
             assert result.success, failure_of(result)
         return result
 
-    def release(self) -> str:
+    def release(self, occurrence: str = "") -> str:
         """Import the audiences and release the campaign; returns its partition key."""
         installation = self.mail.shared()
         for name in ("members", "friends"):
             fill_audience(installation, name, now=utc_now())
-        released = release_campaign(installation, self.folder / "campaigns" / "hello", now=utc_now())
+        folder = self.folder / "campaigns" / "hello"
+        released = release_campaign(installation, folder, now=utc_now(), occurrence=occurrence)
         add_keys(self.instance, MAIL_JOBS, [released.release_id])
         return partition_key_of(released.release_id)
 

@@ -169,6 +169,33 @@ def test_frequency_counters_close_nothing_before_the_day_is_over(world: World) -
     assert [line.split("|")[1].strip() for line in told["windows"].splitlines()[2:]] == ["1", "7", "30", "90"]
 
 
+@pytest.mark.rule("8.4")
+def test_frequency_counters_tell_who_is_at_a_limit_and_let_go_what_is_allowed(world: World) -> None:
+    rule = {"max_mails": 1, "days": 7}
+    world.write_settings(frequency={"enabled": True, "rules": [rule]})
+    world.run("assemble", partition_key=world.release("one"))
+    second = world.release("two")
+    told = metadata_of(world.run("assemble", partition_key=second), "recipients")
+    assert "1 in 7 days" in told["kept_by_the_frequency_policy"]
+
+    told = metadata_of(world.run("close_of_the_day"), "frequency_counters")
+    assert told["policy"] == "at most 1 in 7 days (rolling window)"
+    assert "| 1 in 7 days | 130 | 100.0 % |" in told["contacts_at_their_limit"]
+    assert (told["held"], told["let_go_now"]) == (130, 0)
+    assert "| hello | 1 in 7 days | 130 |" in told["held_by_campaign"]
+    assert told["held_over_time"].startswith("![the frequency queue](data:image/png;base64,")
+
+    world.write_settings(frequency={"enabled": True, "rules": [{**rule, "max_mails": 2}]})
+    told = metadata_of(world.run("close_of_the_day"), "frequency_counters")
+    assert (told["held"], told["let_go_now"]) == (0, 130)
+    assert f"| {int(second) + 1} | hello | {second} | 130 |" in told["sent_by"]
+    later = metadata_of(world.run("assemble", partition_key=str(int(second) + 1)), "assembled_messages")
+    assert later["dagster/row_count"] == 130
+    report = metadata_of(world.run("report", partition_key=second), "mail_job_report")
+    assert f"| {int(second) + 1} |" in report["later_mail_jobs"]
+    assert "@" not in str(told) + str(report)
+
+
 @pytest.mark.rule("1.2")
 def test_an_upstream_dataframe_fills_an_audience(world: World) -> None:
     @dg.asset

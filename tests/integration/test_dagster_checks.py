@@ -93,3 +93,18 @@ def test_a_few_assembly_failures_are_a_warning(world: World) -> None:
     assert found.severity is dg.AssetCheckSeverity.WARN
     assert found.metadata["failures"].value == 1
     assert evaluations(world, result)["books_balance"].passed
+
+
+@pytest.mark.rule("8.2")
+def test_counters_that_are_not_what_the_log_adds_up_to_fail_their_check(world: World) -> None:
+    world.write_settings(frequency={"enabled": True, "rules": [{"max_mails": 1, "days": 7}]})
+    world.run("assemble", partition_key=world.release())
+    checked = evaluations(world, world.run("close_of_the_day"))["counters_equal_the_log"]
+    assert checked.passed
+    execute(world, "UPDATE frequency_counter SET mails_1 = 1 WHERE contact_id <= 2")
+
+    checked = evaluations(world, world.run("close_of_the_day"))["counters_equal_the_log"]
+
+    assert not checked.passed
+    assert not checked.blocking
+    assert checked.description == "The counters of 2 contacts are not what the daily log adds up to."
