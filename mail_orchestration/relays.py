@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mail_orchestration.egress.relay import AuthMechanism, Relay, Secret, TlsMode
+from mail_orchestration.egress.relay import AuthMechanism, Relay, TlsMode
 from mail_orchestration.egress.setup import tls_context
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.secret import Secret
 from mail_orchestration.kernel.settings import Settings
 
 

@@ -6,13 +6,14 @@ from base64 import b64encode
 from typing import assert_never
 
 from mail_orchestration.egress.faults import RelayUnusable, without_addresses
-from mail_orchestration.egress.relay import AuthMechanism, Relay, Secret
+from mail_orchestration.egress.relay import AuthMechanism, Relay
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.wire import Wire
+from mail_orchestration.kernel.secret import Secret
 
 
 async def authenticate(
-    wire: Wire, relay: Relay, username: str, password: Secret, offered: frozenset[str]
+    wire: Wire, relay: Relay, username: str, password: Secret[str], offered: frozenset[str]
 ) -> None:
     """Log in. Raises RelayUnusable when the relay offers no fitting mechanism or refuses."""
     mechanism = chosen_mechanism(relay.auth, offered)

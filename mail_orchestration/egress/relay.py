@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.secret import Secret
 
 _DOMAIN_OR_LITERAL = re.compile(r"[A-Za-z0-9.\-_]+|\[[A-Za-z0-9.:]+\]")
 
@@ -29,30 +30,6 @@ class AuthMechanism(StrEnum):
     LOGIN = "LOGIN"
     XOAUTH2 = "XOAUTH2"
     """The password is an OAuth 2 access token."""
-
-
-class Secret:
-    """A text that neither `repr`, `str` nor a log shows."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The secret itself, for the moment of its use."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +77,7 @@ class Relay:
     server_name: str | None = None
     """The name in the relay's certificate where `host` is an IP address or an alias."""
     username: str | None = None
-    password: Secret | None = None
+    password: Secret[str] | None = None
     auth: AuthMechanism | None = None
     """None takes the best that is offered of PLAIN and LOGIN."""
     allow_plaintext_auth: bool = False

@@ -10,10 +10,10 @@ import base64
 import binascii
 import os
 import secrets
-import tempfile
 from pathlib import Path
 
 from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.secret_files import create_secret_file
 from mail_orchestration.kernel.tokens import MINIMUM_SECRET_OCTETS, BadSigningSecret, SigningKeys
 
 SECRETS_VARIABLE = "MAIL_ORCHESTRATION_SIGNING_KEYS"
@@ -44,23 +44,8 @@ def load_signing_keys(data_dir: Path, *, may_create: bool) -> SigningKeys:
 
 def create_signing_keys(file: Path) -> bool:
     """Make `file` with one new key, readable by its owner alone. False when it exists; many may try at once."""
-    if file.exists():
-        return False
-    file.parent.mkdir(parents=True, exist_ok=True)
     line = f"k1:{base64.b64encode(secrets.token_bytes(MINIMUM_SECRET_OCTETS)).decode()}\n"
-    descriptor, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as opened:
-            opened.write(line)
-            opened.flush()
-            os.fsync(opened.fileno())
-        # A link fails where a rename would overwrite: the first one wins, whole.
-        os.link(fresh, file)
-    except FileExistsError:
-        return False
-    finally:
-        Path(fresh).unlink()
-    return True
+    return create_secret_file(file, line)
 
 
 def _parsed(text: str, where: str) -> SigningKeys:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mail_orchestration.egress.faults import without_addresses
-from mail_orchestration.egress.relay import AuthMechanism, Backoff, Relay, Secret, TlsMode
+from mail_orchestration.egress.relay import AuthMechanism, Backoff, Relay, TlsMode
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.setup import Extensions, extensions_of, tls_context
 from mail_orchestration.kernel.errors import BadSettings
+from mail_orchestration.kernel.secret import Secret
 
 
 @pytest.mark.rule("6.8")

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from mail_orchestration.egress.relay import Backoff, Relay, Secret, Timeouts, TlsMode
+from mail_orchestration.egress.relay import Backoff, Relay, Timeouts, TlsMode
+from mail_orchestration.kernel.secret import Secret
 from tests.scenarios.relays.talk import Drop, Talk
 
 
