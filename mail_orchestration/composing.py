@@ -32,7 +32,13 @@ def composing(
     with (
         fetching(inst.settings.fetch_allowed_networks) as fetch_pages,
         AssemblyPool(
-            campaign, facts, inst.keys, workers=workers, dictionary=dictionary, fetch_pages=fetch_pages
+            campaign,
+            facts,
+            inst.keys,
+            workers=workers,
+            dictionary=dictionary,
+            dkim_keys=inst.dkim_keys_for(campaign.definition.from_.domain),
+            fetch_pages=fetch_pages,
         ) as pool,
     ):
         yield pool

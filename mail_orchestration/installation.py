@@ -14,6 +14,7 @@ from mail_orchestration.audience.importing import ensure_installation
 from mail_orchestration.dispatch.restore_fence import recognise
 from mail_orchestration.dispatch.turns import note_settings
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.dkim_keys import DkimKey, keys_for, load_dkim_keys
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.settings import Settings, load_settings
@@ -29,6 +30,12 @@ class Installation:
     database: Database
     installation_id: int
     keys: SigningKeys
+    dkim_keys: tuple[DkimKey, ...] = ()
+    """In the order of the settings' section `dkim`."""
+
+    def dkim_keys_for(self, domain: str) -> list[DkimKey]:
+        """Those that sign mail `From` this domain; none: it leaves unsigned (spec 2.6)."""
+        return keys_for(domain, self.dkim_keys)
 
 
 @contextlib.contextmanager
@@ -38,9 +45,10 @@ def open_installation(
     """Read the settings, open the database (the embedded one when there is no DATABASE_URL) and bring it up to date.
 
     A database that was restored or copied is opened, and holds all sending. Raises BadSettings naming file, line and
-    key, or DatabaseUnavailable.
+    key, or the DKIM key that cannot be used, or DatabaseUnavailable.
     """
     settings = load_settings(settings_path)
+    dkim_keys = load_dkim_keys(settings.dkim)
     with Database.open(
         settings.database_url, settings.data_dir, pool_size=pool_size, application_name=application_name
     ) as database:
@@ -50,7 +58,13 @@ def open_installation(
             installation_id = ensure_installation(connection, settings.installation)
             note_settings(connection, installation_id, settings.for_others())
             look_at_database(connection, settings)
-        yield Installation(settings=settings, database=database, installation_id=installation_id, keys=keys)
+        yield Installation(
+            settings=settings,
+            database=database,
+            installation_id=installation_id,
+            keys=keys,
+            dkim_keys=dkim_keys,
+        )
         # How far the database got is remembered; one that was exchanged meanwhile is noticed.
         with contextlib.suppress(DatabaseUnavailable), database.begin() as connection:
             look_at_database(connection, settings)

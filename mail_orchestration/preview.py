@@ -71,7 +71,7 @@ def preview_message(inst: Installation, folder: Path, *, address: str | None = N
     return Preview(
         data=data,
         recipient=recipient,
-        findings=check(campaign, daily_log_days=inst.settings.retention.daily_log_days),
+        findings=check(campaign, settings=inst.settings),
     )
 
 

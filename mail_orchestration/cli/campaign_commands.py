@@ -47,11 +47,10 @@ def check_(face: Face, campaign: CampaignArgument) -> ExitCode | None:
     from mail_orchestration.composition.checking import check
     from mail_orchestration.composition.definition import load_campaign
 
-    folder = Path(campaign) if Path(campaign).is_dir() else campaign_folder(_settings(face), campaign)
+    settings = _settings(face, is_needed=not Path(campaign).is_dir())
+    folder = campaign_folder(settings, campaign)
     loaded = load_campaign(folder)
-    findings = check(
-        loaded, daily_log_days=_daily_log_days(face) if loaded.definition.frequency.rules else None
-    )
+    findings = check(loaded, settings=settings)
     errors = sum(finding.severity == "error" for finding in findings)
     document = {
         "campaign": loaded.definition.name,
@@ -70,17 +69,14 @@ def check_(face: Face, campaign: CampaignArgument) -> ExitCode | None:
     return ExitCode.NOT_WELL if errors else None
 
 
-def _settings(face: Face) -> Settings:
-    from mail_orchestration.kernel.settings import load_settings
+def _settings(face: Face, *, is_needed: bool) -> Settings | None:
+    """The settings. None where there is no such file, and it was neither named nor is needed."""
+    from mail_orchestration.kernel.settings import load_settings, settings_path
 
+    is_named = face.settings_path is not None
+    if not is_needed and not is_named and not settings_path().is_file():
+        return None
     return load_settings(face.settings_path)
-
-
-def _daily_log_days(face: Face) -> int | None:
-    """None without a settings file: a folder is checked also where there is none."""
-    from mail_orchestration.kernel.settings import settings_path
-
-    return _settings(face).retention.daily_log_days if settings_path(face.settings_path).is_file() else None
 
 
 def _show_findings(console: Console, findings: Sequence[Any]) -> None:

@@ -10,6 +10,7 @@ __all__ = ["app", "run"]
 
 for _module in (
     "setup",
+    "dkim",
     "import",
     "campaign",
     "launch",

@@ -27,6 +27,12 @@ relays:
   #   weight: 3                 # three of four messages go here
   #   limits: {per_second: 50, per_hour: 100000}   # of all mailcasters together; 0 is no limit
 
+# Keys that sign what comes from a domain; mail-orchestration dkim-key makes one. Without it your relay must sign.
+# dkim:
+#   - domain: example.org
+#     selector: s2026a
+#     key: dkim/example.org.s2026a.pem
+
 # Who works. A mailcaster's type follows from its sizes: see docs/reference/behaviour.md, 4.1.
 mailcasters:
   - name: large                 # large job priority: divides big mail jobs into children of 2,000 to 10,000

@@ -28,10 +28,11 @@ from mail_orchestration.composition.assembly_worker import (
     Setup,
     run_worker,
 )
-from mail_orchestration.composition.composer import Composer, Sign
+from mail_orchestration.composition.composer import Composer
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import Campaign
 from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.kernel.dkim_keys import DkimKey
 from mail_orchestration.kernel.errors import AssemblyFailed, ComponentFailed
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
@@ -117,13 +118,19 @@ class AssemblyPool:
         *,
         workers: int | None = None,
         dictionary: bytes | None = None,
-        sign: Sign | None = None,
+        dkim_keys: Sequence[DkimKey] = (),
         fetch_pages: FetchPages | None = None,
         limits: Limits | None = None,
     ) -> None:
-        composer = Composer(campaign, facts, keys, sign=sign)
+        composer = Composer(campaign, facts, keys, dkim_keys=dkim_keys)
         self._limits = limits or Limits()
-        setup = Setup(files=dict(campaign.files), facts=facts, keys=keys, sign=sign, limits=self._limits)
+        setup = Setup(
+            files=dict(campaign.files),
+            facts=facts,
+            keys=keys,
+            dkim_keys=tuple(dkim_keys),
+            limits=self._limits,
+        )
         self.dictionary = dictionary or _made_by_worker(setup) or composer.dictionary(rendered=False)
         """What a `Compressor` needs to read the stored messages back: keep it with the mail job."""
         self._setup = replace(setup, dictionary=self.dictionary)

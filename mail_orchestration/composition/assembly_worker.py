@@ -10,7 +10,7 @@ from datetime import datetime
 from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol, TypeVar
 
-from mail_orchestration.composition.composer import Composer, Sign
+from mail_orchestration.composition.composer import Composer
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import campaign_from_files
@@ -18,6 +18,7 @@ from mail_orchestration.composition.errors import CompositionError, FaultReason
 from mail_orchestration.composition.limits import TookTooLong, cpu_limit, install_cpu_limit, limit_memory
 from mail_orchestration.composition.templates import place_of
 from mail_orchestration.kernel.crash_points import crash_point
+from mail_orchestration.kernel.dkim_keys import DkimKey
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
 from mail_orchestration.kernel.tokens import SigningKeys
@@ -66,7 +67,7 @@ class Setup:
     keys: SigningKeys = field(repr=False)
     dictionary: bytes | None = field(default=None, repr=False)
     """None asks the worker to make it: its first message is the dictionary, and it ends."""
-    sign: Sign | None = None
+    dkim_keys: tuple[DkimKey, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
 
@@ -94,7 +95,7 @@ def run_worker(connection: Connection, progress: Progress, setup: Setup) -> None
     """Answer each `Order` with an `AssembledBatch`, or with the pages to fetch, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to decide on
     install_cpu_limit()
-    composer = Composer(campaign_from_files(setup.files), setup.facts, setup.keys, sign=setup.sign)
+    composer = Composer(campaign_from_files(setup.files), setup.facts, setup.keys, dkim_keys=setup.dkim_keys)
     limit_memory(setup.limits.worker_megabytes)
     if setup.dictionary is None:
         connection.send(_make_dictionary(composer, setup.limits))

@@ -126,10 +126,15 @@ def with_line_feeds(text: str) -> str:
 
 
 def fits_7bit(octets: bytes) -> bool:
-    """ASCII without control characters and without a line over 998 octets (RFC 2045 §2.7)."""
+    """ASCII without control characters, without a line over 998 octets (RFC 2045 §2.7) or white space at a line's end.
+
+    Some relays cut that off, which breaks a signature.
+    """
     return (
         octets.isascii()
         and not octets.translate(None, delete=_SAFE_IN_7BIT)
+        and b" \r\n" not in octets
+        and not (b"\t" in octets and b"\t\r\n" in octets)
         and max(map(len, octets.split(b"\r\n"))) <= _MAXIMUM_LINE
     )
 

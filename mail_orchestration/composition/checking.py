@@ -16,6 +16,7 @@ from mail_orchestration.composition.assembly import AssemblyPool
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import OUR_NAMES, MailJobFacts
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
+from mail_orchestration.composition.dkim_checking import dkim_findings
 from mail_orchestration.composition.errors import FaultReason
 from mail_orchestration.composition.findings import Finding, Severity, error, placed, warning
 from mail_orchestration.composition.frequency_checking import frequency_findings
@@ -23,6 +24,7 @@ from mail_orchestration.composition.templates import COMPILE_FAULTS, CampaignEnv
 from mail_orchestration.kernel.components import load_components
 from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign, ComponentFailed, NotFound
 from mail_orchestration.kernel.model import BodyFormat, Recipient
+from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.kernel.tokens import SigningKeys
 
 CLIPPED_AT_OCTETS = 102_000
@@ -36,12 +38,12 @@ _PATH_OF_IMAGE = re.compile(
 
 
 def check(
-    campaign: Campaign, sample: Recipient | None = None, *, daily_log_days: int | None = None
+    campaign: Campaign, sample: Recipient | None = None, *, settings: Settings | None = None
 ) -> list[Finding]:
     """What is wrong with `campaign`, errors first. Composes it for `sample`, or for its `sample_contact`.
 
-    Templates run in a process with limits, as they do in a release. `daily_log_days` is how long its installation keeps
-    the daily log; None: unknown.
+    Templates run in a process with limits, as they do in a release. `settings` are those of the installation that it is
+    for; None where nobody knows them.
     """
     syntax = list(_syntax(campaign))
     findings = [
@@ -49,7 +51,8 @@ def check(
         *_inline_images(campaign),
         *_unsubscribe(campaign),
         *_components(campaign),
-        *frequency_findings(campaign, daily_log_days),
+        *frequency_findings(campaign, None if settings is None else settings.retention.daily_log_days),
+        *([] if settings is None else dkim_findings(campaign, settings.dkim)),
     ]
     if not any(each.severity is Severity.ERROR for each in syntax):
         findings += [*_names(campaign, sample), *_composed(campaign, sample)]

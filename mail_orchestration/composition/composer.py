@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
@@ -28,6 +28,7 @@ from mail_orchestration.composition.context import (
 )
 from mail_orchestration.composition.cookies import COOKIE_NAME, personalisation_cookie
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
+from mail_orchestration.composition.dkim import Signer
 from mail_orchestration.composition.errors import CompositionError, FaultReason
 from mail_orchestration.composition.header_fields import (
     Mailbox,
@@ -38,15 +39,13 @@ from mail_orchestration.composition.header_fields import (
 )
 from mail_orchestration.composition.templates import CampaignEnvironment, compile_template, render
 from mail_orchestration.composition.text_part import TextDeriver, text_of
+from mail_orchestration.kernel.dkim_keys import DkimKey
 from mail_orchestration.kernel.errors import BadCampaign
 from mail_orchestration.kernel.model import BodyFormat, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest
 from mail_orchestration.kernel.tokens import Purpose, SigningKeys
 
 _NOBODY = Recipient(recipient_no=0, contact_id=0, address="somebody@example.org")
-
-Sign = Callable[[bytes], bytes]
-"""A signature step: takes the complete message, gives the header fields to stand on top of it (DKIM)."""
 
 _VISIBLE = re.compile(
     r">(?:\s|&nbsp;|&#160;|&zwnj;|&#8204;)*[^\s<&]|>\s*&(?!nbsp;|#160;|zwnj;|#8204;)|<img\b", re.I
@@ -74,11 +73,18 @@ class Composer:
     """
 
     def __init__(
-        self, campaign: Campaign, facts: MailJobFacts, keys: SigningKeys, *, sign: Sign | None = None
+        self,
+        campaign: Campaign,
+        facts: MailJobFacts,
+        keys: SigningKeys,
+        *,
+        dkim_keys: Sequence[DkimKey] = (),
     ) -> None:
+        """`dkim_keys` are those of the campaign's `From` domain; each of them signs every message."""
         definition = campaign.definition
         self.campaign, self.facts = campaign, facts
-        self._definition, self._keys, self._sign = definition, keys, sign
+        self._definition, self._keys = definition, keys
+        self._signer = Signer(dkim_keys) if dkim_keys else None
         self._text_environment = CampaignEnvironment(campaign.files)
         self._subject = self._line_template("subject", definition.subject)
         self._to_name = self._line_template("to_name", definition.to_name) if definition.to_name else None
@@ -254,8 +260,8 @@ class Composer:
                 self._bodies.write(text=text, html=html, related=related),
             )
         )
-        if self._sign is not None:
-            data = self._sign(data) + data
+        if self._signer is not None:
+            data = self._signer.signature_fields(data, dated or self.facts.released_at) + data
         if len(data) > self._maximum_octets:
             raise CompositionError(
                 FaultReason.MESSAGE_TOO_LARGE, f"has {len(data)} octets, more than {self._maximum_octets}"

@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from mail_orchestration.kernel.dkim_settings import DkimSettings, check_selectors
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
 from mail_orchestration.kernel.frequency import log_too_short
@@ -133,6 +134,8 @@ class Settings(Section):
     dagster: DagsterSettings = DagsterSettings()
     relays: tuple[RelaySettings, ...] = ()
     domains: tuple[DomainSettings, ...] = ()
+    dkim: tuple[DkimSettings, ...] = ()
+    """Who signs (spec 2.6); several keys of one domain each sign."""
     mailcasters: tuple[MailcasterParameters, ...] = ()
     audiences: tuple[AudienceSettings, ...] = ()
 
@@ -157,6 +160,7 @@ class Settings(Section):
                 if names.count(name) > 1:
                     raise ValueError(f"{section}: two are named {name!r}")
         check_groups(self.domains)
+        check_selectors(self.dkim)
         servers: dict[tuple[str, int], RelaySettings] = {}
         for relay in self.relays:
             same = servers.setdefault((relay.host.lower(), relay.port), relay)
@@ -260,6 +264,7 @@ def load_settings(path: Path | None = None) -> Settings:
                 )
                 for relay in settings.relays
             ),
+            "dkim": tuple(each.model_copy(update={"key": absolute(each.key)}) for each in settings.dkim),
             "audiences": tuple(
                 audience.model_copy(
                     update={

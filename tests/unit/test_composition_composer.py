@@ -243,17 +243,6 @@ def test_a_page_is_asked_for_with_the_recipients_own_cookie() -> None:
     assert composer(text="x").page_request(recipient()) is None
 
 
-def test_a_signature_stands_on_top_and_is_made_of_the_whole_message() -> None:
-    seen: list[bytes] = []
-
-    def sign(message: bytes) -> bytes:
-        seen.append(message)
-        return b"DKIM-Signature: v=1\r\n"
-
-    data = Composer(campaign(text="x"), FACTS, KEYS, sign=sign).compose(recipient()).data
-    assert data == b"DKIM-Signature: v=1\r\n" + seen[-1]
-
-
 def test_envelope_sender() -> None:
     assert composer(text="x").compose(recipient()).reverse_path == "bounces@shop.example"
     own = composer(text="x", yaml="envelope_sender: b@bounce.example\n")

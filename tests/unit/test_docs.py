@@ -14,6 +14,7 @@ from mail_orchestration.audience.rows import RejectCode
 from mail_orchestration.composition.definition import CampaignDefinition
 from mail_orchestration.composition.definition_parts import AttachmentSpec, Frequency, Schedule
 from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.kernel.dkim_settings import DkimSettings
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
 from mail_orchestration.kernel.frequency_settings import FrequencyRuleSettings, FrequencySettings
 from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettings, RampSettings
@@ -72,6 +73,7 @@ def expect_keys(text: str, model: type[BaseModel]) -> None:
         ("limits", LimitSettings),
         ("ramp", RampSettings),
         ("domains", DomainSettings),
+        ("dkim", DkimSettings),
         ("mailcasters", MailcasterParameters),
         ("audiences", AudienceSettings),
     ],
