@@ -64,8 +64,7 @@ def as_received(data: bytes) -> bytes:
     return b"".join(line[line.startswith(b".") :] for line in data.splitlines(keepends=True))
 
 
-def verified(inst: Installation, data: bytes) -> list[bool]:
-    message = as_received(data)
+def verified(inst: Installation, message: bytes) -> list[bool]:
     assert message.startswith(b"DKIM-Signature: v=1; a=rsa-sha256")
     return verdicts(message, [each for each in inst.dkim_keys if each.domain == "example.org"])
 
@@ -87,8 +86,9 @@ def test_what_a_relay_receives_is_verified_and_retries_are_the_same_octets(
             assert tally(inst, release_id).accepted == 5
             assert sorted(server.data) == sorted([greylisted, *(f"r{n}@example.net" for n in range(1, 5))])
             for data in server.data.values():
-                assert verified(inst, data) == [True, True]
-                assert verified(inst, data.replace(b"this is", b"this was")) == [False, False]
+                message = as_received(data)
+                assert verified(inst, message) == [True, True]
+                assert verified(inst, message.replace(b"this is", b"this was")) == [False, False]
     first, second = server.received[greylisted]
     assert first == second
 
@@ -110,8 +110,9 @@ def test_single_mails_trials_and_previews_are_signed(
             )
             run_loose_shift(inst, "s1", stop=threading.Event())
             assert sorted(server.data) == ["ann@example.net", "boss@example.net"]
-            for data in (*server.data.values(), preview_message(inst, folder).data):
-                assert verified(inst, data) == [True, True]
+            received = [as_received(data) for data in server.data.values()]
+            for message in (*received, preview_message(inst, folder).data):
+                assert verified(inst, message) == [True, True]
 
 
 @pytest.mark.rule("2.6")
