@@ -25,6 +25,7 @@ BUILT: dict[str, str] = {
         6.4 6.8
         11.1 11.3
     """,
+    "messages are signed": "2.6",
     "the fleet survives anything": "3.4 5.2 5.3 5.4 5.6 5.8",
     "the global queue": "6.1 6.2 6.3 6.5 6.6 6.7 7.1 7.2 7.3 7.4",
     "nobody is written to too often": "3.5 8.1 8.3 8.5",

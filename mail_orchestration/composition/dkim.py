@@ -11,7 +11,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from mail_orchestration.kernel.dkim_keys import DkimKey
@@ -36,9 +36,9 @@ _PREFERRED_LINE = 78
 class _Canonical(NamedTuple):
     """What of a message is signed, in its canonical form."""
 
-    names: tuple[bytes, ...]
-    """For `h=`, in the order in which they are hashed."""
     fields: bytes
+    tag: tuple[bytes, ...]
+    """`h=`, which names them, in lines."""
     body_hash: bytes
     """Base64, for `bh=`."""
 
@@ -73,8 +73,7 @@ class _SigningKey:
     def field(self, canonical: _Canonical, moment: int) -> bytes:
         """The whole header field, folded."""
         version, domain, selector = self._lines
-        names = _folded_names(canonical.names)
-        lines = [version, domain, selector % moment, *names, b"bh=%b;" % canonical.body_hash]
+        lines = [version, domain, selector % moment, *canonical.tag, b"bh=%b;" % canonical.body_hash]
         # §3.7: the field itself comes last, without the value of `b=` and without CRLF; each fold is one space.
         own = b"dkim-signature:%b b=" % b" ".join(lines)
         digest = hashlib.sha256(canonical.fields + own).digest()
@@ -120,22 +119,10 @@ def simple_body_hash(message: bytes, start: int = 0) -> bytes:
 
 def _canonical(message: bytes) -> _Canonical:
     end = message.index(b"\r\n\r\n") + 2
-    found: dict[bytes, list[bytes]] = {}
-    for field in _fields(message[:end]):
-        canonical = relaxed_field(field)
-        found.setdefault(canonical[: canonical.index(b":")], []).append(canonical)
-    names: list[bytes] = []
-    fields: list[bytes] = []
-    for name in GUARDED_FIELDS + SIGNED_FIELDS:
-        # §5.4.2: of several the lowest is signed first.
-        occurring = found.get(name, [])[::-1]
-        fields += occurring
-        names += [name] * (len(occurring) + (name in _GUARDED))
+    fields = [relaxed_field(field) for field in _fields(message[:end])]
+    places, tag = _choice(tuple([field.partition(b":")[0] for field in fields]))
     body_hash = base64.b64encode(simple_body_hash(message, end + 2))
-    return _Canonical(tuple(names), b"".join(fields), body_hash)
-
-
-_GUARDED = frozenset(GUARDED_FIELDS)
+    return _Canonical(b"".join([fields[place] for place in places]), tag, body_hash)
 
 
 def _fields(head: bytes) -> Iterable[bytes]:
@@ -151,9 +138,21 @@ def _fields(head: bytes) -> Iterable[bytes]:
     yield field
 
 
-@cache
-def _folded_names(names: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The tag `h=`, in lines that are no longer than they should be. A mail job needs one or two of them."""
+@lru_cache(maxsize=100)
+def _choice(names: tuple[bytes, ...]) -> tuple[list[int], tuple[bytes, ...]]:
+    """Which of a message's fields are signed, by their places in it, and `h=`. A mail job makes it once or twice."""
+    places: list[int] = []
+    signed: list[bytes] = []
+    for name in GUARDED_FIELDS + SIGNED_FIELDS:
+        # §5.4.2: of several the lowest is signed first.
+        found = [place for place in reversed(range(len(names))) if names[place] == name]
+        places += found
+        signed += [name] * (len(found) + (name in GUARDED_FIELDS))
+    return places, _folded(signed)
+
+
+def _folded(names: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The tag `h=`, in lines that are no longer than they should be."""
     lines, line = [], b"h=" + names[0]
     for name in names[1:]:
         if len(line) + len(name) + 3 > _PREFERRED_LINE:  # a space before, a colon on either side
