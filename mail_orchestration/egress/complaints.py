@@ -1,8 +1,9 @@
 """When what relays answer means that less should be sent: to the relay, or to a group of recipient domains (spec 6.7).
 
-421 speaks of the relay, at once. A 4yz may speak of anything: greylisting defers a few of many first mails, and that
-is no reason to go slower. So it takes MOST_DEFERRED of WINDOW answers, those of a domain from the first deferred one
-on. In answer to RCPT it speaks of the domain, and of the relay only where several domains get it.
+421 speaks of the relay, at once, and so does 4yz to a greeting or EHLO, which no message is to blame for. A 4yz to a
+message may speak of anything: greylisting defers a few of many first mails, and that is no reason to go slower. So it
+takes MOST_DEFERRED of WINDOW answers, those of a domain from the first deferred one on. In answer to RCPT it speaks of
+the domain, and of the relay only where several domains get it.
 """
 
 from __future__ import annotations
@@ -88,6 +89,12 @@ class Complaints:
         if tally.answers >= WINDOW:
             tally.begin_anew(now)
         return is_new
+
+    def note_turned_away(self, relay: Scope, reply: Reply, now: float) -> bool:
+        """A session that the relay refused to begin. 4yz asks for less, or for fewer; whether it led to a complaint."""
+        if not reply.is_transient:
+            return False
+        return self._complain(relay, self._relays.setdefault(relay, _Tally(now)), reply, now)
 
     def take(self) -> list[Complaint]:
         """What was complained of since the last time."""

@@ -32,6 +32,8 @@ MOST_BREAKS = 3
 
 Heard = Callable[[Scope, str, Verdict, Reply, Phase], None]
 """Told of each answer: relay, recipient address, what it means, the answer, and the command that it answers."""
+TurnedAway = Callable[[Scope, Reply], None]
+"""Told of what a relay says instead of beginning a session."""
 
 
 class Connection:
@@ -45,8 +47,10 @@ class Connection:
         idle: IdleSessions | None,
         may_send: Callable[[], bool],
         heard: Heard,
+        turned_away: TurnedAway,
     ) -> None:
         self._heard = heard
+        self._turned_away = turned_away
         self._feed = feed
         self._lanes = lanes
         self._idle = idle
@@ -99,6 +103,8 @@ class Connection:
         try:
             return await self._opening
         except RelayUnusable as error:
+            if error.reply is not None:
+                self._turned_away(lane.share.scope, error.reply)
             self._lanes.failed(lane, str(error))
         except asyncio.CancelledError:
             if not self._is_ending() or not self._opening.cancelled():

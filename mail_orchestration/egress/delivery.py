@@ -84,7 +84,15 @@ async def deliver(
     )
     results = Results(sink, clock)
     fleet = [
-        Connection(feed, lanes, results, idle, may_send, throttle.heard if throttle else _unheard)
+        Connection(
+            feed,
+            lanes,
+            results,
+            idle,
+            may_send,
+            throttle.heard if throttle else _unheard,
+            throttle.turned_away if throttle else _nobody_asks,
+        )
         for _ in range(used)
     ]
     return await _Delivery(feed, lanes, results, fleet, throttle).run(stop)
@@ -175,3 +183,7 @@ def _unlimited(_address: str) -> None:
 
 def _unheard(relay: Scope, address: str, verdict: Verdict, reply: Reply, phase: Phase) -> None:
     """Without a throttle nobody asks what relays answer."""
+
+
+def _nobody_asks(relay: Scope, reply: Reply) -> None:
+    """Nor why they begin no session."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from mail_orchestration.kernel.errors import Unavailable
+
+if TYPE_CHECKING:
+    from mail_orchestration.egress.reply import Reply
 
 _ADDRESS = re.compile(
     r"""(?:"[^"]*"|(?<![^\s<>,;:()\[\]"])[^\s<>,;:()\[\]"]+)  # a local part, quoted or not
@@ -25,6 +29,11 @@ class MalformedReply(ConversationBroken):
 
 class RelayUnusable(Unavailable):
     """No session can be set up with the relay now: the message says why, and no mail is to blame."""
+
+    def __init__(self, message: str, reply: Reply | None = None) -> None:
+        super().__init__(message)
+        self.reply = reply
+        """What the relay said instead of setting it up."""
 
 
 def without_addresses(text: str) -> str:

@@ -113,7 +113,7 @@ async def _connect(relay: Relay, context: ssl.SSLContext | None) -> Wire:
 async def _introduce(wire: Wire, relay: Relay, context: ssl.SSLContext | None) -> Extensions:
     greeting = await wire.reply(relay.timeouts.greeting_s)
     if not greeting.is_positive:
-        raise RelayUnusable(f"greeted with {without_addresses(str(greeting))}")
+        raise RelayUnusable(f"greeted with {without_addresses(str(greeting))}", greeting)
     extensions = await _say_hello(wire, relay)
     if relay.tls is TlsMode.STARTTLS and context is not None:
         if not extensions.starttls:
@@ -144,7 +144,7 @@ async def _say_hello(wire: Wire, relay: Relay) -> Extensions:
         reply = await wire.reply(relay.timeouts.hello_s)
         if reply.is_positive:
             return Extensions()
-    raise RelayUnusable(f"answered EHLO with {without_addresses(str(reply))}")
+    raise RelayUnusable(f"answered EHLO with {without_addresses(str(reply))}", reply)
 
 
 async def _start_tls(wire: Wire, relay: Relay, context: ssl.SSLContext) -> None:

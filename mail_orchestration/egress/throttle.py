@@ -108,6 +108,11 @@ class Throttle:
         if self._complaints.note(relay, domain, verdict, reply, phase, steady_seconds()):
             self._complained.set()
 
+    def turned_away(self, relay: Scope, reply: Reply) -> None:
+        """What a relay said instead of beginning a session."""
+        if self._complaints.note_turned_away(relay, reply, steady_seconds()):
+            self._complained.set()
+
     async def attend(self, on_news: Callable[[], None]) -> NoReturn:
         """During a delivery: keep our connections, tell complaints, and say when other limits hold than before."""
         self._on_news = on_news

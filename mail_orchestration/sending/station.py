@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,8 +16,10 @@ from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import DatabaseClock
-from mail_orchestration.kernel.errors import DatabaseUnavailable
+from mail_orchestration.kernel.errors import DatabaseUnavailable, Unavailable
 from mail_orchestration.throttling import SharedThrottle
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -35,16 +38,29 @@ class Station:
     """A worker's event loop, idle sessions, slots at hand, clock and pace. A context manager, for one thread."""
 
     def __init__(self, inst: Installation) -> None:
+        """Raises Unavailable when this process may not open the files that an event loop needs."""
         with inst.database.begin() as connection:
             self.clock = DatabaseClock(connection)
         self.idle = IdleSessions()
         self.throttle = Throttle(SharedThrottle(inst.database, inst.settings))
         self.pace = Pace()
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        # Where it cannot run that is known now, before anything is claimed.
+        self._try_out()
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run `work` on the station's loop to its end."""
         return self._runner.run(work)
+
+    def _try_out(self) -> None:
+        nothing = asyncio.sleep(0)
+        try:
+            self._runner.run(nothing)
+        except OSError as error:
+            nothing.close()
+            with contextlib.suppress(OSError, RuntimeError):
+                self._runner.close()
+            raise Unavailable(f"no mail can be sent from this process: {error.strerror}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +68,13 @@ class Station:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._runner:
-            self._runner.run(self.idle.close())
-            with contextlib.suppress(DatabaseUnavailable):
-                self._runner.run(self.throttle.close())
+        try:
+            with self._runner:
+                self.run(self.idle.close())
+                with contextlib.suppress(DatabaseUnavailable):
+                    self.run(self.throttle.close())
+        except Exception as failure:
+            if error is None:
+                raise
+            # A loop that never ran cannot be closed in order: why it did not is on its way to the caller.
+            _log.warning("what a worker keeps could not be closed: %s", failure)

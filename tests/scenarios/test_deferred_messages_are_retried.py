@@ -26,6 +26,14 @@ CONTACTS = 1000
 GREYLISTED = [f"once-451-at-rcpt-4-7-1-r{n}" for n in range(CONTACTS // 50)]
 
 
+def one_in_fifty(locals_: list[str]) -> list[str]:
+    """CONTACTS local parts, one in fifty of which is one of these, in their order."""
+    who = [f"r{n}" for n in range(CONTACTS - len(locals_))]
+    for place, local in enumerate(locals_):
+        who.insert(50 * place, local)
+    return who
+
+
 @pytest.mark.rule("6.2")
 @pytest.mark.rule("6.3")
 @pytest.mark.rule("6.4")
@@ -33,9 +41,7 @@ GREYLISTED = [f"once-451-at-rcpt-4-7-1-r{n}" for n in range(CONTACTS // 50)]
 def test_greylisted_messages_are_all_delivered_and_none_twice(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    who = [f"r{n}" for n in range(CONTACTS - len(GREYLISTED))]
-    for place, local in enumerate(GREYLISTED):
-        who.insert(50 * place, local)
+    who = one_in_fifty(GREYLISTED)
     with relay_beside() as server, site(tmp_path, server, database_url, monkeypatch, who) as inst:
         release_id = released(inst)
         send_mail_jobs(inst, monkeypatch)
@@ -132,6 +138,24 @@ def test_after_the_most_attempts_it_is_a_dead_letter_until_somebody_resubmits_it
         assert tally(inst, release_id).deferred == 1
 
 
+@pytest.mark.rule("6.4", "1.8")
+def test_of_one_in_fifty_that_a_relay_rejects_exactly_those_are_rejected_and_suppressed(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = [f"550-at-rcpt-5-1-1-r{n}" for n in range(CONTACTS // 50)]
+    who = one_in_fifty(gone)
+    assert [place for place, local in enumerate(who) if local in gone] == list(range(0, CONTACTS, 50))
+    with relay_beside() as server, site(tmp_path, server, database_url, monkeypatch, who) as inst:
+        release_id = released(inst)
+        send_mail_jobs(inst, monkeypatch)
+        found = tally(inst, release_id)
+        assert (found.accepted, found.rejected, found.deferred) == (CONTACTS - len(gone), len(gone), 0)
+        assert rejected(inst) == {address_of(local): "550 5.1.1" for local in gone}
+        assert suppressed(inst) == rejected(inst)
+        assert server.accepted == {address_of(local): 1 for local in who if local not in gone}
+        assert {server.tries[local] for local in gone} == {1}, "they are asked for once"
+
+
 @pytest.mark.rule("6.4")
 def test_a_rejecting_relay_has_exactly_the_addresses_suppressed_that_it_speaks_of(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +176,18 @@ def test_a_rejecting_relay_has_exactly_the_addresses_suppressed_that_it_speaks_o
         found = tally(inst, release_id)
         assert (found.accepted, found.rejected, found.deferred) == (318, 32, 0)
         assert suppressed(inst) == {address_of(local): "550 5.1.1" for local in [*hard, *late]}
+
+
+def rejected(inst: Installation) -> dict[str, str]:
+    """Address → the relay's codes, of all results that say so."""
+    with inst.database.begin() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT address, concat_ws(' ', reply_code, enhanced_code) AS codes "
+                "FROM result INNER JOIN contact USING (contact_id) WHERE outcome = 'rejected'"
+            )
+        ).all()
+    return {row.address: row.codes for row in rows}
 
 
 def suppressed(inst: Installation) -> dict[str, str]:

@@ -113,6 +113,35 @@ def test_the_rate_goes_down_and_comes_back(
     assert server.accepted.total() == len(server.accepted) == found.accepted
 
 
+@pytest.mark.rule("6.7", "6.4")
+def test_a_relay_that_greets_with_421_is_sent_less_and_asked_less_often(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trouble = "421 4.7.0 too many sessions"
+    with relay_beside(Script(greeting=trouble)) as server:
+        settings = write_site(
+            tmp_path,
+            relay_port=server.port,
+            contacts=30,
+            mailcasters=[{"name": "m1", "connections": 10}],
+            dispatcher={"back_off_round_seconds": ROUND_S},
+        )
+        with opened(settings, database_url, monkeypatch) as inst:
+            release_id = released(inst)
+            process = start_mailcaster(inst)
+            until(lambda: told(inst, capsys)["back_off"] is not None)
+            slow = told(inst, capsys)["back_off"]
+            assert slow["reason"] == trouble
+            assert slow["rate"] < slow["full_rate"]
+            until(lambda: server.sessions > 10)
+            # The ten that came at once are one failure; after that one tries, after a second, after two, …
+            assert server.sessions <= 15
+            server.script.greeting = "220 welcome"
+            assert process.wait(timeout=120) == 0
+            assert tally(inst, release_id).accepted == 30
+    assert server.accepted == dict.fromkeys(addresses(30), 1)
+
+
 @pytest.mark.rule("6.7")
 def test_four_mailcasters_never_hold_more_connections_than_the_relay_allows(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch

@@ -117,8 +117,15 @@ def test_a_process_may_not_open_enough_files(
         assert "Too many open files" in said.decode()
         assert state(inst, release_id)[0] is MailJobState.P_FINISHED
         assert tally(inst, release_id).accepted == CONTACTS
-        # Room for none of them: its mail jobs fail with the reason, and keep what is unsent.
+        # Room for no event loop: it takes nothing, and says why.
         release_id = released(inst, again=True)
+        for files in (10, 11):
+            unable = start_mailcaster(inst, files=files)
+            _, said = unable.communicate(timeout=90)
+            assert (unable.returncode, b"Too many open files" in said) == (3, True), said.decode()
+            assert b"Traceback" not in said
+        assert tally(inst, release_id).waiting == CONTACTS
+        # Room for none of them: its mail jobs fail with the reason, and keep what is unsent.
         none = start_mailcaster(inst, files=17)
         _, said = none.communicate(timeout=90)
         with inst.database.begin() as connection:

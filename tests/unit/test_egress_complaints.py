@@ -72,3 +72,12 @@ def test_the_rate_is_that_of_the_last_answers() -> None:
     slow_then_fast = [("big.example", ACCEPTED)] * 300 + [("big.example", CLOSING)]
     [found] = made_by(slow_then_fast, per_second=250.0)
     assert found.seen_rate == pytest.approx(250.0, rel=0.05)
+
+
+def test_a_session_that_is_not_begun_for_now_is_one_and_one_refused_for_good_is_none() -> None:
+    complaints = Complaints()
+    assert complaints.note_turned_away(RELAY, CLOSING[1], 1.0)
+    [found] = complaints.take()
+    assert (found.scope, found.reason) == (RELAY, "421 4.7.0 too fast")
+    assert not complaints.note_turned_away(RELAY, Reply(554, "5.7.1", "we do not know you"), 2.0)
+    assert complaints.take() == []
