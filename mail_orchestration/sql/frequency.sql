@@ -175,8 +175,9 @@ UPDATE frequency_policy SET counted_for = CAST(:today AS date)
 WHERE installation_id = CAST(:installation_id AS integer) AND counted_for < CAST(:today AS date);
 
 -- name: set_count_memory
--- Room for one pass over the daily log in this transaction.
-SELECT set_config('work_mem', '48MB', TRUE);
+-- Room for one pass over the daily log in this transaction, and no look-up for each contact after it: how many there are
+-- is not known before, and taken for few.
+SELECT set_config('work_mem', '48MB', TRUE), set_config('enable_nestloop', 'off', TRUE);
 
 -- name: count_windows
 -- The mails in each window, from the daily log in one pass; who is in none of it any more has none. Rows that are right
@@ -192,7 +193,8 @@ USING (
         SELECT contact_id, day, mails FROM daily_mail_count
         WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first AS date)
         UNION ALL
-        SELECT contact_id, NULL, NULL FROM frequency_counter WHERE installation_id = CAST(:installation_id AS integer)
+        SELECT contact_id, CAST(NULL AS date), CAST(NULL AS integer) FROM frequency_counter
+        WHERE installation_id = CAST(:installation_id AS integer)
     ) AS logged
     GROUP BY contact_id
 ) AS w ON c.contact_id = w.contact_id

@@ -1,0 +1,214 @@
+"""The frequency gate beside the dedup of the same release, and the nightly count beside a plain GROUP BY of its log.
+
+    python -m benchmarks.frequency --contacts 1000000 --rounds 3
+
+Each round fills two audiences, of `--contacts` and of half as many that are all in the first, and resolves releases to
+both under a policy of four rules: whose counters are not there yet, whose counters are, and to whom everybody is held.
+The gate is timed inside the transaction that dedup began; the reference is the rest of it. Then 90 days of log are
+written, on each of which `--share` of the contacts got a mail, and it becomes the next day: the last day is closed from
+its results, and the windows are counted anew. The reference is `SELECT contact_id, sum(mails) … GROUP BY contact_id`
+over the same log with as much memory. Targets: each ratio at most 2. Printed are the medians, then JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import Connection, text
+
+from benchmarks.import_and_dedup import NOW, make_release, timed
+from mail_orchestration.audience import resolving
+from mail_orchestration.audience.frequency_gate import pass_frequency_gate
+from mail_orchestration.audience.importing import ensure_audience, ensure_installation
+from mail_orchestration.feedback.daily_counts import close_day
+from mail_orchestration.feedback.frequency_counters import count_anew, put_in_force
+from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.frequency import Policy, Rule, Window
+from mail_orchestration.kernel.migrations import migrate
+from mail_orchestration.kernel.settings import Settings
+
+POLICY = Policy(
+    rules=(Rule(2, 1), Rule(2, 7), Rule(8, 30), Rule(20, 90)),
+    window=Window.ROLLING,
+    hold=True,
+    count=True,
+    shelf_life_days=7,
+)
+DAYS = 90
+TODAY = NOW.date()
+ZONE = Settings().zone
+CASES = ("counters are made", "counters are there", "everybody is held")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--contacts", type=int, default=1_000_000)
+    options.add_argument("--share", type=float, default=0.1)
+    options.add_argument("--rounds", type=int, default=3)
+    chosen = options.parse_args()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="mo-bench-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        for number in range(chosen.rounds):
+            server = folder / str(number)
+            server.mkdir(mode=0o711)
+            with Database.open(
+                os.environ.get("DATABASE_URL"), server, application_name="benchmark"
+            ) as database:
+                migrate(database)
+                with database.begin() as connection:
+                    installation_id = ensure_installation(connection, f"benchmark {time.time_ns()}")
+                for step, took in gates(database, installation_id, chosen.contacts).items():
+                    seconds[step].append(took)
+                for step, took in night(database, installation_id, chosen.contacts, chosen.share).items():
+                    seconds[step].append(took)
+    tell(chosen, {step: statistics.median(each) for step, each in seconds.items()})
+
+
+def gates(database: Database, installation_id: int, contacts: int) -> dict[str, float]:
+    """Seconds of the gate and of all the rest, for each case."""
+    with database.begin() as connection:
+        fill(connection, installation_id, contacts)
+        put_in_force(connection, installation_id, POLICY, TODAY, NOW)
+    settle(database)
+    took = {}
+    for case in CASES:
+        gate = 0.0
+
+        def timed_gate(*arguments: object) -> None:
+            nonlocal gate
+            gate = timed(lambda: pass_frequency_gate(*arguments))  # type: ignore[arg-type]
+
+        release_id, _ = make_release(database, installation_id)
+        resolving.pass_frequency_gate = timed_gate
+        whole = timed(
+            lambda number=release_id: resolving.resolve_recipients(
+                database, number, small_audience_threshold=100, now=NOW
+            )
+        )
+        took[f"gate, {case}"], took[f"dedup, {case}"] = gate, whole - gate
+        settle(database)
+    with database.begin() as connection:
+        places, held = connection.execute(
+            text("SELECT (SELECT sum(places) FROM frequency_counter), (SELECT count(*) FROM held_mail)")
+        ).one()
+    assert (places, held) == (2 * contacts, contacts), (places, held)
+    return took
+
+
+def fill(connection: Connection, installation_id: int, contacts: int) -> None:
+    """Two audiences, the second of half the contacts of the first."""
+    connection.execute(
+        text(
+            "INSERT INTO contact (installation_id, address, address_key) "
+            "SELECT :i, 'r' || n || '@example.com', 'r' || n || '@example.com' FROM generate_series(1, :n) AS n"
+        ),
+        {"i": installation_id, "n": contacts},
+    )
+    for name, most in (("full", contacts), ("half", contacts // 2)):
+        connection.execute(
+            text(
+                "INSERT INTO audience_member (audience_id, contact_id, import_id) "
+                "SELECT :a, contact_id, 1 FROM contact WHERE installation_id = :i ORDER BY contact_id LIMIT :n"
+            ),
+            {"a": ensure_audience(connection, installation_id, name), "i": installation_id, "n": most},
+        )
+
+
+def night(database: Database, installation_id: int, contacts: int, share: float) -> dict[str, float]:
+    """Seconds of the close of a day, of counting anew, and of the plain GROUP BY."""
+    yesterday = TODAY - timedelta(days=1)
+    log = (
+        "SELECT contact_id, sum(mails) FROM daily_mail_count WHERE installation_id = :i AND day >= :day "
+        "GROUP BY contact_id"
+    )
+    with database.begin() as connection:
+        connection.execute(text("TRUNCATE frequency_counter, held_mail"))
+        for back in range(2, DAYS + 3):
+            day = TODAY - timedelta(days=back)
+            connection.execute(text("SELECT ensure_day_partitions(:day)"), {"day": day})
+            connection.execute(
+                text(
+                    "INSERT INTO daily_mail_count (day, installation_id, contact_id, mails, placed) "
+                    "SELECT :day, :i, contact_id, 1, 1 FROM contact WHERE installation_id = :i "
+                    "AND abs(hashint8extended(contact_id, :seed)) % 1000 < :per_mille"
+                ),
+                {"day": day, "i": installation_id, "seed": back, "per_mille": round(share * 1000)},
+            )
+    with database.begin() as connection:
+        put_in_force(connection, installation_id, POLICY, yesterday, NOW)
+        connection.execute(text("UPDATE frequency_policy SET counted_for = :day"), {"day": yesterday})
+        connection.execute(text("SELECT ensure_day_partitions(:day)"), {"day": yesterday})
+        arrived(connection, installation_id, NOW - timedelta(days=1), round(share * 1000))
+    settle(database)
+    took = {"close": timed(lambda: close_day(database, installation_id, yesterday, ZONE, NOW))}
+    settle(database)
+    took["count"] = timed(lambda: count_anew(database, installation_id, TODAY))
+
+    def plain() -> None:
+        with database.begin() as connection:
+            connection.execute(text("SET LOCAL work_mem = '48MB'"))
+            first = TODAY - timedelta(days=DAYS)
+            rows = connection.scalar(
+                text(f"SELECT count(*) FROM ({log}) AS grouped"), {"i": installation_id, "day": first}
+            )
+            assert rows, rows
+
+    took["plain GROUP BY"] = timed(plain)
+    return took
+
+
+def arrived(connection: Connection, installation_id: int, at: object, per_mille: int) -> None:
+    """Results of the first release, for this share of its recipients."""
+    connection.execute(
+        text(
+            "INSERT INTO result (released_on, release_id, message_no, mail_job_id, contact_id, occurred_at, outcome, "
+            "relay) SELECT p.released_on, p.release_id, p.recipient_no, p.release_id, p.contact_id, :at, 'accepted', 'relay' "
+            "FROM recipient AS p WHERE p.release_id = (SELECT min(j.release_id) FROM mail_job AS j "
+            "WHERE j.installation_id = :i) AND abs(hashint8extended(p.contact_id, 1)) % 1000 < :per_mille"
+        ),
+        {"i": installation_id, "at": at, "per_mille": per_mille},
+    )
+
+
+def settle(database: Database) -> None:
+    """What autovacuum and the checkpointer would do at any moment, in the middle of one measurement or the other."""
+    with database.connect_autocommit() as connection:
+        connection.execute(
+            text("VACUUM ANALYZE contact, audience_member, frequency_counter, daily_mail_count, result")
+        )
+        connection.execute(text("CHECKPOINT"))
+
+
+def tell(chosen: argparse.Namespace, median: dict[str, float]) -> None:
+    ratios = {f"gate where {case}": median[f"gate, {case}"] / median[f"dedup, {case}"] for case in CASES} | {
+        "nightly count": median["count"] / median["plain GROUP BY"]
+    }
+    for step, took in median.items():
+        print(f"{step:<28} {took:>8.2f} s")
+    for name, ratio in ratios.items():
+        print(f"{name:<36} ratio {ratio:.2f}")
+    print(
+        json.dumps(
+            {
+                "contacts": chosen.contacts,
+                "share": chosen.share,
+                "rounds": chosen.rounds,
+                "seconds": {step: round(took, 3) for step, took in median.items()},
+                "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
