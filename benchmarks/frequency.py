@@ -172,7 +172,8 @@ def arrived(connection: Connection, installation_id: int, at: object, per_mille:
     connection.execute(
         text(
             "INSERT INTO result (released_on, release_id, message_no, mail_job_id, contact_id, occurred_at, outcome, "
-            "relay) SELECT p.released_on, p.release_id, p.recipient_no, p.release_id, p.contact_id, :at, 'accepted', 'relay' "
+            "relay) SELECT p.released_on, p.release_id, p.recipient_no, p.release_id, p.contact_id, :at, 'accepted', "
+            "'relay' "
             "FROM recipient AS p WHERE p.release_id = (SELECT min(j.release_id) FROM mail_job AS j "
             "WHERE j.installation_id = :i) AND abs(hashint8extended(p.contact_id, 1)) % 1000 < :per_mille"
         ),

@@ -78,6 +78,9 @@ FROM (
     INNER JOIN release AS r ON j.mail_job_id = r.release_id
     WHERE r.released_on = CAST(:day AS date) AND j.queued_at > CAST(:history_since AS timestamptz)
     UNION ALL
+    SELECT 'mail jobs with places in the frequency counters that may still be given back', TRUE, count(*)
+    FROM release WHERE released_on = CAST(:day AS date) AND takes_places AND places_settled_at IS NULL
+    UNION ALL
     SELECT 'results that the daily log has not counted', TRUE, count(*)
     FROM result
     WHERE released_on = CAST(:day AS date) AND outcome IN ('accepted', 'uncertain')

@@ -104,8 +104,12 @@ class FrequencyWorld:
         if upkeep:
             bring_up_to_date(self.inst, now=at)
         release_id = self.made(at, to, campaign=campaign, **columns)
-        resolve_recipients(self.inst.database, release_id, small_audience_threshold=1000, now=at)
+        self.resolved(release_id, at)
         return release_id
+
+    def resolved(self, release_id: int, at: datetime) -> None:
+        """Dedup and the gate."""
+        resolve_recipients(self.inst.database, release_id, small_audience_threshold=1000, now=at)
 
     def made(
         self, at: datetime, to: Collection[int] | None = None, *, campaign: str = "letter", **columns: Any
@@ -145,13 +149,20 @@ class FrequencyWorld:
             )
         return int(release_id)
 
-    def sent(self, release_id: int, at: datetime, outcomes: Mapping[int, str] | str = "accepted") -> None:
+    def sent(
+        self,
+        release_id: int,
+        at: datetime,
+        outcomes: Mapping[int, str] | str = "accepted",
+        *,
+        ended_at: datetime | None = None,
+    ) -> None:
         """Every recipient who passed the gate has a result, and the mail job has FINISHED."""
         for no in self.passed(release_id):
             word = outcomes if isinstance(outcomes, str) else outcomes.get(no, "accepted")
             for result_no, outcome in enumerate(word.split(), start=1):
                 self.result(release_id, no, outcome, at, result_no)
-        self.becomes(release_id, "FINISHED", at)
+        self.becomes(release_id, "FINISHED", ended_at or at)
 
     def result(self, release_id: int, no: int, outcome: str, at: datetime, result_no: int = 1) -> None:
         """One result of the message to a contact."""
@@ -207,6 +218,27 @@ class FrequencyWorld:
             i=self.inst.installation_id,
         )
         return {self.number[contact_id]: places for contact_id, places in rows}
+
+    def waiting(self) -> set[int]:
+        """For whom a mail waits."""
+        rows = self.rows(
+            "SELECT contact_id FROM held_mail WHERE installation_id = :i", i=self.inst.installation_id
+        )
+        return {self.number[contact_id] for (contact_id,) in rows}
+
+    def releases_of_held_mails(self) -> set[int]:
+        """The releases that send what waited."""
+        rows = self.rows(
+            "SELECT release_id FROM release JOIN mail_job USING (release_id) "
+            "WHERE held_from IS NOT NULL AND installation_id = :i",
+            i=self.inst.installation_id,
+        )
+        return {release_id for (release_id,) in rows}
+
+    def counts(self, release_id: int) -> bool:
+        """Whether a release counts."""
+        [[counts]] = self.rows("SELECT counts FROM release WHERE release_id = :r", r=release_id)
+        return bool(counts)
 
     def held(self) -> int:
         """How many mails wait."""
