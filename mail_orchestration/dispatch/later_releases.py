@@ -13,6 +13,7 @@ from datetime import date, datetime
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.held_mails import BY_ITSELF, HeldMailEnding, ensured_log_day
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.frequency import Window
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce
 from mail_orchestration.kernel.partitions import ensure_day
@@ -74,6 +75,7 @@ def release_held_mails(
     )
     while connection.execute(STATEMENTS["decide_held_candidates"]).rowcount:
         pass
+    crash_point("held_mails_chosen")
     made = connection.execute(STATEMENTS["make_later_releases"], binds)
     binds["later_ids"] = [row.release_id for row in made]
     if not binds["later_ids"]:

@@ -9,6 +9,7 @@ from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
 from mail_orchestration.feedback.frequency_history import History, drop_history, history
 from mail_orchestration.frequency.releasing import Released, let_go
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
@@ -63,6 +64,7 @@ def disable_policy(inst: Installation, *, by: str, now: datetime | None = None) 
         released = let_go(connection, inst, None, now=now, by=by)
         forgotten = history(connection, inst.installation_id)
         drop_history(connection, inst.installation_id, now)
+        crash_point("policy_dropped")
     return Disabled(released=released, forgotten=forgotten)
 
 

@@ -19,6 +19,7 @@ from mail_orchestration.dispatch.held_mails import (
 from mail_orchestration.dispatch.later_releases import LaterRelease, release_held_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
+from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency
@@ -59,6 +60,8 @@ def release_held(inst: Installation, *, now: datetime | None = None) -> Released
             policy_in_force(connection, inst.installation_id),
             now=now or database_now(connection),
         )
+        crash_point("held_mails_released")
+    crash_point("held_mails_committed")
     for each in released.later:
         _log.info(
             "mail job %d sends %d mails of campaign %s that were held in mail job %d",

@@ -126,3 +126,11 @@ CRASHES: Mapping[str, Crash] = {
     "partition_dropped": Crash(first="clean", passing=2),
     "report_marked": Crash(first="report"),
 }
+"""Those that are come to in the course."""
+SWEPT_ELSEWHERE = {
+    "held_mails_chosen": "test_frequency_queue_is_cut_off.py",
+    "held_mails_released": "test_frequency_queue_is_cut_off.py",
+    "held_mails_committed": "test_frequency_queue_is_cut_off.py",
+    "policy_dropped": "test_frequency_queue_is_cut_off.py",
+}
+"""The others, and the file that comes to them: in the course nobody is written to twice."""

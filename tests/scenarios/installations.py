@@ -72,6 +72,7 @@ def write_site(
     relay: Mapping[str, object] | None = None,
     html: str = HTML,
     installation: str = "main",
+    frequency: Mapping[str, object] | None = None,
 ) -> Path:
     """Write the settings, the campaign `letter` and the audience `everybody`; return the settings' path.
 
@@ -96,6 +97,7 @@ def write_site(
         "mailcasters": [dict(each) for each in mailcasters],
         "dispatcher": dict(dispatcher or {}),
         "audiences": [{"name": "everybody", "csv": "everybody.csv"}],
+        "frequency": dict(frequency or {}),
     }
     path = folder / SETTINGS
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
