@@ -94,6 +94,7 @@ def clean(context: dg.OpExecutionContext, mail: dg.ResourceParam[MailSystem]) ->
                 nothing="Nothing that was to be dropped was in use.",
             ),
             "reservations_taken_back": summary.run_out,
+            "unused_domains_forgotten": summary.domains,
             "old_records": retained.records,
             "old_partition_keys": keys,
             "old_runs": runs,

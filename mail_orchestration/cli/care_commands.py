@@ -48,6 +48,7 @@ def clean(face: Face) -> ExitCode | None:
         ("mail jobs STOPPED", _numbers(summary.stopped)),
         ("mail jobs let go of", _numbers(summary.let_go)),
         ("reservations taken back", summary.run_out),
+        ("unused domains' limits forgotten", summary.domains),
         ("partitions dropped", len(retained.dropped)),
         ("octets in them", sum(each.octets for each in retained.dropped)),
         ("records deleted", retained.records),

@@ -94,6 +94,14 @@ def list_back_offs(connection: Connection, *, cut_since: int) -> dict[Key, BackO
     return {(row.scope, row.name): found for row in rows if (found := _back_off(row)) is not None}
 
 
+def forget_unused_domains(connection: Connection, *, days: int) -> int:
+    """Delete the rows of recipient domains that nobody sent to or cut for so many days; how many they were.
+
+    No quota reaches that far back. Relays keep theirs: since when they are used decides on their ramp.
+    """
+    return connection.execute(STATEMENTS["forget_unused_domains"], {"days": days}).rowcount
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleListed:
     """One limit's state for people."""

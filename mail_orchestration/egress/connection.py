@@ -29,6 +29,8 @@ from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase
 MOST_BREAKS = 3
 """A message that breaks this many connections in a row before its final dot is deferred: it must not spin."""
 
+AHEAD_S = 0.05
+"""An envelope goes ahead of the last reply only through a slot that is open for so long: relays pause now and then."""
 
 Heard = Callable[[Scope, str, Verdict, Reply, Phase], None]
 """Told of each answer: relay, recipient address, what it means, the answer, and the command that it answers."""
@@ -228,7 +230,7 @@ class Connection:
         if not session.pipelining or self._leaves(lane, session):
             return None, None
         # The relay reads the envelope when it has answered the body before it, and may take longer than lately.
-        ahead_s, slot = 2 * session.dot_took_s, None
+        ahead_s, slot = max(AHEAD_S, 2 * session.dot_took_s), None
         if lane.gate is not None and (slot := lane.gate.try_enter(ahead_s)) is None:
             return None, None
         ahead = self._feed.take_now()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mail_orchestration.egress.content import Refusal, dot_stuffed, refusal_of_data, refusal_of_paths
 from mail_orchestration.egress.faults import ConversationBroken
@@ -30,8 +30,7 @@ BLOCK_OCTETS = 64 * 1024
 """A longer body goes out in blocks, and its final dot only when the kernel has taken all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A message as it will go onto this session's wire."""
 
     mail: bytes

@@ -193,9 +193,10 @@ class ResultsLog:
         crash_point("flush_durable")
         durable, self._in_flight = self._in_flight, []
         self.flushes += 1
-        self.counts.update(result.outcome for result, _ in durable)
-        self.counts.subtract(result.supersedes for result, _ in durable if result.supersedes is not None)
-        for _, future in durable:
+        self.counts.update([result.outcome for result, _ in durable])
+        for result, future in durable:
+            if result.supersedes is not None:
+                self.counts[result.supersedes] -= 1
             if not future.done():
                 future.set_result(None)
 

@@ -72,10 +72,19 @@ SET wanted = excluded.wanted, held = excluded.held, renewed_at = excluded.renewe
 -- A process has no connection open any more, to any relay.
 DELETE FROM relay_connections WHERE holder = :holder;
 
+-- name: forget_unused_domains
+-- Recipient domains that nobody sent to for so long that nothing counts any more of what was taken or cut. Whoever sends to
+-- one of them in this moment holds its row, or makes a new one.
+DELETE FROM throttle
+WHERE scope = 'domain' AND taken_at < clock_timestamp() - make_interval(days => CAST(:days AS integer))
+    AND coalesce(back_off_cut_at, 0)
+    < 1000000 * extract(EPOCH FROM clock_timestamp() - make_interval(days => CAST(:days AS integer)));
+
 -- name: list_throttles
 -- All relays and recipient domains that have a state, with the connections that are held, and the moment.
 SELECT t.scope, t.name, t.line_origin, t.line_interval, t.line_lateness, t.line_heads, t.line_short_at, t.taken,
-    t.first_used_at, t.back_off_rate, t.back_off_full_rate, t.back_off_since, t.back_off_cut_at, t.back_off_reason, clock_timestamp() AS now,
+    t.first_used_at, t.back_off_rate, t.back_off_full_rate, t.back_off_since, t.back_off_cut_at, t.back_off_reason,
+    clock_timestamp() AS now,
     coalesce(sharing.held, 0) AS connections, coalesce(sharing.holders, 0) AS holders
 FROM throttle AS t
 LEFT JOIN LATERAL (

@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.dispatch.throttles import forget_unused_domains
 from mail_orchestration.egress.ports import Complaint, Held, Scope, Standing
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadSettings
@@ -95,6 +96,23 @@ def test_connections_change_hands_and_those_of_the_silent_are_free(database: Dat
     assert stand(one, 0).connections == {RELAY: 0}
     change(database, "UPDATE relay_connections SET renewed_at = renewed_at - interval '31 s'")
     assert stand(process(database), 0).connections == {RELAY: 10}
+
+
+def test_domains_that_nobody_writes_to_are_forgotten_and_relays_are_not(database: Database) -> None:
+    one = process(database)
+    quiet, cut, used = (Scope("domain", f"{name}.example") for name in ("quiet", "cut", "used"))
+    complaint = Complaint(scope=cut, reason="451 4.7.1 too fast", seen_rate=100.0)
+    for scope in (quiet, cut, used, RELAY):
+        slots(one, scope, 1)
+    change(database, "UPDATE throttle SET taken_at = taken_at - interval '31 days'")
+    stand(one, 0, complaint)
+    slots(one, used, 1)
+    with database.begin() as connection:
+        assert forget_unused_domains(connection, days=30) == 1
+        assert forget_unused_domains(connection, days=30) == 0
+        left = connection.execute(text("SELECT name FROM throttle")).scalars()
+        assert set(left) == {cut.name, used.name, RELAY.name}
+    assert slots(one, quiet, 1), "it may be used again"
 
 
 def test_throttle_shows_what_holds(

@@ -189,6 +189,20 @@ MUTATIONS: dict[str, Mutation] = {
         caught_by="tests/integration/test_mailcaster_ends_a_mail_job.py::"
         "test_opt_outs_and_expiry_after_assembly_are_honoured",
     ),
+    "slots that may still be used late are forgotten when the line becomes less patient": Mutation(
+        promise="6.7",
+        file="egress/slots.py",
+        old=" + max(0, self.lateness - pace.lateness)",
+        new="",
+        caught_by="tests/unit/test_egress_slots.py -k from_patient",
+    ),
+    "a slot stays open for longer than the limit allows": Mutation(
+        promise="6.7",
+        file="egress/gate.py",
+        old="and now + ahead_s < opening.shuts",
+        new="and now < opening.shuts",
+        caught_by="tests/unit/test_egress_gate_keeps_slots.py",
+    ),
     "a contact of two audiences is two recipients": Mutation(
         promise="1.3",
         file="sql/audience.sql",

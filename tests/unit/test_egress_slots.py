@@ -97,6 +97,18 @@ def test_no_window_has_more_than_its_limit(slots_a_second: int, limits: Limits, 
 
 
 @pytest.mark.rule("6.7")
+@pytest.mark.parametrize("per_second", [10, 100, 5000])
+def test_from_patient_to_not_the_limit_holds(per_second: int) -> None:
+    """Slots of a patient line are all used at the last moment, and then more is asked for than there is."""
+    limits = Limits(per_second=per_second)
+    patient = [Step(SECOND // 5, max(1, per_second // 20), [1.0], 1.0)] * 20
+    found = arrivals(limits, patient + [Step(SECOND // 5, per_second, [0.0])] * 20)
+    assert all(last - first >= SECOND for first, last in zip(found, found[per_second:], strict=False))
+    used = len([moment for moment in found if moment >= found[-1] - 2 * SECOND])
+    assert used >= 0.95 * 2 * per_second
+
+
+@pytest.mark.rule("6.7")
 @pytest.mark.parametrize("takers", [1, 4, 8])
 @pytest.mark.parametrize(
     ("limits", "seconds", "most"),
