@@ -199,8 +199,8 @@ MUTATIONS: dict[str, Mutation] = {
     "a slot stays open for longer than the limit allows": Mutation(
         promise="6.7",
         file="egress/gate.py",
-        old="and now + ahead_s < opening.shuts",
-        new="and now < opening.shuts",
+        old="shuts = held.opens + held.slice.lateness_s",
+        new="shuts = held.opens + held.slice.lateness_s + 1",
         caught_by="tests/unit/test_egress_gate_keeps_slots.py",
     ),
     "a contact of two audiences is two recipients": Mutation(
