@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
@@ -73,6 +74,28 @@ def test_ten_thousand_are_remembered_without_an_address(database: Database) -> N
     assert len(bytes(row.mail_key)) == 32
 
 
+@pytest.mark.rule("6.5", "4.6")
+@pytest.mark.parametrize("first_commits", [True, False])
+def test_of_two_that_make_a_days_partitions_at_once_one_waits_for_the_other(
+    database: Database, first_commits: bool
+) -> None:
+    """As all workers do at midnight."""
+    make = text("SELECT ensure_day_partitions(CAST('2031-05-20' AS date))")
+
+    def made_by_another() -> None:
+        with database.begin() as another:
+            another.execute(make)
+
+    with ThreadPoolExecutor(max_workers=1) as pool, database.begin() as connection:
+        connection.execute(make)
+        second = pool.submit(made_by_another)
+        _wait_until_somebody_waits(database, second)
+        _end(connection, first_commits)
+        second.result(timeout=60)
+    with database.begin() as connection:
+        assert connection.scalar(text("SELECT to_regclass('delivery_log_20310520') IS NOT NULL"))
+
+
 @pytest.mark.rule("6.6")
 @pytest.mark.parametrize("first_commits", [True, False])
 def test_of_two_callers_at_once_one_waits_for_the_other(database: Database, first_commits: bool) -> None:
@@ -80,18 +103,21 @@ def test_of_two_callers_at_once_one_waits_for_the_other(database: Database, firs
     for day in (NOW, NOW + timedelta(days=1)):
         asked(database, mail(), now=day)  # makes the partition, for which they would wait too
 
-    def is_waiting() -> bool:
-        with database.begin() as looking:
-            return bool(looking.execute(_SOMEBODY_WAITS).one().waits)
-
     with ThreadPoolExecutor(max_workers=1) as pool, database.begin() as connection:
         assert all(remember(connection, 1, mails, history=HISTORY, now=NOW))
         # After midnight: its rows are in another partition, where no index sees those of the first.
         second = pool.submit(asked, database, *reversed(mails), now=NOW + timedelta(minutes=2))
-        while not is_waiting():
-            assert not second.done()
+        _wait_until_somebody_waits(database, second)
         _end(connection, first_commits)
         assert second.result(timeout=60) == [not first_commits] * 300
+
+
+def _wait_until_somebody_waits(database: Database, waiting: Future[Any]) -> None:
+    while True:
+        with database.begin() as looking:
+            if looking.execute(_SOMEBODY_WAITS).one().waits:
+                return
+        assert not waiting.done()
 
 
 def _end(connection: Connection, commits: bool) -> None:

@@ -824,7 +824,11 @@ BEGIN
         partition := parent || '_' || to_char(day, 'YYYYMMDD');
         CONTINUE WHEN to_regclass(partition) IS NOT NULL;
         PERFORM pg_advisory_xact_lock(hashtextextended('mail_orchestration.ensure_day_partitions', 0));
-        CONTINUE WHEN to_regclass(partition) IS NOT NULL;
+        -- A query: to_regclass would answer from what this session knew before it waited for another that made it.
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_class AS c
+            WHERE c.relname = partition AND c.relnamespace = current_schema()::regnamespace
+        );
         EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE)', partition, parent);
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', parent, partition, day, day + 1);
     END LOOP;
