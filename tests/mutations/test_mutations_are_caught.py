@@ -145,6 +145,31 @@ MUTATIONS: dict[str, Mutation] = {
         new="            r.result_no >= 1\n",
         caught_by="tests/integration/test_feedback_daily_counts.py -k uncertain",
     ),
+    "two gates do not wait for each other": Mutation(
+        promise="8.8",
+        file="audience/frequency_gate.py",
+        old="        lock_frequency(connection, release.installation_id)\n",
+        new="        pass\n",
+        caught_by="tests/integration/test_frequency_gates_at_once.py::"
+        "test_the_second_gate_waits_for_the_first_and_sees_whom_it_let_through",
+    ),
+    "a place is given back each time that it is looked at": Mutation(
+        promise="8.2",
+        file="sql/frequency.sql",
+        old="e.contact_id FROM ended AS e\n    ON CONFLICT DO NOTHING\n",
+        new="e.contact_id FROM ended AS e\n    ON CONFLICT (release_id, contact_id, released_on) DO UPDATE "
+        "SET contact_id = excluded.contact_id\n",
+        caught_by="tests/integration/test_frequency_places.py::"
+        "test_what_never_arrives_gives_its_place_back_and_what_may_have_arrived_keeps_it",
+    ),
+    "a mail that is in the daily log keeps its place": Mutation(
+        promise="8.2",
+        file="sql/feedback.sql",
+        old="    -g.more_placed\n",
+        new="    0\n",
+        caught_by="tests/integration/test_frequency_places.py::"
+        "test_the_close_of_the_day_moves_places_into_the_log_once",
+    ),
     "a parent does not end with its last child": Mutation(
         promise="3.2",
         file="dispatch/settling.py",

@@ -1,0 +1,134 @@
+"""Two campaigns at the same moment, and processes that die in the gate: never more than the rules allow (spec 8.8)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier, Event
+from time import sleep
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from mail_orchestration.audience import frequency_gate
+from mail_orchestration.audience.resolving import mark_interrupted
+from mail_orchestration.feedback.daily_counts import close_day
+from mail_orchestration.kernel import crash_points
+from mail_orchestration.kernel.database import Database
+from tests.integration.frequency_world import NOON, FrequencyWorld, database, days_later
+
+__all__ = ["database"]
+
+CONTACTS = 40
+AT_ONCE = 4
+pytestmark = pytest.mark.rule("8.8")
+
+
+def at_once(works: list[Callable[[], Any]]) -> None:
+    """All of them begin in the same moment."""
+    together = Barrier(len(works))
+
+    def begin(work: Callable[[], Any]) -> None:
+        together.wait(timeout=60)
+        work()
+
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(begin, work) for work in works]:
+            future.result(timeout=120)
+
+
+def test_of_campaigns_at_the_same_moment_no_contact_gets_more_than_the_rules_allow(
+    database: Database,
+) -> None:
+    world = FrequencyWorld(database, [(2, 7)], contacts=CONTACTS)
+    world.night(NOON)
+    # Of different days: those of one day wait for each other in dedup already.
+    made = [world.made(NOON - timedelta(days=no), campaign=f"campaign {no}") for no in range(AT_ONCE)]
+    at_once([lambda number=number: world.resolved(number, NOON) for number in made])
+    passed = Counter(no for number in made for no in world.passed(number))
+    assert passed == dict.fromkeys(range(1, CONTACTS + 1), 2)
+    assert world.held() == (AT_ONCE - 2) * CONTACTS
+    assert world.faults() == []
+
+
+def test_the_second_gate_waits_for_the_first_and_sees_whom_it_let_through(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 7)])
+    world.night(NOON)
+    first, second = world.made(NOON), world.made(days_later(-1), campaign="other")
+    has_decided, goes_on = Event(), Event()
+
+    def crash_point(name: str) -> None:
+        if name == "gate_held" and not has_decided.is_set():
+            has_decided.set()
+            assert goes_on.wait(60)
+
+    with ThreadPoolExecutor(2) as pool, patch.object(frequency_gate, "crash_point", crash_point):
+        of_first = pool.submit(world.resolved, first, NOON)
+        assert has_decided.wait(60)
+        of_second = pool.submit(world.resolved, second, NOON)
+        while not of_second.done() and not world.rows(
+            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ):
+            sleep(0.01)
+        goes_on.set()
+        of_first.result(60)
+        of_second.result(60)
+    assert (world.passed(first), world.passed(second)) == ({1, 2, 3}, set())
+    assert world.faults() == []
+
+
+def test_gates_closes_and_places_given_back_at_the_same_moment_leave_the_books_right(
+    database: Database,
+) -> None:
+    world = FrequencyWorld(database, [(2, 7)], contacts=CONTACTS)
+    world.sent(world.released(NOON), NOON, dict.fromkeys(range(1, 9), "rejected"))
+    world.sent(world.released(NOON), NOON)
+    made = [world.made(days_later(1 + no), campaign=f"campaign {no}") for no in range(2)]
+    inst = world.inst
+    at_once(
+        [
+            *(lambda number=number: world.resolved(number, days_later(1)) for number in made),
+            *(lambda: world.night(days_later(1)) for _ in range(2)),
+            lambda: close_day(database, inst.installation_id, NOON.date(), inst.settings.zone, days_later(1)),
+        ]
+    )
+    world.night(days_later(1))
+    assert world.faults() == []
+    passed = Counter(no for number in made for no in world.passed(number))
+    assert passed.keys() <= set(range(1, 9))
+    assert max(passed.values(), default=0) <= 1
+
+
+@pytest.mark.parametrize("point", ["gate_held", "gate_places_taken", "dedup_settled"])
+def test_who_dies_in_the_gate_has_taken_no_place_and_let_nobody_through(
+    database: Database, point: str
+) -> None:
+    world = FrequencyWorld(database, [(1, 7)], contacts=CONTACTS)
+    world.released(NOON, range(1, 11))
+    cut_off = world.made(NOON)
+    pid = os.fork()
+    if pid == 0:
+        # The child shares no connection: the gate has one of its own.
+        crash_points.arm(point)
+        try:
+            world.resolved(cut_off, NOON)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert world.places() == dict.fromkeys(range(1, 11), 1)
+    assert world.held() == 0
+    # Another campaign comes before the first is found and released again.
+    other = world.released(NOON, range(1, 21), campaign="other")
+    assert world.passed(other) == set(range(11, 21))
+    assert cut_off in mark_interrupted(database, NOON)
+    world.execute("UPDATE mail_job SET state = 'QUEUING' WHERE mail_job_id = :r", r=cut_off)
+    world.resolved(cut_off, NOON)
+    assert world.passed(cut_off) == set(range(21, CONTACTS + 1))
+    assert world.faults() == []
