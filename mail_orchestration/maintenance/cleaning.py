@@ -13,6 +13,7 @@ from mail_orchestration.dispatch.stopping import end_stopping_of_dead
 from mail_orchestration.dispatch.throttles import forget_unused_domains
 from mail_orchestration.feedback.daily_counts import ClosedDay, WindowCount, counters
 from mail_orchestration.frequency.queue import rescan
+from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
@@ -35,6 +36,8 @@ class CleanSummary:
     """Loose mails whose worker let its reservation run out: any worker may take them."""
     domains: int
     """Recipient domains whose limits nobody used for DOMAINS_DAYS: their rows are deleted."""
+    released: Released
+    """What became of the frequency queue: what has expired, and what goes since its campaign was resumed, say."""
     retained: Retained
     """What was past its retention."""
 
@@ -42,7 +45,8 @@ class CleanSummary:
 def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
     """Mark the mail jobs whose dedup was cut off as INTERRUPTED (spec 1.3, 6.5), stop those that wait and whose
     campaign was edited or deleted (spec 3.4), let go of those that were to stop in the place of dead mailcasters, take
-    back what dead workers reserved, forget domains that nobody writes to, and drop what is past its retention.
+    back what dead workers reserved, forget domains that nobody writes to, look through the frequency queue (spec 8.4),
+    and drop what is past its retention.
     """
     with inst.database.begin() as connection:
         stop_cut_off_dry_runs(connection, now)
@@ -54,6 +58,7 @@ def clean_delivery_queue(inst: Installation, *, now: datetime) -> CleanSummary:
         stopped=stop_edited_and_deleted(inst, now=now),
         let_go=[each.mail_job_id for each in let_go],
         run_out=run_out,
+        released=release_held(inst, now=now),
         domains=domains,
         retained=drop_what_is_old(inst.database, inst.installation_id, inst.settings.retention),
     )

@@ -22,8 +22,9 @@ from mail_orchestration.composition import edits
 from mail_orchestration.frequency.queue import rescan
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
+from mail_orchestration.maintenance import clean_delivery_queue
 from tests.scenarios.frequency_site import IN_THREE_DAYS, rewrite, site_that_holds
-from tests.scenarios.installations import addresses, now, state, tally
+from tests.scenarios.installations import addresses, execute, now, state, tally
 
 CONTACTS = 4
 
@@ -59,3 +60,16 @@ def test_it_is_assembled_delivered_and_reported_like_any_other(
         assert report_release(inst, later.mail_job_id, now=now()).books.accepted == CONTACTS
         family = tally(inst, held)
         assert (family.held, family.accepted, family.later_mail_jobs) == (0, CONTACTS, (later.mail_job_id,))
+
+
+@pytest.mark.rule("8.4", "6.5", "1.8")
+def test_the_clean_up_ends_the_wait_of_what_has_expired(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site_that_holds(tmp_path, database_url, monkeypatch, contacts=CONTACTS) as (inst, sink, held):
+        assert clean_delivery_queue(inst, now=now()).released.ended == {}
+        execute(inst, "UPDATE held_mail SET expires_at = :at", at=now())
+        assert clean_delivery_queue(inst, now=now()).released.ended == {"expired": CONTACTS}
+        family = tally(inst, held)
+        assert (family.held, family.expired) == (0, CONTACTS)
+        assert not sink.tally()
