@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
+from tests.integration.cli_answers import Said, answer, said
 from tests.scenarios.installations import write_site
-
-Said = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -23,13 +20,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere")
     return tmp_path
-
-
-def answer(capsys: Said, *arguments: str, code: ExitCode = ExitCode.OK) -> Any:
-    assert run([*arguments, "--json"]) == code
-    said = capsys.readouterr()
-    assert said.err == ""
-    return json.loads(said.out)
 
 
 def name_keys(site: Path, *selectors: str, file: str = "dkim/example.org.{}.pem") -> None:
@@ -60,14 +50,13 @@ def test_a_new_key_its_record_and_the_check_that_finds_it(
     name_keys(site, "s1")
     (record,) = answer(capsys, "dkim-record")["records"]
     assert record == {key: value for key, value in made.items() if key != "file"}
-    assert run(["dkim-record", "EXAMPLE.org", "s1"]) == ExitCode.OK
-    told = capsys.readouterr().out
+    told = said(capsys, "dkim-record", "EXAMPLE.org", "s1")
     assert told.startswith('s1._domainkey.example.org. IN TXT ( "v=DKIM1;')
     assert told.count("\n") == 1
     assert not [each for each in answer(capsys, "check", "letter")["findings"] if "dkim" in each["message"]]
 
-    assert run(["dkim-key", "example.org", "s1"]) == ExitCode.BAD_INPUT
-    assert "exists already and is kept" in capsys.readouterr().err
+    refused = said(capsys, "dkim-key", "example.org", "s1", code=ExitCode.BAD_INPUT)
+    assert "exists already and is kept" in refused
     assert file.read_text() == secret
 
 
@@ -112,15 +101,13 @@ def test_a_campaign_can_be_checked_where_there_are_no_settings(
     ],
 )
 def test_bad_input_is_named(site: Path, capsys: Said, arguments: list[str], told: str) -> None:
-    assert run(arguments) == ExitCode.BAD_INPUT
-    assert told in capsys.readouterr().err
+    assert told in said(capsys, *arguments, code=ExitCode.BAD_INPUT)
 
 
 @pytest.mark.rule("2.6")
 def test_nothing_starts_with_a_key_that_cannot_be_used(site: Path, capsys: Said) -> None:
     (site / "broken.pem").write_text("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n")
     name_keys(site, "s1", file="broken.pem")
-    assert run(["status"]) == ExitCode.BAD_INPUT
-    told = capsys.readouterr().err
+    told = said(capsys, "status", code=ExitCode.BAD_INPUT)
     assert f"dkim, s1 of example.org: key {site / 'broken.pem'} holds no private key" in told
     assert "c2VjcmV0" not in told

@@ -214,6 +214,7 @@ BODIES = st.tuples(st.lists(LINES, max_size=8), st.integers(0, 4)).map(
 @settings(max_examples=120, deadline=None)
 @given(body=BODIES, subject=WORDS, name=WORDS, related=st.booleans(), with_html=st.booleans())
 @example(body=". \n\n\n", subject=" ", name="", related=False, with_html=False)
+@example(body="tab\tbetween\t\nand at the end\t", subject="x", name="y", related=False, with_html=True)
 @example(body="x", subject="ü" * 200, name='"quoted, \\ name"', related=True, with_html=True)
 def test_every_message_is_verified_and_can_be_stripped_at_line_ends(
     keys: list[DkimKey], body: str, subject: str, name: str, related: bool, with_html: bool
