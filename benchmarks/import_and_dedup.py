@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import text
 
@@ -90,7 +91,12 @@ def one_round(database: Database, full: Path, half: Path, contacts: int) -> dict
 
     def resolve(number: int, bypassed: dict[str, int]) -> None:
         summary = resolve_recipients(
-            database, number, small_audience_threshold=100, history=timedelta(days=7), now=NOW
+            database,
+            number,
+            small_audience_threshold=100,
+            history=timedelta(days=7),
+            time_zone=ZoneInfo("UTC"),
+            now=NOW,
         )
         assert (summary.recipients, summary.duplicates) == (contacts, contacts // 2), summary
         assert summary.bypassed == bypassed, summary

@@ -14,20 +14,28 @@ One gate of an installation at a time: see `kernel.frequency_lock`. Counters of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.frequency import CampaignPolicy, Rule, first_day, rules_of_document
+from mail_orchestration.kernel.frequency import (
+    CampaignPolicy,
+    Rule,
+    first_day,
+    rules_of_document,
+    shelf_life_ends,
+)
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency
 from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
-def pass_frequency_gate(connection: Connection, release_id: int, now: datetime) -> None:
+def pass_frequency_gate(connection: Connection, release_id: int, time_zone: ZoneInfo, now: datetime) -> None:
     """Bypass the recipients of a release whom the policy forbids, and give everybody else a place where it counts.
 
     Part of the transaction that made the recipients. A dry run bypasses whom a release would, and changes nothing else.
@@ -44,7 +52,7 @@ def pass_frequency_gate(connection: Connection, release_id: int, now: datetime) 
     if in_force is None:
         return
     if is_checked:
-        _stop_those_it_forbids(connection, release, in_force, now)
+        _stop_those_it_forbids(connection, release, in_force, time_zone, now)
         crash_point("gate_held")
     if takes_places:
         take_places(connection, release_id, release.released_on)
@@ -59,7 +67,7 @@ def take_places(connection: Connection, release_id: int, released_on: date) -> N
 
 
 def _stop_those_it_forbids(
-    connection: Connection, release: Row[Any], in_force: PolicyInForce, now: datetime
+    connection: Connection, release: Row[Any], in_force: PolicyInForce, time_zone: ZoneInfo, now: datetime
 ) -> None:
     key = {"release_id": release.release_id, "released_on": release.released_on}
     waits = in_force.policy.hold and release.frequency_policy == CampaignPolicy.PER_POLICY
@@ -83,7 +91,7 @@ def _stop_those_it_forbids(
     # Whoever reads the recipients next joins with these rows. The name is of a date alone.
     connection.exec_driver_sql(f"ANALYZE bypass_{release.released_on:%Y%m%d}")
     if waits and not release.is_dry_run:
-        _hold(connection, release, in_force, rules, now)
+        _hold(connection, release, in_force, rules, time_zone, now)
 
 
 def _hold(
@@ -91,16 +99,17 @@ def _hold(
     release: Row[Any],
     in_force: PolicyInForce,
     rules: Sequence[Rule],
+    time_zone: ZoneInfo,
     now: datetime,
 ) -> None:
     """Put the mails of those who are bypassed into the queue, or into its log where they expire at once."""
-    shelf_life = timedelta(days=release.shelf_life_days or in_force.policy.shelf_life_days)
+    shelf_life_days = release.shelf_life_days or in_force.policy.shelf_life_days
     waiting = {
         "release_id": release.release_id,
         "most": [rule.max_mails for rule in rules],
         "days": [rule.days for rule in rules],
         "now": now,
-        "shelf_life_ends_at": now + shelf_life,
+        "shelf_life_ends_at": shelf_life_ends(day_of(now, time_zone), shelf_life_days, time_zone),
     }
     connection.execute(STATEMENTS["hold_mails"], waiting)
     if release.occurrence:

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row
 
@@ -72,6 +73,7 @@ def resolve_recipients(
     required_attributes: Sequence[str] = (),
     components: Sequence[Component] = (),
     history: timedelta | None = None,
+    time_zone: ZoneInfo,
     now: datetime,
 ) -> ResolveSummary:
     """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on a connection of its own.
@@ -80,8 +82,9 @@ def resolve_recipients(
     counted again, so the call may be repeated after any crash. Raises NotFound, StateConflict (another session resolves
     it, or its mail job left QUEUING), ComponentFailed.
 
-    Within `history` the same content is not queued for a contact again (spec 6.6); None: that is not looked at.
-    `components` of other stages than preprocess and filter are not called. They run inside the transaction.
+    Days of the frequency policy are those of `time_zone`. Within `history` the same content is not queued for a contact
+    again (spec 6.6); None: that is not looked at. `components` of other stages than preprocess and filter are not
+    called. They run inside the transaction.
     """
     # The lock goes with this session: it is free again when we are done, or dead.
     with database.dedicated(autocommit=False) as connection:
@@ -96,7 +99,7 @@ def resolve_recipients(
                     bypass_duplicates(connection, release_id, release.released_on, history) if history else []
                 )
                 _run_components(connection, release_id, release.released_on, components)
-                pass_frequency_gate(connection, release_id, now)
+                pass_frequency_gate(connection, release_id, time_zone, now)
                 counted = _counted(connection, release_id, release.released_on)
                 summary = _settle(
                     connection, release_id, audience_rows, counted, earlier, small_audience_threshold, now

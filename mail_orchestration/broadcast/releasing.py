@@ -241,6 +241,7 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
             history=None
             if frozen.release.again or definition.state == "test"
             else timedelta(days=inst.settings.retention.history_days),
+            time_zone=inst.settings.zone,
             now=now,
         )
     except (ComponentFailed, NotFound) as failure:

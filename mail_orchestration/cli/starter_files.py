@@ -52,7 +52,7 @@ dispatcher:
 # How often anybody may be written to, over all campaigns: see docs/reference/settings.md, frequency. More is held back.
 # frequency:
 #   enabled: true
-#   shelf_life_days: 14         # what is held longer expires: more days than those of the rule that holds most
+#   shelf_life_days: 14         # what is held longer expires
 #   window: calendar            # 1 in 1 day: today's alone; rolling (the default) counts a mail through the next day
 #   rules:
 #     - {max_mails: 1, days: 1}

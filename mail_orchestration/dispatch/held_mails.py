@@ -41,15 +41,26 @@ BY_ITSELF = "the frequency queue"
 
 
 def end_held_mails(
-    connection: Connection, installation_id: int, *, now: datetime, ended_by: str = BY_ITSELF
+    connection: Connection,
+    installation_id: int,
+    *,
+    now: datetime,
+    spared: datetime | None = None,
+    ended_by: str = BY_ITSELF,
 ) -> dict[HeldMailEnding, int]:
     """End the wait of what is not to be sent any more, and return how many mails that were, by ending.
 
     What has expired, what a deleted campaign left, and what was held in a mail job of which nothing is sent.
+    `spared`: what expires at this very moment waits on.
     """
     rows = connection.execute(
         STATEMENTS["end_held_mails"],
-        {"installation_id": installation_id, **ensured_log_day(connection, now), "ended_by": ended_by},
+        {
+            "installation_id": installation_id,
+            **ensured_log_day(connection, now),
+            "spared": spared,
+            "ended_by": ended_by,
+        },
     )
     return {HeldMailEnding(row.ending): row.mails for row in rows}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.held_mails import HeldMailEnding
+from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.frequency_lock import lock_frequency
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -31,6 +33,7 @@ def recover_held_mails(
     expired: bool,
     deleted: bool,
     shelf_life_days: int,
+    time_zone: ZoneInfo,
     now: datetime,
     by: str,
 ) -> RecoveredHeld:
@@ -49,6 +52,13 @@ def recover_held_mails(
     connection.execute(STATEMENTS["lock_dedup_of_held"], what)
     lock_frequency(connection, installation_id)
     counted = connection.execute(
-        STATEMENTS["recover_held_mails"], {**what, "shelf_life_days": shelf_life_days, "ended_by": by}
+        STATEMENTS["recover_held_mails"],
+        {
+            **what,
+            "shelf_life_days": shelf_life_days,
+            "today": day_of(now, time_zone),
+            "time_zone": time_zone.key,
+            "ended_by": by,
+        },
     ).one()
     return RecoveredHeld(**counted._mapping)

@@ -14,10 +14,10 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from mail_orchestration.feedback.days import day_bounds
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.days import day_bounds
 from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.frequency_in_force import policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency

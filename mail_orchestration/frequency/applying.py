@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from mail_orchestration.audience.frequency_gate import take_places
-from mail_orchestration.feedback.days import day_bounds
 from mail_orchestration.feedback.frequency_counters import (
     close_days_of_release,
     put_in_force,
@@ -14,6 +13,7 @@ from mail_orchestration.feedback.frequency_counters import (
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
+from mail_orchestration.kernel.days import day_bounds
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.frequency_in_force import policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency

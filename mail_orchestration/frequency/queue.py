@@ -109,6 +109,7 @@ def recover(
             shelf_life_days=(
                 inst.settings.frequency if in_force is None else in_force.policy
             ).shelf_life_days,
+            time_zone=inst.settings.zone,
             now=now or database_now(connection),
             by=by,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,7 @@ from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.kernel.days import day_bounds
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency
 
@@ -82,12 +84,19 @@ def let_go(
     by: str = BY_ITSELF,
 ) -> Released:
     """`release_held` under `in_force` (None: all that waits), in a transaction that holds the policy's lock."""
-    ended = end_held_mails(connection, inst.installation_id, now=now)
+    today = day_of(now, inst.settings.zone)
+    # A shelf life ends as a day begins, at the very moment at which mails leave the windows: what may go then goes.
+    day_began, _ = day_bounds(today, inst.settings.zone)
+    ended = Counter(
+        end_held_mails(
+            connection, inst.installation_id, now=now, spared=None if in_force is None else day_began
+        )
+    )
     later = release_held_mails(
         connection,
         inst.installation_id,
         in_force,
-        released_on=day_of(now, inst.settings.zone),
+        released_on=today,
         small_audience_threshold=inst.settings.dispatcher.small_audience_threshold,
         now=now,
         ended_by=by,
@@ -95,4 +104,5 @@ def let_go(
     for each in later:
         if each.counts and in_force is not None:
             take_places(connection, each.mail_job_id, each.released_on)
+    ended.update(end_held_mails(connection, inst.installation_id, now=now))
     return Released(later=later, ended=ended, waiting=count_held_mails(connection, inst.installation_id))

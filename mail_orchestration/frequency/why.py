@@ -20,11 +20,11 @@ from mail_orchestration.dispatch.held_mail_lists import (
     past_held_mails,
     places_of_contact,
 )
-from mail_orchestration.feedback.days import day_bounds
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.kernel.days import day_bounds
 from mail_orchestration.kernel.errors import NotFound
 from mail_orchestration.kernel.frequency import (
     MOST_DAYS,
@@ -205,7 +205,7 @@ class _Facts:
             waits_for=_waits_for(mail, self.now),
             free_on=goes_on,
             expires_first=goes_on is not None
-            and day_bounds(goes_on, self.inst.settings.zone)[0] >= mail.expires_at,
+            and day_bounds(goes_on, self.inst.settings.zone)[0] > mail.expires_at,
         )
 
 

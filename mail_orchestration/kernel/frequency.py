@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from itertools import combinations
 from typing import Any
+from zoneinfo import ZoneInfo
+
+from mail_orchestration.kernel.days import day_bounds
 
 MOST_RULES = 4
 MOST_DAYS = 365
@@ -164,6 +167,14 @@ def free_on(
             return day
         mails[day] = mails.get(day, 0) + room
         ahead -= room
+
+
+def shelf_life_ends(held_on: date, days: int, time_zone: ZoneInfo) -> datetime:
+    """The moment at which a mail that is held on a day has been on the shelf for so many days: counted as a window is.
+
+    So a mail that a rule of as many days holds, for mails of the same day, is let go at that very moment.
+    """
+    return day_bounds(held_on + timedelta(days=days), time_zone)[1]
 
 
 def _further_days(rule: Rule, window: Window) -> int:

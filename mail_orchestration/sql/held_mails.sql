@@ -6,15 +6,18 @@
 -- Ends of waiting ------------------------------------------------------------------------------------------------
 
 -- name: end_held_mails
--- Mails whose wait is over without being sent, by how it ended: their time has passed, or nothing of what they were held
--- in is sent any more. One of which everybody was held or bypassed is STOPPED as well, and its held mails wait on.
+-- Mails whose wait is over without being sent, by how it ended: their time has passed, but not at the very moment that is
+-- spared, or nothing of what they were held in is sent any more. One of which everybody was held or bypassed is STOPPED as well, and its held mails wait on.
 WITH ended AS (
     DELETE FROM held_mail AS h
     USING mail_job AS j, release AS r, campaign AS c
     WHERE h.installation_id = CAST(:installation_id AS integer)
         AND j.mail_job_id = h.release_id AND r.release_id = h.release_id AND c.campaign_id = h.campaign_id
         AND (
-            h.expires_at <= CAST(:now AS timestamptz)
+            (
+                h.expires_at <= CAST(:now AS timestamptz)
+                AND h.expires_at IS DISTINCT FROM CAST(:spared AS timestamptz)
+            )
             OR c.state = 'deleted'
             OR (j.state = 'STOPPED' AND r.bypassed_count < r.recipient_count)
             OR (j.state = 'FAILED' AND j.queued_at IS NULL)
@@ -413,7 +416,8 @@ gone AS (
     USING judged AS v
     WHERE v.verdict = 'comes back' AND e.day = v.day AND e.held_mail_id = v.held_mail_id
     RETURNING e.*, least(
-        v.release_expires_at, CAST(:now AS timestamptz) + make_interval(days => v.shelf_life_days)
+        v.release_expires_at,
+        CAST(CAST(:today AS date) + v.shelf_life_days + 1 AS timestamp) AT TIME ZONE CAST(:time_zone AS text)
     ) AS new_expires_at
 ),
 back AS (

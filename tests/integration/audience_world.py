@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import text
@@ -113,7 +114,9 @@ class World:
 
     def resolve(self, release_id: int, **options: Any) -> ResolveSummary:
         return resolve_recipients(
-            self.database, release_id, **{"small_audience_threshold": 100, "now": NOW, **options}
+            self.database,
+            release_id,
+            **{"small_audience_threshold": 100, "time_zone": ZoneInfo("UTC"), "now": NOW, **options},
         )
 
     def rows(self, sql: str, **binds: Any) -> list[tuple[Any, ...]]:

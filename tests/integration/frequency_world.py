@@ -109,7 +109,13 @@ class FrequencyWorld:
 
     def resolved(self, release_id: int, at: datetime) -> None:
         """Dedup and the gate."""
-        resolve_recipients(self.inst.database, release_id, small_audience_threshold=1000, now=at)
+        resolve_recipients(
+            self.inst.database,
+            release_id,
+            small_audience_threshold=1000,
+            time_zone=self.inst.settings.zone,
+            now=at,
+        )
 
     def made(
         self, at: datetime, to: Collection[int] | None = None, *, campaign: str = "letter", **columns: Any

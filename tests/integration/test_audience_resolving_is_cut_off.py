@@ -20,6 +20,7 @@ __all__ = ["world"]
 _SLOW = """
 import sys, time
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 from pathlib import Path
 from mail_orchestration.audience.resolving import resolve_recipients
 from mail_orchestration.kernel.components import Component
@@ -31,7 +32,8 @@ def never_ends(batch):
 
 with Database.open(sys.argv[1], Path("."), application_name="slow") as database:
     resolve_recipients(
-        database, int(sys.argv[2]), small_audience_threshold=1, now=datetime(2026, 3, 2, 9, tzinfo=UTC),
+        database, int(sys.argv[2]), small_audience_threshold=1, time_zone=ZoneInfo("UTC"),
+        now=datetime(2026, 3, 2, 9, tzinfo=UTC),
         components=[Component(name="x", stage="filter", function=never_ends)],
     )
 """

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from threading import Event
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -205,6 +206,7 @@ def test_of_two_dedups_at_once_the_second_sees_the_first(
             inst.database,
             release_id,
             small_audience_threshold=1,
+            time_zone=ZoneInfo("UTC"),
             history=timedelta(days=7),
             components=components,
             now=now(),

@@ -68,8 +68,8 @@ def test_a_held_mail_says_until_when_it_may_wait_and_which_rule_holds_it(databas
     one, two = world.contact_ids
     assert held == [
         (of_expiring, one, ends, 2, 30),
-        (of_lasting, one, days_later(7), 2, 30),
-        (of_lasting, two, days_later(7), 1, 1),
+        (of_lasting, one, days_later(7.5), 2, 30),
+        (of_lasting, two, days_later(7.5), 1, 1),
     ]
 
 

@@ -175,7 +175,7 @@ def test_other_rules_count_what_the_log_has(database: Database) -> None:
     expires = world.rows(
         "SELECT max(expires_at) FROM held_mail WHERE contact_id = :c", c=world.contact_ids[0]
     )
-    assert expires == [(days_later(15),)]
+    assert expires == [(days_later(15.5),)]
 
 
 @pytest.mark.rule("8.1")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 
 from mail_orchestration.dispatch.campaigns import pause_campaign
-from mail_orchestration.frequency.queue import empty
+from mail_orchestration.frequency.queue import empty, rescan
 from mail_orchestration.frequency.why import WaitingMail, Why, waiting_mails, why
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound
@@ -144,7 +144,7 @@ def test_a_wait_that_ends_before_its_day_comes_says_so(database: Database) -> No
     (mail,) = asked(world, 2).waiting
     assert (mail.free_on, mail.mail.expires_at, mail.expires_first) == (
         date(2026, 6, 20),
-        days_later(8),
+        days_later(8.5),
         True,
     )
 
@@ -168,3 +168,17 @@ def test_who_is_no_contact_is_told_so(database: Database) -> None:
     world = world_of_one(database, [(1, 7)])
     with pytest.raises(NotFound, match="nobody of that address"):
         why(world.inst, "nobody@example.net")
+
+
+@pytest.mark.rule("8.3", "8.4")
+def test_a_shelf_life_of_as_many_days_as_the_rule_is_long_enough(database: Database) -> None:
+    world = world_of_one(database, [(1, 7)], shelf_life_days=7)
+    sends(world, 0, "sent")
+    sends(world, 0.1, "held")
+    (mail,) = asked(world, 0.2).waiting
+    assert (mail.free_on, mail.expires_first) == (date(2026, 5, 28), False)
+    assert not rescan(world.inst, now=days_later(7.4)).released.later
+    begins = days_later(7.5)
+    assert mail.mail.expires_at == begins
+    (later,) = rescan(world.inst, now=begins + timedelta(minutes=5)).released.later
+    assert later.mails == 1

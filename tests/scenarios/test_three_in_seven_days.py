@@ -108,7 +108,6 @@ def test_three_go_at_once_two_after_the_days_and_then_one_more(
     policy = {
         "enabled": True,
         "window": window,
-        "shelf_life_days": 14,
         "rules": [{"max_mails": 3, "days": 7}],
     }
     expected = {first: {"1", "2", "3"}, second: {"4", "5"}, second + timedelta(days=2): {"6"}, third: {"7"}}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_orchestration.feedback.days import day_bounds
 from mail_orchestration.kernel.clock import day_of
+from mail_orchestration.kernel.days import day_bounds
 
 _ZONES = st.sampled_from(sorted(available_timezones() - {"localtime"})).map(ZoneInfo)
 
