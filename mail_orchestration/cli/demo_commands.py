@@ -71,7 +71,12 @@ def demo(
             if is_reported:
                 tell.line("Dagster has materialised mail_job_report", released)
             outcome = demo_report.gather(
-                site, mail_job, seconds=seconds, filled=filled, is_reported=is_reported
+                site,
+                mail_job,
+                seconds=seconds,
+                filled=filled,
+                is_reported=is_reported,
+                held=demo_course.release_reminder(site),
             )
             tell.outcome(outcome)
         # Said only now: every process has ended.

@@ -1,4 +1,4 @@
-"""The demo's course: fill the audiences, release, and watch Dagster's sensors carry the mail job to its end."""
+"""The demo's course: fill the audiences, release, watch Dagster's sensors; then a second campaign, which is held."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from mail_orchestration.audience.described_source import source_of_settings
 from mail_orchestration.audience.importing import ImportSummary
 from mail_orchestration.audience.suppressing import import_suppressions
-from mail_orchestration.broadcast import fill_audience, release_campaign, releases_to_report
+from mail_orchestration.broadcast import fill_audience, release_campaign, releases_to_report, resolve_release
 from mail_orchestration.cli.demo_dagster import Dagster, failed_run
 from mail_orchestration.cli.demo_site import Site
 from mail_orchestration.cli.mail_job_commands import read_tree
 from mail_orchestration.dispatch.mail_jobs import MailJob
+from mail_orchestration.frequency.why import Why, waiting_mails, why
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import MailOrchestrationError
 from mail_orchestration.kernel.settings import AudienceSettings
@@ -111,6 +112,31 @@ def watch(site: Site, dagster: Dagster, mail_job_id: int, *, within_seconds: flo
 def wait_for_report(site: Site, mail_job_id: int) -> bool:
     """True once Dagster has materialised the report of the ended mail job; False when that takes too long."""
     return _eventually(lambda: mail_job_id not in releases_to_report(site.inst), REPORT_WITHIN_SECONDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What the frequency policy did to the second campaign."""
+
+    mail_job_id: int
+    recipients: int
+    mails: int
+    """Held until tomorrow."""
+    why: Why | None
+    """For one of those whose mail is held."""
+
+
+def release_reminder(site: Site) -> Held:
+    """Release the second campaign, and look at the frequency queue: it is resolved here and at once."""
+    made = release_campaign(site.inst, site.reminder_folder, now=utc_now(), request_key="demo reminder")
+    resolved = resolve_release(site.inst, made.release_id, now=utc_now())
+    waiting = waiting_mails(site.inst, limit=1)
+    return Held(
+        mail_job_id=made.release_id,
+        recipients=resolved.recipients,
+        mails=resolved.bypassed.get("held", 0),
+        why=why(site.inst, waiting[0].mail.address) if waiting else None,
+    )
 
 
 def _eventually(holds: Callable[[], bool], seconds: float) -> bool:

@@ -13,10 +13,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 from mail_orchestration.cli.campaign_commands import show_message
-from mail_orchestration.cli.demo_course import Filled, Moment
+from mail_orchestration.cli.demo_course import Filled, Held, Moment
 from mail_orchestration.cli.demo_proof import Proof, prove
-from mail_orchestration.cli.demo_site import Site
+from mail_orchestration.cli.demo_site import REMINDER, Site
 from mail_orchestration.cli.face import Face, plain, table
+from mail_orchestration.cli.frequency_tables import show_why
 from mail_orchestration.cli.message_commands import read_exact_message
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
 
@@ -39,11 +40,13 @@ class Outcome:
     """Messages per second that the demo's settings allow each mailcaster."""
     is_reported: bool
     """Dagster has materialised its own report."""
+    held: Held
+    """What became of the second campaign."""
 
     @property
     def is_well(self) -> bool:
-        """The books balance, nothing waits, and the relay has what it accepted, once."""
-        return self.report.books.balances and self.proof.holds and self.is_reported
+        """The books balance, nothing waits, the relay has what it accepted, once, and the second campaign is held."""
+        return self.report.books.balances and self.proof.holds and self.is_reported and self.held.mails > 0
 
     def document(self) -> dict[str, Any]:
         """For `--json`."""
@@ -57,10 +60,17 @@ class Outcome:
             "messages_per_second": self.report.messages_per_second,
             "proof": plain(self.proof) | {"holds": self.proof.holds},
             "reported_by_dagster": self.is_reported,
+            "held": {
+                "mail_job_id": self.held.mail_job_id,
+                "recipients": self.held.recipients,
+                "mails": self.held.mails,
+            },
         }
 
 
-def gather(site: Site, mail_job_id: int, *, seconds: float, filled: Filled, is_reported: bool) -> Outcome:
+def gather(
+    site: Site, mail_job_id: int, *, seconds: float, filled: Filled, is_reported: bool, held: Held
+) -> Outcome:
     """Report on the ended mail job and compare it with the relay's store."""
     with site.inst.database.begin() as connection:
         report = mail_job_report(connection, mail_job_id)
@@ -73,6 +83,7 @@ def gather(site: Site, mail_job_id: int, *, seconds: float, filled: Filled, is_r
         messages=[read_exact_message(site.inst, mail_job_id, str(number))[1] for number in _two(report)],
         rate=site.rate,
         is_reported=is_reported,
+        held=held,
     )
 
 
@@ -134,6 +145,17 @@ class Teller:
         self.headline("Two of the messages, as the relay has them")
         for data in outcome.messages:
             show_message(self._console, data, lines=SHOWN_LINES)
+        self._held(outcome)
+
+    def _held(self, outcome: Outcome) -> None:
+        held = outcome.held
+        self.headline(f"Nobody too often: {REMINDER}, released to {held.recipients:,} of the same people")
+        self._console.print(
+            f"{held.mails:,} of its mails are held: the policy of the demo's settings lets one a day through. "
+            "They go with the nightly close of the day. `mail-orchestration frequency why` says of one of them:"
+        )
+        if held.why is not None:
+            show_why(self._console, held.why)
 
     def farewell(self, outcome: Outcome, folder: Path, began: float) -> None:
         """Where things lie, and the verdict."""
@@ -163,6 +185,7 @@ class Teller:
             f"{program} mail-jobs 1 {settings}",
             f"{program} report 1 {settings}",
             f"{program} message 1 1 {settings}",
+            f"{program} frequency {settings}",
             *([f"{program} processes {settings}"] if command == "dev" else []),
         ):
             content.append(f"{line}\n", style="cyan")

@@ -25,6 +25,7 @@ from mail_orchestration.kernel.errors import StateConflict
 from mail_orchestration.kernel.settings import SETTINGS_FILE
 
 CAMPAIGN = "spring-newsletter"
+REMINDER = "workshop-reminder"
 RELAY_IS_UP_WITHIN_SECONDS = 30.0
 PREFERRED_UI_PORT = 3000
 
@@ -67,6 +68,14 @@ mailcasters:
     percentage_job_size: 20
     connections: 10
 
+# Who got the newsletter today gets nothing else before tomorrow.
+frequency:
+  enabled: true
+  window: calendar
+  rules:
+    - {{ max_mails: 1, days: 1 }}
+    - {{ max_mails: 3, days: 7 }}
+
 audiences:
   - {{ name: {customers}, csv: audiences/customers.csv }}
   - {{ name: {friends}, parquet: audiences/friends-of-the-garden.parquet }}
@@ -93,6 +102,11 @@ class Site:
     def campaign_folder(self) -> Path:
         """The campaign that is released."""
         return self.inst.settings.campaigns_dir / CAMPAIGN
+
+    @property
+    def reminder_folder(self) -> Path:
+        """The campaign that is released after it, to some of the same people."""
+        return self.inst.settings.campaigns_dir / REMINDER
 
 
 @contextlib.contextmanager

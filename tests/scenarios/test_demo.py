@@ -68,6 +68,8 @@ def test_the_demo_ends_well_and_leaves_no_process(tmp_path: Path) -> None:
     )
     assert told["proof"]["holds"] is True
     assert told["proof"]["stored_by_relay"] == books["accepted"] > CONTACTS * 0.9
+    # Whoever opted out is not written to at all; whoever got the newsletter today gets no reminder before tomorrow.
+    assert 0 < told["held"]["mails"] < told["held"]["recipients"]
     children = [line for line in told["children"] if line["first_message"] and line["mailcaster"]]
     assert sum(line["last_message"] - line["first_message"] + 1 for line in children) == books["assembled"]
     assert processes_of(folder) == []
