@@ -39,7 +39,7 @@ class Site:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.chdir(tmp_path)
     made = Site(tmp_path)
-    made.wishes(enabled=True, rules=ONE_IN_SEVEN)
+    made.wishes(enabled=True, rules=ONE_IN_SEVEN, shelf_life_days=3)
     return made
 
 
