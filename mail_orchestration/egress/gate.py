@@ -95,6 +95,8 @@ class Gate:
         """When the last slot opens that is at hand."""
         self._enough = 0
         """With more than so many messages at hand nothing is asked for, whatever their moments."""
+        self._has_room = False
+        """Whether the limit gave what was asked for without delay: then it may give more."""
         self._again_at = float("-inf")
         self._line: deque[asyncio.Future[Opening | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -113,11 +115,14 @@ class Gate:
             return 0
         self._close()
         waiting = len(self._line) + self.parked
-        used_a_second = self._used / max(now - self._used_since, LEAD_S)
+        used = HORIZON_S * self._used / max(now - self._used_since, LEAD_S)
         self._used, self._used_since = 0, now
         self._is_asked = True
+        if waiting:
+            at_hand = sum(held.left for held in self._held) if self._has_slots(now) else 0
+            return waiting + int(2 * max(used, at_hand))
         # While nobody waits all the slots are had that can be used.
-        return max(1, waiting + int(used_a_second * HORIZON_S * (2 if waiting else _SPARE)))
+        return max(1, int(used * _SPARE))
 
     @property
     def is_exhausted(self) -> bool:
@@ -180,6 +185,7 @@ class Gate:
         if slice_.opens:
             self._held.append(_Held(slice_))
             self._ends_at = max(self._ends_at, slice_.opens[-1])
+            self._has_room = slice_.opens[-1] < steady_seconds() + HORIZON_S
             is_one = len(slice_.opens) == 1
             self._enough = int(slice_.messages * LEAD_S / HORIZON_S) if is_one else slice_.messages
         self._let_in()
@@ -252,7 +258,11 @@ class Gate:
             self._used += opening.messages - opening.left
 
     def _is_short(self, now: float) -> bool:
-        if now < self._again_at or self._ends_at >= now + LEAD_S:
+        if now < self._again_at:
+            return False
+        if self._has_room and (self._line or self.parked):
+            return True
+        if self._ends_at >= now + LEAD_S:
             return False
         at_hand = sum(held.left for held in self._held)
         return at_hand + (0 if self._opening is None else self._opening.left) <= self._enough
