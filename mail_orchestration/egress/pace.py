@@ -16,12 +16,12 @@ SECOND = 1_000_000
 HOUR, DAY = 3600 * SECOND, 86_400 * SECOND
 SLOTS_A_SECOND = 1000
 MOST_LATENESS = 2 * SECOND
-_PATIENCE = (SECOND, SECOND // 4, 35_000)
+_PATIENCE = (SECOND, SECOND // 4, 38_000)
 """How late slots may be used on a line that is hardly used, on one that is used more, and on one that somebody waits
-for: with a limit per second these carry a half, four fifths and 96.6 % of it."""
+for: with a limit per second these carry a half, four fifths and 96 % of it."""
 _LEAST_PATIENCE = {SECOND: 0, 60 * SECOND: 2 * SECOND}
 """Of a minute so much is no more than 3 %."""
-_TRANSIT = 20_000
+_TRANSIT = 18_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
