@@ -80,10 +80,11 @@ class Connection:
     async def run(self) -> None:
         """Send until no more comes or the delivery ends. What source and sink raise comes through."""
         while await self._lanes.room() and (message := await self._feed.take()) is not None:
-            lane = await self._lanes.acquire()
+            lane = self._lanes.acquire()
             if lane is None:
+                # No relay is open any more. Another connection may be in session and wait for a message.
                 self._feed.give_back(message)
-                return
+                continue
             self._is_surplus = False
             try:
                 session = await self._open(lane)

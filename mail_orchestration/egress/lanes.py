@@ -97,19 +97,17 @@ class Lanes:
             await asyncio.shield(self._change)
         return False
 
-    async def acquire(self) -> Lane | None:
-        """A relay for one connection, waiting until there is one; None when the delivery ends."""
-        while not self._ended:
-            now = self._loop.time()
-            open_lanes = [lane for lane in self._lanes if lane.is_open_to_one_more(now)]
-            if open_lanes:
-                lane = min(open_lanes, key=lambda lane: lane.load_with(1))
-                lane.held += 1
-                lane.share.held += 1
-                self._moving = False
-                return lane
-            await asyncio.shield(self._change)
-        return None
+    def acquire(self) -> Lane | None:
+        """A relay for one connection; None when there is none now, or the delivery ends."""
+        now = self._loop.time()
+        open_lanes = [] if self._ended else [lane for lane in self._lanes if lane.is_open_to_one_more(now)]
+        if not open_lanes:
+            return None
+        lane = min(open_lanes, key=lambda lane: lane.load_with(1))
+        lane.held += 1
+        lane.share.held += 1
+        self._moving = False
+        return lane
 
     def release(self, lane: Lane, *, was_leaving: bool = False) -> None:
         """The connection is closed, or its session is idle; `was_leaving`: as `should_leave` asked."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 import uvloop
 
-from tests.scenarios.relays.messages import delivered, messages_to
+from mail_orchestration.egress.delivery import deliver
+from mail_orchestration.kernel.model import OutgoingMessage
+from tests.scenarios.relays.messages import MemorySink, delivered, messages_to
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 
 
@@ -48,5 +52,32 @@ def test_a_greeting_of_421_touches_no_message() -> None:
             assert done.tally == {"accepted": 30}
             assert free.accepted == dict.fromkeys(addresses, 1)
             assert done.report.last_relay_errors == {"busy": "greeted with 421 4.3.2 busy"}
+
+    uvloop.run(scenario())
+
+
+class Late:
+    """A source whose last message comes when the others have their results, and that ends when it has its own."""
+
+    def __init__(self, messages: list[OutgoingMessage], sink: MemorySink) -> None:
+        self._messages, self._sink, self._given = messages, sink, 0
+
+    async def take(self) -> OutgoingMessage | None:
+        while self._given >= len(self._messages) - 1 and len(self._sink.durable) < self._given:
+            await asyncio.sleep(0.001)
+        self._given += 1
+        return self._messages[self._given - 1] if self._given <= len(self._messages) else None
+
+
+@pytest.mark.rule("6.4")
+def test_sessions_that_stand_idle_do_not_keep_the_message_waiting() -> None:
+    async def scenario() -> None:
+        async with ScriptedRelay() as server:
+            addresses = ["a@x.example", "b@x.example", "c@x.example", "once-421-at-rcpt@x.example"]
+            sink = MemorySink()
+            source = Late(messages_to(addresses), sink)
+            sending = deliver(source, sink, [relay_to(server)], connections=8, stop=asyncio.Event())
+            await asyncio.wait_for(sending, timeout=60)
+            assert server.accepted == dict.fromkeys(addresses, 1)
 
     uvloop.run(scenario())
