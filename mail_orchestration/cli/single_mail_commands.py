@@ -81,7 +81,7 @@ def send(
     Exit code 1 when one was refused, or its contact is suppressed. A duplicate is well: the same was queued before.
     """
     from mail_orchestration.single_mailer import submit
-    from mail_orchestration.single_mailer.reading import read_mail, read_mails
+    from mail_orchestration.single_mailer.reading import moment, read_mail, read_mails
 
     if (to is None) == (file is None):
         raise BadInput("give an address, or --file")
@@ -89,7 +89,8 @@ def send(
         folder = campaign_folder(inst.settings, campaign)
         mails: Iterable[SingleMail]
         if file is None:
-            document: dict[str, Any] = {"to": int(to) if to and to.isdecimal() else to, "at": at}
+            document: dict[str, Any] = {"to": int(to) if to and to.isdecimal() else to}
+            document["at"] = None if at is None else moment(at)
             document |= {"occurrence": occurrence, "priority": priority}
             mails = [
                 read_mail(document | {"attributes": _attributes(attribute, attributes)}, campaign=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
@@ -31,7 +32,10 @@ def read_mails(lines: Iterable[str], *, campaign: str | Path, file: str) -> Iter
 
 
 def read_mail(document: Any, *, campaign: str | Path) -> SingleMail:
-    """One mail. Raises BadInput naming the key when there is one too many, or no `to`."""
+    """One mail. Raises BadInput naming the key when there is one too many, or no `to`.
+
+    An `at` that is no moment stays as it is, for `submit` to refuse this mail alone.
+    """
     if not isinstance(document, dict):
         raise BadInput('must be an object such as {"to": "ann@example.com"}')
     if unknown := sorted(document.keys() - _KEYS):
@@ -40,7 +44,8 @@ def read_mail(document: Any, *, campaign: str | Path) -> SingleMail:
         raise BadInput("to: is missing")
     given = {key: value for key, value in document.items() if value is not None}
     if isinstance(given.get("at"), str):
-        given["at"] = moment(given["at"])
+        with contextlib.suppress(BadInput):
+            given["at"] = moment(given["at"])
     return SingleMail(campaign=campaign, **given)
 
 

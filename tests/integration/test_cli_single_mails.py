@@ -43,6 +43,15 @@ def error(capsys: Said, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
+def test_a_moment_that_cannot_be_read_costs_no_other_mail(site: Path, capsys: Said) -> None:
+    good = {"to": "ann@example.com", "attributes": {"name": "Ann", "number": 1}}
+    lines = [good, good | {"at": "2035-01-01T09:00"}, good | {"at": "tomorrow"}]
+    (site / "mails.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    sent = answer(capsys, "send", "letter", "--file", "mails.jsonl", code=ExitCode.NOT_WELL)
+    assert sent["counts"] == {"queued": 1, "refused": 2}
+    assert all("at: must be a moment with its offset" in each["reason"] for each in sent["mails"][1:])
+
+
 def test_the_course_of_a_file_of_mails(site: Path, capsys: Said) -> None:
     good = {"to": "ann@example.com", "attributes": {"name": "Ann", "number": 1}}
     unnamed = {"to": "ben@example.com", "attributes": {"number": 2}}
