@@ -33,7 +33,9 @@ def read_yaml(text: str | bytes, *, file: str, model: type[Model], error: type[B
     try:
         return model.model_validate(values)
     except ValidationError as fault:
-        raise error("\n".join(_describe(each, model, file, lines) for each in fault.errors())) from None
+        faults = fault.errors()
+        told = [_describe(each, model, file, lines) for each in faults if not _follows(each, faults)]
+        raise error("\n".join(told)) from None
 
 
 def parse_yaml(
@@ -145,6 +147,14 @@ def _describe(fault: Any, model: type[BaseModel], file: str, lines: Mapping[Loca
         case _:
             message = message[:1].lower() + message[1:]
     return _line(file, lines[known], _dotted(known or at), message)
+
+
+def _follows(fault: Any, faults: Sequence[Any]) -> bool:
+    """Whether a list is too short because pydantic does not count an item that is wrong, of which it tells too."""
+    at: Location = fault["loc"]
+    return fault["type"] == "too_short" and any(
+        len(each["loc"]) > len(at) and each["loc"][: len(at)] == at for each in faults
+    )
 
 
 def _suggestion(key: str, model: type[BaseModel], parents: Sequence[str | int]) -> str:

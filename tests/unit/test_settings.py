@@ -134,6 +134,16 @@ def test_faults_name_file_line_and_key(tmp_path: Path, text: str, fault: str) ->
 
 
 @pytest.mark.rule("8.1")
+def test_a_list_whose_only_item_is_wrong_is_not_called_too_short(tmp_path: Path) -> None:
+    path = tmp_path / "mail_orchestration.yaml"
+    path.write_text('send_window: {spans: [{from: "09:00", to: "09:00"}]}', encoding="utf-8")
+    with pytest.raises(BadSettings) as raised:
+        load_settings(path)
+    assert str(raised.value) == (
+        f"{path}:1: send_window.spans[0]: from and to are the same: a whole day is from 00:00 to 24:00"
+    )
+
+
 def test_the_frequency_policy_is_off_and_then_what_the_section_says(tmp_path: Path) -> None:
     off = load_settings(written(tmp_path, "installation: main\n")).frequency
     assert off.policy is None
