@@ -112,7 +112,7 @@ def end_run_out_reservations(connection: Connection, installation_id: int, now: 
         "installation_id": installation_id,
         "now": now,
         "most_run_outs": MOST_RUN_OUTS,
-        "code": FailureCode.WORKER_LOST,
+        "code": FailureCode.IO_EXCEPTION,
         "description": f"its worker ended without a word, or was silent for too long, {MOST_RUN_OUTS} times in a row",
     }
     return connection.execute(STATEMENTS["end_run_out_reservations"], binds).rowcount

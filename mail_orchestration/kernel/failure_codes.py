@@ -27,11 +27,10 @@ class FailureCode(StrEnum):
     CUSTOM_FUNCTION_FAILED = "custom_function_failed"
     """A custom component raised, or is not there."""
     IO_EXCEPTION = "io_exception"
-    """The page that is the body could not be fetched, or the connection to the relay broke each time."""
+    """The page that is the body could not be fetched, the connection to the relay broke each time, or each worker that had
+    the mail ended without a word."""
     TEMPLATE_FORMAT_EXCEPTION = "template_format_exception"
     """A template does not compile."""
-    WORKER_LOST = "worker_lost"
-    """Each worker that had it ended without a word, or was silent for too long."""
 
     @property
     def label(self) -> str:
@@ -50,7 +49,6 @@ _LABELS = {
     FailureCode.CUSTOM_FUNCTION_FAILED: "Custom Function Failed",
     FailureCode.IO_EXCEPTION: "IO Exception",
     FailureCode.TEMPLATE_FORMAT_EXCEPTION: "Template Format Exception",
-    FailureCode.WORKER_LOST: "Worker Lost",
 }
 
 _ABOUT_THE_ADDRESS = frozenset({"5.1.3", "5.6.7"})

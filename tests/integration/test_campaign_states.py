@@ -178,9 +178,9 @@ def test_assembly_ends_when_its_campaign_is_deleted_meanwhile(
 
 def test_a_campaign_that_was_never_released_is_not_known(inst: Installation) -> None:
     for act in (campaigns.pause, campaigns.resume):
-        with pytest.raises(NotFound, match="never released"):
+        with pytest.raises(NotFound, match="there is no campaign 'letters'"):
             act(inst, "letters")
-    with pytest.raises(NotFound, match="never released"):
+    with pytest.raises(NotFound, match="there is no campaign 'letters'"):
         campaigns.delete(inst, "letters", now=now())
 
 

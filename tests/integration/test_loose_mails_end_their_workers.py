@@ -60,7 +60,7 @@ def test_only_the_guilty_one_is_a_dead_letter(loose: LooseWorld, place: int) -> 
         )
         accepted = connection.scalar(text("SELECT count(*) FROM result WHERE outcome = 'accepted'"))
         assert accepted == 4
-        assert (dead.code, dead.attempts) == (FailureCode.WORKER_LOST, 1), "no attempt is known of"
+        assert (dead.code, dead.attempts) == (FailureCode.IO_EXCEPTION, 1), "no attempt is known of"
         assert "3 times in a row" in (dead.description or "")
         resubmit_loose_mails(connection, loose.world.installation_id, Chosen(), now=at)
     (again,) = loose.reserve(at=at)

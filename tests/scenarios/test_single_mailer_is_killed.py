@@ -107,4 +107,4 @@ def test_a_mail_that_kills_each_single_mailer_is_put_aside_and_the_others_are_se
         assert ends == [-signal.SIGKILL] * 3 + [0]
         assert sink.tally() == dict.fromkeys(innocent, 1)
         (group,) = failures(inst)
-        assert (group.mails, group.code) == (1, FailureCode.WORKER_LOST)
+        assert (group.mails, group.code) == (1, FailureCode.IO_EXCEPTION)
