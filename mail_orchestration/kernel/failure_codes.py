@@ -27,8 +27,8 @@ class FailureCode(StrEnum):
     CUSTOM_FUNCTION_FAILED = "custom_function_failed"
     """A custom component raised, or is not there."""
     IO_EXCEPTION = "io_exception"
-    """The page that is the body could not be fetched, the connection to the relay broke each time, or each worker that had
-    the mail ended without a word."""
+    """The page that is the body could not be fetched, the connection to the relay broke each time, or each worker that
+    had the mail ended without a word."""
     TEMPLATE_FORMAT_EXCEPTION = "template_format_exception"
     """A template does not compile."""
 
