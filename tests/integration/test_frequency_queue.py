@@ -233,9 +233,26 @@ def test_a_shelf_life_and_a_campaigns_expiry_end_the_wait(database: Database) ->
     assert release_held(world.inst, now=days_later(3)).ended == {HeldMailEnding.EXPIRED: 2}
     # Held on the day after the first, a shelf life of five days is over as the seventh day begins.
     assert release_held(world.inst, now=days_later(6)).ended == {}
+    world.night(days_later(7))
     assert release_held(world.inst, now=days_later(7)).ended == {HeldMailEnding.EXPIRED: 2}
     assert waiting(world) == [(long, 1), (long, 2)]
     assert endings(world) == {(each, no): "expired" for each in (shelf, dated) for no in (1, 2)}
+
+
+@pytest.mark.rule("8.4", "6.5")
+def test_a_shelf_life_that_ends_as_the_rule_lets_go_outlasts_a_clean_up_before_the_close(
+    database: Database,
+) -> None:
+    world = FrequencyWorld(database, [(1, WEEK)], contacts=2)
+    important(world, days_later(0), 0, "opens")
+    held = important(world, days_later(0.1), 0, "held")
+    midnight = days_later(7.5)
+    # The clean-up looks through the queue as the day begins, by counters of yesterday.
+    assert release_held(world.inst, now=midnight).ended == {}
+    assert waiting(world) == [(held, 1), (held, 2)]
+    world.night(midnight + timedelta(minutes=15))
+    (later,) = release_held(world.inst, now=midnight + timedelta(minutes=15)).later
+    assert (later.held_from, later.mails) == (held, 2)
 
 
 @pytest.mark.rule("8.9")
