@@ -137,6 +137,8 @@ def delete_campaign(connection: Connection, installation_id: int, name: str, now
 
     Raises NotFound, and StateConflict for a paused one with mail jobs that have begun: deleting it would send them.
     """
+    # Before any row: a release of it that passes the gate just now holds this lock, and its mail job is next.
+    lock_frequency(connection, installation_id)
     campaign = _locked(connection, installation_id, name)
     begun = _begun(connection, campaign.campaign_id)
     if campaign.state == CampaignState.PAUSED and begun:
@@ -150,7 +152,6 @@ def delete_campaign(connection: Connection, installation_id: int, name: str, now
     rest_loose_mails(
         connection, installation_id, LooseMailState.STOPPED, campaign_id=campaign.campaign_id, why=why
     )
-    lock_frequency(connection, installation_id)
     held = delete_held_mails(
         connection,
         installation_id,

@@ -6,7 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier, Event
 from time import sleep
@@ -17,6 +17,7 @@ import pytest
 
 from mail_orchestration.audience import frequency_gate
 from mail_orchestration.audience.resolving import mark_interrupted
+from mail_orchestration.dispatch.campaigns import CampaignChange, delete_campaign
 from mail_orchestration.feedback.daily_counts import close_day
 from mail_orchestration.kernel import crash_points
 from mail_orchestration.kernel.database import Database
@@ -40,6 +41,15 @@ def at_once(works: list[Callable[[], Any]]) -> None:
     with ThreadPoolExecutor(len(works)) as pool:
         for future in [pool.submit(begin, work) for work in works]:
             future.result(timeout=120)
+
+
+def wait_for_a_waiting_lock(world: FrequencyWorld, work: Future[Any]) -> None:
+    """Until somebody waits for a lock of ours, or the work is done."""
+    while not work.done() and not world.rows(
+        "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ):
+        sleep(0.01)
 
 
 def test_of_campaigns_at_the_same_moment_no_contact_gets_more_than_the_rules_allow(
@@ -71,16 +81,39 @@ def test_the_second_gate_waits_for_the_first_and_sees_whom_it_let_through(databa
         of_first = pool.submit(world.resolved, first, NOON)
         assert has_decided.wait(60)
         of_second = pool.submit(world.resolved, second, NOON)
-        while not of_second.done() and not world.rows(
-            "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ):
-            sleep(0.01)
+        wait_for_a_waiting_lock(world, of_second)
         goes_on.set()
         of_first.result(60)
         of_second.result(60)
     assert (world.passed(first), world.passed(second)) == ({1, 2, 3}, set())
     assert world.faults() == []
+
+
+def test_a_campaign_that_is_deleted_waits_for_its_release_that_is_at_the_gate(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 7)])
+    world.sent(world.released(NOON, [1, 2], campaign="first"), NOON)
+    made = world.made(days_later(1), campaign="second")
+    world.night(days_later(1))
+    has_decided, goes_on = Event(), Event()
+
+    def crash_point(name: str) -> None:
+        if name == "gate_held":
+            has_decided.set()
+            assert goes_on.wait(60)
+
+    def delete() -> CampaignChange:
+        with database.begin() as connection:
+            return delete_campaign(connection, world.inst.installation_id, "second", days_later(1))
+
+    with ThreadPoolExecutor(2) as pool, patch.object(frequency_gate, "crash_point", crash_point):
+        release = pool.submit(world.resolved, made, days_later(1))
+        assert has_decided.wait(60)
+        deleted = pool.submit(delete)
+        wait_for_a_waiting_lock(world, deleted)
+        goes_on.set()
+        release.result(60)
+        assert (deleted.result(60).stopped, deleted.result(60).held) == ((made,), 2)
+    assert world.held() == 0
 
 
 def test_gates_closes_and_places_given_back_at_the_same_moment_leave_the_books_right(
