@@ -85,7 +85,7 @@ def _stop_those_it_forbids(
             {**found, "most": [rule.max_mails for rule in rules], "firsts": firsts, "first": min(firsts)},
         )
     if waits and release.occurrence:
-        campaign = {"campaign_id": release.campaign_id, "occurrence": release.occurrence}
+        campaign = {"campaign_id": release.campaign_id, "occurrence": release.occurrence, "now": now}
         connection.execute(STATEMENTS["expire_while_earlier_waits"], campaign)
     connection.execute(STATEMENTS["bypass_forbidden"], {**key, "details": [str(rule) for rule in rules]})
     # Whoever reads the recipients next joins with these rows. The name is of a date alone.

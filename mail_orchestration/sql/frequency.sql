@@ -94,7 +94,7 @@ WHERE EXISTS (
     SELECT FROM held_mail AS h
     INNER JOIN release AS r ON r.release_id = h.release_id
     WHERE h.contact_id = forbidden_recipient.contact_id AND h.campaign_id = CAST(:campaign_id AS integer)
-        AND r.occurrence <> '' AND r.occurrence <> :occurrence
+        AND h.expires_at > CAST(:now AS timestamptz) AND r.occurrence <> '' AND r.occurrence <> :occurrence
 );
 
 -- name: bypass_forbidden

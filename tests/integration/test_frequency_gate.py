@@ -133,6 +133,15 @@ def test_of_a_repeating_campaign_one_mail_waits(database: Database) -> None:
     assert world.held() == 3
 
 
+@pytest.mark.rule("8.7")
+def test_what_has_expired_in_the_queue_keeps_no_later_mail_from_waiting(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 7)], contacts=1)
+    world.released(NOON)
+    world.released(NOON, occurrence="morning", expires_at=days_later(0.1))
+    second = world.released(days_later(0.2), occurrence="evening")
+    assert world.bypassed(second) == {1: ("held", "1 in 7 days")}
+
+
 @pytest.mark.rule("8.9")
 def test_a_dry_run_tells_who_would_be_held_and_changes_nothing(database: Database) -> None:
     world = FrequencyWorld(database, [(1, 7)], contacts=2)
