@@ -27,6 +27,7 @@ for _module in (
     "operator",
     "mailcaster",
     "single_mail",
+    "single_mail_failure",
     "single_mailer",
     "process",
     "care",

@@ -1,4 +1,4 @@
-"""One mail to one address: `single-mail send|list|show|failures|resubmit|delete`."""
+"""One mail to one address: `single-mail send|list|show`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mail_orchestration.cli.app import LARGEST_NUMBER, app, command
 from mail_orchestration.cli.campaign_commands import CampaignArgument, campaign_folder, show_message
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, shown, table
-from mail_orchestration.cli.loose_mail_commands import said
 from mail_orchestration.kernel.errors import BadInput
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from mail_orchestration.dispatch.loose_mails import Chosen
     from mail_orchestration.dispatch.single_mails import EndedSingleMail, SingleMailDetails
     from mail_orchestration.single_mailer import SingleMail, Submitted
 
@@ -34,16 +32,11 @@ app.add_typer(single_mails, name="single-mail", rich_help_panel=PANEL)
 NumberArgument = Annotated[
     int, typer.Argument(metavar="NUMBER", min=1, max=LARGEST_NUMBER, help="The number that send gave.")
 ]
-NumbersArgument = Annotated[
-    list[int] | None, typer.Argument(metavar="[NUMBER...]", min=1, max=LARGEST_NUMBER, help="These.")
-]
 CampaignOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Those of this campaign, by the name that its file says.")
 ]
-CodeOption = Annotated[str | None, typer.Option(help="Those that failed for this, as failures shows it.")]
 TOLD = 20
 """So many mails that were not taken are shown one by one; `--json` tells of all."""
-AllOption = Annotated[bool, typer.Option("--all", help="All that failed or were stopped.")]
 
 
 @command("send", PANEL, into=single_mails)
@@ -246,124 +239,13 @@ def show(
 
 def _why_no_message(found: SingleMailDetails | EndedSingleMail, kept_days: int) -> str:
     from mail_orchestration.dispatch.single_mails import EndedSingleMail
+    from mail_orchestration.kernel.loose_mail_states import LooseMailState
 
     if not isinstance(found, EndedSingleMail):
-        return "it is not composed yet"
+        return "it was never composed" if found.state is LooseMailState.FAILED else "it is not composed yet"
     if found.is_message_dropped:
         return (
             f"its message ({shown(found.size)} octets) was dropped: messages are kept for {kept_days} days "
             "(retention.messages_days)"
         )
     return "it was never composed"
-
-
-@command("failures", PANEL, into=single_mails)
-def failures_(face: Face, campaign: CampaignOption = None) -> ExitCode | None:
-    """Single mails that failed, by campaign and code. Exit code 1 when there are any."""
-    from mail_orchestration.single_mailer import failures
-
-    with face.open() as inst:
-        groups = failures(inst, campaign=campaign)
-    rows = [
-        (
-            each.campaign,
-            each.code or "",
-            each.code.label if each.code else "",
-            each.mails,
-            each.last_submitted_at,
-            said(each.reply_code, each.enhanced_code, each.reply_text, each.description),
-        )
-        for each in groups
-    ]
-    heads = ("campaign", "code", "", "mails", "last submitted", "for example")
-    face.answer(
-        {"failures": groups},
-        lambda console: console.print(table(*heads, rows=rows) if rows else "No single mail has failed."),
-    )
-    return ExitCode.NOT_WELL if groups else None
-
-
-@command("resubmit", PANEL, into=single_mails)
-def resubmit_(
-    face: Face,
-    numbers: NumbersArgument = None,
-    campaign: CampaignOption = None,
-    code: CodeOption = None,
-    everything: AllOption = False,
-    as_frozen: Annotated[
-        bool,
-        typer.Option("--as-frozen", help="What was never composed says what it said when it was submitted."),
-    ] = False,
-) -> ExitCode | None:
-    """Send single mails that failed or were stopped after all. Exit code 1 when one that was named is not there.
-
-    What was composed goes as it is; what never was says what its campaign says now.
-    """
-    from mail_orchestration.single_mailer import resubmit
-
-    chosen = _chosen(numbers, campaign, code, everything)
-    with face.open() as inst:
-        done = resubmit(inst, chosen, as_frozen=as_frozen)
-    left = _not_among(done, numbers)
-
-    def tell(console: Console) -> None:
-        console.print(f"{len(done):,} single mails are due again")
-        if left or not done:
-            console.print("Those of a deleted campaign stay STOPPED until it is back.")
-        _tell_of_those_left(console, left)
-
-    face.answer({"resubmitted": done}, tell)
-    return ExitCode.NOT_WELL if left else None
-
-
-@command("delete", PANEL, into=single_mails)
-def delete_(
-    face: Face,
-    numbers: NumbersArgument = None,
-    campaign: CampaignOption = None,
-    code: CodeOption = None,
-    everything: AllOption = False,
-) -> ExitCode | None:
-    """Give single mails up that failed or were stopped. The delivery log keeps them, and who deleted them.
-
-    Exit code 1 when one that was named is not there.
-    """
-    from mail_orchestration.holding import operator
-    from mail_orchestration.single_mailer import delete
-
-    chosen = _chosen(numbers, campaign, code, everything)
-    with face.open() as inst:
-        done = delete(inst, chosen, by=operator())
-    left = _not_among(done, numbers)
-
-    def tell(console: Console) -> None:
-        console.print(f"{len(done):,} single mails are deleted")
-        _tell_of_those_left(console, left)
-
-    face.answer({"deleted": done}, tell)
-    return ExitCode.NOT_WELL if left else None
-
-
-def _chosen(numbers: list[int] | None, campaign: str | None, code: str | None, everything: bool) -> Chosen:
-    from mail_orchestration.dispatch.loose_mails import Chosen
-    from mail_orchestration.kernel.failure_codes import FailureCode
-
-    known = {each.value for each in FailureCode}
-    if code is not None and code not in known:
-        raise BadInput(f"there is no code {code} (there are: {', '.join(sorted(known))})")
-    if not (numbers or campaign or code or everything):
-        raise BadInput("say which: numbers, --campaign, --code, or --all")
-    return Chosen(
-        loose_mail_ids=numbers or None, campaign=campaign, code=None if code is None else FailureCode(code)
-    )
-
-
-def _not_among(done: list[int], numbers: list[int] | None) -> list[int]:
-    return sorted(set(numbers or ()) - set(done))
-
-
-def _tell_of_those_left(console: Console, left: list[int]) -> None:
-    if left:
-        console.print(
-            f"left as they are: {', '.join(map(str, left))}; they are not there, did not fail, or wait still"
-        )

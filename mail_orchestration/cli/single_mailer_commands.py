@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,11 @@ from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face
 from mail_orchestration.cli.mailcaster_commands import LOOK_AGAIN_SECONDS, stop_on_signals
 from mail_orchestration.cli.single_mail_commands import PANEL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mail_orchestration.single_mailer.shift import EndedBecause
 
 single_mailers = typer.Typer(help="Run a single mailer without Dagster.", no_args_is_help=True)
 app.add_typer(single_mailers, name="single-mailer", rich_help_panel=PANEL)
@@ -63,10 +68,22 @@ def run(
         "ended_because": shift.ended_because,
         "unreachable": shift.tally.unreachable,
     }
-    told = ", ".join(f"{number:,} {name}" for name, number in outcomes.items()) or "no mail"
-    face.answer(
-        document, lambda console: console.print(f"{told}; {failed:,} failed; ended: {shift.ended_because}")
-    )
+    face.answer(document, lambda console: console.print(_told(outcomes, failed, shift.ended_because)))
     if was_interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.NOT_WELL if failed or shift.tally.unreachable is not None else None
+
+
+def _told(outcomes: Mapping[str, int], failed: int, ended_because: EndedBecause) -> str:
+    if outcomes or failed:
+        counts = [f"{number:,} {name}" for name, number in outcomes.items()]
+        return "; ".join([", ".join(counts) or "no attempt", f"{failed:,} failed", f"ended: {ended_because}"])
+    match ended_because:
+        case "no mails":
+            return "No single mail or retry is due."
+        case "held":
+            return "Nothing was sent: all sending is held. `mail-orchestration status` tells why."
+        case "relay unreachable":
+            return "Nothing was sent: no relay can be reached."
+        case "stopped" | "time budget":
+            return f"Nothing was sent; ended: {ended_because}"

@@ -224,9 +224,10 @@ def ensure_delivery_log(connection: Connection, now: datetime) -> date:
 def resubmit_loose_mails(
     connection: Connection, installation_id: int, chosen: Chosen, *, now: datetime
 ) -> list[int]:
-    """FAILED, STOPPED → SCHEDULED, due at once, with all attempts before them. Returns their numbers.
+    """FAILED, STOPPED → QUEUED, due at once, with all attempts before them. Returns their numbers.
 
-    Those of a deleted campaign stay as they are. Raises NotFound for a campaign that is not known.
+    SCHEDULED are retries, until a worker looks; what was never attempted before its moment; and what is of a paused
+    campaign. Those of a deleted campaign stay as they are. Raises NotFound for a campaign that is not known.
     """
     binds = {**chosen.binds(connection, installation_id), "now": now}
     return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], binds))

@@ -93,8 +93,11 @@ class LooseMailer:
         with self.inst.database.begin() as connection:
             self.station.clock.set_by(connection)
             now = self.station.clock.now()
-            if not has_due_loose_mails(connection, self.inst.installation_id, self.kinds_at(now), now):
-                return LooseTally(is_held=is_held(connection, self.inst.installation_id))
+            held = is_held(connection, self.inst.installation_id)
+            if held or not has_due_loose_mails(
+                connection, self.inst.installation_id, self.kinds_at(now), now
+            ):
+                return LooseTally(is_held=held)
         return self.station.run(_Turn(self, for_s).run())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,16 +11,18 @@ from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
 from mail_orchestration.dispatch.single_mails import (
+    EndedSingleMail,
     FailureGroup,
     NotComposed,
     failure_groups,
     freeze_anew,
     lock_not_composed,
+    read_single_mail,
 )
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.errors import BadInput
-from mail_orchestration.kernel.loose_mail_states import LooseMailKind
+from mail_orchestration.kernel.errors import BadInput, NotFound
+from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
 from mail_orchestration.single_mailer.checking import Refused
 from mail_orchestration.single_mailer.contents import freeze_content, load_content
 
@@ -31,7 +34,7 @@ def failures(inst: Installation, *, campaign: str | None = None) -> list[Failure
 
 
 def resubmit(inst: Installation, chosen: Chosen, *, as_frozen: bool = False) -> list[int]:
-    """Let single mails that are FAILED or STOPPED be sent after all, at once. Returns their numbers.
+    """Let single mails that are FAILED or STOPPED be sent after all, at their moment or at once. Returns their numbers.
 
     One that was composed is sent as it is. One that never was says what its campaign says now, since what failed of
     what was frozen would only fail again; with `as_frozen` it says what it said. Those of a deleted campaign stay as
@@ -55,6 +58,31 @@ def delete(inst: Installation, chosen: Chosen, *, by: str) -> list[int]:
         return delete_loose_mails(
             connection, inst.installation_id, chosen, by=by, now=database_now(connection)
         )
+
+
+def why_left(inst: Installation, chosen: Chosen, done: Collection[int]) -> dict[int, str]:
+    """Of each number that was chosen, and neither resubmitted nor deleted: why it was left as it is."""
+    with inst.database.begin() as connection:
+        return {
+            number: _why_left(connection, inst, chosen, number)
+            for number in sorted(set(chosen.loose_mail_ids or ()) - set(done))
+        }
+
+
+def _why_left(connection: Connection, inst: Installation, chosen: Chosen, number: int) -> str:
+    try:
+        found = read_single_mail(connection, inst.installation_id, number)
+    except NotFound as error:
+        return str(error)
+    if isinstance(found, EndedSingleMail):
+        return f"it has ended, {found.outcome}"
+    if found.state not in (LooseMailState.FAILED, LooseMailState.STOPPED):
+        return f"it is {found.state}"
+    if chosen.campaign not in (None, found.campaign):
+        return f"it is of campaign {found.campaign}"
+    if chosen.code not in (None, found.code):
+        return f"it did not fail for {chosen.code}"
+    return f"campaign {found.campaign} is deleted; it goes when that is back"
 
 
 def _freeze_anew(connection: Connection, inst: Installation, chosen: Chosen, now: datetime) -> None:

@@ -255,11 +255,31 @@ WHERE loose_mail.loose_mail_id = meant.loose_mail_id
 RETURNING loose_mail.loose_mail_id;
 
 -- name: resubmit_loose_mails
--- What is FAILED or STOPPED is due at once, and its attempts begin anew. What is of a deleted campaign would be STOPPED again.
+-- What is FAILED or STOPPED is due at once, unless it was never attempted and its moment is to come; its attempts begin anew.
+-- What is of a deleted campaign would be STOPPED again. A single mail that is due is QUEUED; a retry, which its mail job may
+-- hold, and what is of a campaign that is paused or just being changed, waits for the next look of a worker.
+WITH let_go AS (
+    SELECT c.campaign_id FROM campaign AS c
+    WHERE c.installation_id = CAST(:installation_id AS integer) AND c.state NOT IN ('deleted', 'paused')
+        AND (CAST(:campaign_id AS integer) IS NULL OR c.campaign_id = CAST(:campaign_id AS integer))
+    FOR SHARE SKIP LOCKED
+)
+
 UPDATE loose_mail
-SET state = 'SCHEDULED', due_at = CAST(:now AS timestamptz), attempts = 0, run_outs = 0, code = NULL, description = NULL
+SET state = CASE
+        WHEN loose_mail.kind = 'single' AND meant.due_at <= CAST(:now AS timestamptz)
+            AND loose_mail.campaign_id = ANY(ARRAY(SELECT g.campaign_id FROM let_go AS g))
+            THEN CAST('QUEUED' AS loose_mail_state)
+        ELSE 'SCHEDULED'
+    END,
+    due_at = meant.due_at, attempts = 0, run_outs = 0, code = NULL, description = NULL
 FROM (
-    SELECT l.loose_mail_id FROM loose_mail AS l
+    SELECT
+        l.loose_mail_id,
+        CASE
+            WHEN l.attempts = 0 THEN greatest(l.due_at, CAST(:now AS timestamptz)) ELSE CAST(:now AS timestamptz)
+        END AS due_at
+    FROM loose_mail AS l
     WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
         AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
         AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))

@@ -74,6 +74,7 @@ def test_the_course_of_a_file_of_mails(site: Path, capsys: Said) -> None:
         number = str(sent["mails"][1]["loose_mail_id"])
         shown = answer(capsys, "show", number, code=ExitCode.NOT_WELL)
         assert (shown["attributes"], shown["data_base64"]) == ({"number": 2}, None)
+        assert error(capsys, "show", number, "--raw").strip().endswith("it was never composed")
         write_site(site, relay_port=sink.port, html="<p>{{ number }}</p>", campaign={"subject": "Hello"})
         assert answer(capsys, "resubmit", number) == {"resubmitted": [int(number)]}
         assert run(["single-mailer", "run"]) == ExitCode.OK
@@ -187,13 +188,73 @@ def test_mails_of_a_deleted_campaign_stay_until_it_is_brought_back(site: Path, c
     for how in (), ("--as-frozen",):
         assert run(["single-mail", "resubmit", number, *how]) == ExitCode.NOT_WELL
         told = " ".join(capsys.readouterr().out.split())
-        assert f"left as they are: {number};" in told
-        assert "Those of a deleted campaign stay STOPPED" in told
+        assert f"{number} is left as it is: campaign letter is deleted" in told
+    assert run(["single-mail", "resubmit", "--all"]) == ExitCode.OK
+    assert "Those of a deleted campaign stay STOPPED" in capsys.readouterr().out
     assert answer(capsys, "show", number)["state"] == "STOPPED"
     assert run(["campaign", "resume", "letter", "--json"]) == ExitCode.OK
     assert json.loads(capsys.readouterr().out)["entered"] == "live"
+    assert run(["single-mail", "resubmit", number]) == ExitCode.OK
+    assert capsys.readouterr().out.strip() == "1 single mail is resubmitted"
+    assert answer(capsys, "show", number)["state"] == "QUEUED"
+
+
+def test_what_was_stopped_before_its_moment_waits_for_it_after_a_resubmit(site: Path, capsys: Said) -> None:
+    write_site(site, relay_port=9, campaign={"audiences": []})
+    to_come = [
+        "letter",
+        "ann@example.com",
+        "-a",
+        "name=Ann",
+        "-a",
+        "number=3",
+        "--at",
+        "2035-01-01T00:00:00Z",
+    ]
+    number = str(answer(capsys, "send", *to_come)["mails"][0]["loose_mail_id"])
+    assert run(["campaign", "delete", "letter"]) == run(["campaign", "resume", "letter"]) == ExitCode.OK
+    capsys.readouterr()
     assert answer(capsys, "resubmit", number) == {"resubmitted": [int(number)]}
-    assert answer(capsys, "show", number)["state"] == "SCHEDULED"
+    shown = answer(capsys, "show", number)
+    assert (shown["state"], shown["due_at"]) == ("SCHEDULED", "2035-01-01T00:00:00+00:00")
+
+
+def test_each_number_that_is_left_is_told_why(site: Path, capsys: Said) -> None:
+    (site / "mails.jsonl").write_text(
+        "\n".join(
+            json.dumps({"to": f"{name}@example.com", "attributes": {"name": name} | more})
+            for name, more in (("ann", {"number": 1}), ("ben", {}), ("cid", {}))
+        )
+    )
+    with storing_sink() as sink:
+        write_site(site, relay_port=sink.port)
+        sent = answer(capsys, "send", "letter", "--file", "mails.jsonl")["mails"]
+        ann, ben, cid = (str(each["loose_mail_id"]) for each in sent)
+        assert run(["single-mail", "resubmit", ann]) == ExitCode.NOT_WELL
+        assert f"{ann} is left as it is: it is QUEUED" in " ".join(capsys.readouterr().out.split())
+        assert run(["single-mailer", "run"]) == ExitCode.NOT_WELL
+        capsys.readouterr()
+    assert answer(capsys, "delete", cid) == {"deleted": [int(cid)]}
+    assert run(["single-mail", "resubmit", ann, cid, "4711"]) == ExitCode.NOT_WELL
+    told = " ".join(capsys.readouterr().out.split())
+    assert "deleted campaign" not in told
+    assert f"{ann} is left as it is: it has ended, accepted {cid}" in told
+    assert f"{cid} is left as it is: it has ended, stopped 4711" in told
+    assert "4711 is left as it is: there is no single mail 4711" in told
+    assert run(["single-mail", "delete", ben, "--code", "io_exception"]) == ExitCode.NOT_WELL
+    assert f"{ben} is left as it is: it did not fail for io_exception" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_a_shift_without_a_mail_says_why(site: Path, capsys: Said) -> None:
+    assert run(["single-mailer", "run"]) == ExitCode.OK
+    assert capsys.readouterr().out.strip() == "No single mail or retry is due."
+    answer(capsys, "send", "letter", "ann@example.com", "-a", "name=Ann", "-a", "number=1")
+    assert run(["hold"]) == ExitCode.OK
+    capsys.readouterr()
+    assert run(["single-mailer", "run"]) == ExitCode.OK
+    assert "Nothing was sent: all sending is held." in capsys.readouterr().out
 
 
 def test_of_many_that_are_not_taken_some_are_shown(site: Path, capsys: Said) -> None:
