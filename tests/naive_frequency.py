@@ -23,10 +23,6 @@ class NaiveFrequency:
         """One mail that counts."""
         self._sent[contact].append(day)
 
-    def take_back(self, contact: Hashable, day: date) -> None:
-        """One of the mails of that day did not arrive."""
-        self._sent[contact].remove(day)
-
     def counts(self, contact: Hashable, day: date, days: int, window: str) -> int:
         """How many mails count on `day` for a rule of so many days, of those sent until then."""
         counted = 0

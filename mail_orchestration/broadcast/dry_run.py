@@ -41,6 +41,7 @@ def dry_run(
     folder: Path,
     *,
     now: datetime,
+    occurrence: str = "",
     again: bool = False,
     assemble: bool = True,
     on_resolved: Callable[[int], None] | None = None,
@@ -49,10 +50,10 @@ def dry_run(
     """Freeze, dedup, verify, filter and assemble a campaign, and stop before the queue.
 
     Nobody else carries it on, and mail jobs of the campaign that wait are left alone. `on_resolved` is told how many
-    are to be written to; `again` as in `release_campaign`. Without `assemble` it ends when everybody is chosen, after
-    seconds for a million. Raises what `release_campaign`, `resolve_release` and `assemble_release` raise.
+    are to be written to; `occurrence` and `again` as in `release_campaign`. Without `assemble` it ends when all are
+    chosen, after seconds for a million. Raises what `release_campaign`, `resolve_release` and `assemble_release` raise.
     """
-    made = release_campaign(inst, folder, now=now, again=again, dry_run=True)
+    made = release_campaign(inst, folder, now=now, occurrence=occurrence, again=again, dry_run=True)
     release_id = made.release_id
     resolved = resolve_release(inst, release_id, now=now)
     if on_resolved is not None:

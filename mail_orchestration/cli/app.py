@@ -52,6 +52,7 @@ _COMMON = {
     ],
     "debug": Annotated[bool, typer.Option("--debug", help="Show log lines, and a traceback with an error.")],
 }
+_COMMON_NAMES = {"--json", "--settings", "-s", "--debug"}
 
 
 def command(
@@ -139,7 +140,12 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # no command was named, and the help is shown
             return ExitCode.BAD_INPUT
-        return _tell(error, error.format_message(), ExitCode.BAD_INPUT, as_json=as_json, debug=debug)
+        said = error.format_message()
+        if (
+            getattr(error, "option_name", None) in _COMMON_NAMES
+        ):  # each command has them, but nothing before it
+            said = "options go after the command: mail-orchestration COMMAND --json"
+        return _tell(error, said, ExitCode.BAD_INPUT, as_json=as_json, debug=debug)
     except (KeyboardInterrupt, typer.Abort) as error:
         return _tell(error, "interrupted", ExitCode.INTERRUPTED, as_json=as_json, debug=False)
     except (BrokenPipeError, SystemExit):

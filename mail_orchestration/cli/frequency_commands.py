@@ -18,6 +18,7 @@ from mail_orchestration.cli.frequency_tables import (
     why_document,
 )
 from mail_orchestration.cli.launch_commands import kept_by_the_policy, show_choice
+from mail_orchestration.cli.release_commands import OccurrenceOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,6 +48,7 @@ def overview_(face: Face) -> ExitCode | None:
         "in_force": found.shown.in_force,
         "wished": found.shown.wished,
         "difference": found.shown.difference,
+        "expires_first": found.shown.expires_first,
         "rules": found.rules,
         "waiting": found.shown.waiting,
         "held": found.held,
@@ -234,6 +236,7 @@ def disable_(face: Face, yes: YesOption = False) -> ExitCode | None:
 def preview_(
     face: Face,
     campaign: CampaignArgument,
+    occurrence: OccurrenceOption = "",
     again: Annotated[
         bool, typer.Option("--again", help="As if also to those who were queued the same content lately.")
     ] = False,
@@ -248,7 +251,7 @@ def preview_(
 
     with face.open() as inst:
         folder = campaign_folder(inst.settings, campaign)
-        found = dry_run(inst, folder, now=utc_now(), again=again, assemble=False)
+        found = dry_run(inst, folder, now=utc_now(), occurrence=occurrence, again=again, assemble=False)
         with inst.database.begin() as connection:
             policy = policy_shown(connection, inst)
     document = {

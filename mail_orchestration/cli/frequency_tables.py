@@ -35,8 +35,9 @@ def show_overview(console: Console, found: Overview) -> None:
             for each in found.rules
         ]
         console.print(table("rule", "contacts at its limit", "of all counted", rows=rows))
-    if found.shown.difference:
-        console.print(f"[yellow]note[/] {escaped(found.shown.difference)}")
+    for note in (found.shown.expires_first, found.shown.difference):
+        if note:
+            console.print(f"[yellow]note[/] {escaped(note)}")
     _show_counts(console, found.held)
     if found.ended:
         ended = ", ".join(f"{shown(mails)} {ending}" for ending, mails in found.ended.items())

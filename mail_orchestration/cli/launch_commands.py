@@ -10,7 +10,7 @@ from mail_orchestration.cli.app import command
 from mail_orchestration.cli.campaign_commands import PANEL, CampaignArgument, campaign_folder
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, escaped, shown, table
-from mail_orchestration.cli.release_commands import MailJobArgument
+from mail_orchestration.cli.release_commands import MailJobArgument, OccurrenceOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,7 @@ DOMAINS_SHOWN = 20
 def dry_run_(
     face: Face,
     campaign: CampaignArgument,
+    occurrence: OccurrenceOption = "",
     again: Annotated[
         bool, typer.Option("--again", help="As if also to those who were queued the same content lately.")
     ] = False,
@@ -38,7 +39,9 @@ def dry_run_(
     with face.open() as inst:
         with face.progress("assembling") as progress:
             folder = campaign_folder(inst.settings, campaign)
-            found = dry_run(inst, folder, now=utc_now(), again=again, progress=progress)
+            found = dry_run(
+                inst, folder, now=utc_now(), occurrence=occurrence, again=again, progress=progress
+            )
         foreseen = forecast_release(inst, found.mail_job_id, now=utc_now())
     document = {
         "mail_job_id": found.mail_job_id,

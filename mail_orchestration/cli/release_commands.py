@@ -23,6 +23,10 @@ MailJobArgument = Annotated[
     int, typer.Argument(metavar="MAIL_JOB", min=1, max=LARGEST_NUMBER, help="The number that release gave.")
 ]
 
+OccurrenceOption = Annotated[
+    str, typer.Option(help="What it is for, such as a day: for each, the same content goes out once.")
+]
+
 
 @command("release", PANEL)
 def release(
@@ -37,9 +41,7 @@ def release(
     priority: Annotated[
         int | None, typer.Option(min=-1000, max=1000, help="Instead of the campaign's own.")
     ] = None,
-    occurrence: Annotated[
-        str, typer.Option(help="What it is for, such as a day: for each, the same content goes out once.")
-    ] = "",
+    occurrence: OccurrenceOption = "",
     again: Annotated[
         bool, typer.Option("--again", help="Send it also to those who were queued the same content lately.")
     ] = False,

@@ -51,7 +51,7 @@ def check(
         *_inline_images(campaign),
         *_unsubscribe(campaign),
         *_components(campaign),
-        *frequency_findings(campaign, None if settings is None else settings.retention.daily_log_days),
+        *frequency_findings(campaign, settings),
         *([] if settings is None else dkim_findings(campaign, settings.dkim)),
     ]
     if not any(each.severity is Severity.ERROR for each in syntax):
@@ -161,6 +161,8 @@ def _components(campaign: Campaign) -> Iterator[Finding]:
 
 
 def _unsubscribe(campaign: Campaign) -> Iterator[Finding]:
+    if campaign.definition.transactional:
+        return  # It goes to those who unsubscribed too.
     for main, suffix in ((campaign.html_template, ".html.j2"), (campaign.text_template, ".txt.j2")):
         if main is None:
             continue
@@ -194,7 +196,10 @@ def _composed(campaign: Campaign, sample: Recipient | None) -> Iterator[Finding]
                     FaultReason.MISSING_ATTRIBUTE,
                     FaultReason.TEMPLATE_ERROR,
                 )
-                yield placed(Severity.WARNING if excused else Severity.ERROR, bypass.detail)
+                detail = bypass.detail
+                if sample is None and bypass.reason is FaultReason.MISSING_ATTRIBUTE:
+                    detail = f"{'there is no sample_contact' if unknown else 'sample_contact'}: {detail}"
+                yield placed(Severity.WARNING if excused else Severity.ERROR, detail)
             for message in batch.messages:
                 data = Compressor(pool.dictionary).decompress(message.stored)
                 yield from _sizes(campaign, data)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from mail_orchestration.composition.definition import Campaign, fault_of
 from mail_orchestration.composition.findings import Finding, Severity, placed
 from mail_orchestration.kernel.errors import BadCampaign
-from mail_orchestration.kernel.frequency import CampaignPolicy, log_too_short
+from mail_orchestration.kernel.frequency import CampaignPolicy, expires_first, log_too_short
+from mail_orchestration.kernel.settings import Settings
 
 
-def frequency_findings(campaign: Campaign, daily_log_days: int | None) -> Iterator[Finding]:
+def frequency_findings(campaign: Campaign, settings: Settings | None) -> Iterator[Finding]:
     """Where the campaign departs from its installation's policy, and what of that does nothing or cannot be counted."""
     frequency = campaign.definition.frequency
     rules, policy = frequency.own_rules, frequency.policy
@@ -29,7 +30,11 @@ def frequency_findings(campaign: Campaign, daily_log_days: int | None) -> Iterat
         yield _warning(campaign, "rules", f"rules of its own hold in place of the installation's: {told}")
     if frequency.shelf_life_days is not None and policy is not CampaignPolicy.PER_POLICY:
         yield _warning(campaign, "shelf_life_days", f"does nothing beside policy: {policy}, as nothing waits")
-    if fault := _beyond_the_log(campaign, daily_log_days):
+    if settings is None:
+        return
+    if may_expire := _expires_first(campaign, settings):
+        yield _warning(campaign, "shelf_life_days" if rules is None else "rules", may_expire)
+    if fault := _beyond_the_log(campaign, settings.retention.daily_log_days):
         yield placed(Severity.ERROR, fault)
 
 
@@ -39,9 +44,19 @@ def refuse_rules_beyond_the_log(campaign: Campaign, daily_log_days: int) -> None
         raise BadCampaign(fault)
 
 
-def _beyond_the_log(campaign: Campaign, daily_log_days: int | None) -> str | None:
+def _expires_first(campaign: Campaign, settings: Settings) -> str | None:
+    frequency, policy = campaign.definition.frequency, settings.frequency.policy
+    if policy is None or not policy.hold or frequency.policy is not CampaignPolicy.PER_POLICY:
+        return None
+    rules, days = frequency.own_rules, frequency.shelf_life_days
+    if rules is None and days is None:
+        return None  # The policy's own: `frequency` tells of it, and not every campaign.
+    return expires_first(rules or policy.rules, days or policy.shelf_life_days)
+
+
+def _beyond_the_log(campaign: Campaign, daily_log_days: int) -> str | None:
     rules = campaign.definition.frequency.own_rules
-    if rules is None or daily_log_days is None or not (why := log_too_short(rules, daily_log_days)):
+    if rules is None or not (why := log_too_short(rules, daily_log_days)):
         return None
     return fault_of(campaign.files, "frequency.rules", why)
 

@@ -14,7 +14,7 @@ from mail_orchestration.feedback.frequency_figures import QueueDay, RuleFigures,
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.frequency import Policy
+from mail_orchestration.kernel.frequency import Policy, expires_first
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 
 ENDED_WITHIN = timedelta(days=7)
@@ -36,6 +36,13 @@ class PolicyShown:
             return ""
         policy = self.in_force.policy
         return f"at most {', '.join(map(str, policy.rules))} ({policy.window} window)"
+
+    @property
+    def expires_first(self) -> str:
+        """That mails which are held may expire before the longest rule lets them go; '' where they do not."""
+        if self.in_force is None or not self.in_force.policy.hold:
+            return ""
+        return expires_first(self.in_force.policy.rules, self.in_force.policy.shelf_life_days) or ""
 
     @property
     def difference(self) -> str:

@@ -113,6 +113,14 @@ def log_too_short(rules: Iterable[Rule], daily_log_days: int) -> str | None:
     return f"rules of up to {needed - 2} days need retention.daily_log_days of {needed} or more; it is {daily_log_days}"
 
 
+def expires_first(rules: Iterable[Rule], shelf_life_days: int) -> str | None:
+    """That what the longest of these rules holds may expire before the rule lets it go; None when it cannot."""
+    longest = max(rules, key=lambda rule: rule.days)
+    if shelf_life_days >= longest.days:
+        return None
+    return f"what the rule {longest} holds may expire first: it waits for shelf_life_days, {shelf_life_days}, at most"
+
+
 def first_day(rule: Rule, window: Window, today: date) -> date:
     """The first day whose mails count on `today`."""
     return today - timedelta(days=_further_days(rule, window))

@@ -86,6 +86,17 @@ def test_usage_errors_end_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("option", [["--debug"], ["--json"], ["--settings", "x.yaml"], ["-s", "x.yaml"]])
+@pytest.mark.parametrize("group", [[], ["single-mail"]])
+def test_an_option_before_the_command_is_told_where_it_goes(
+    capsys: pytest.CaptureFixture[str], option: list[str], group: list[str]
+) -> None:
+    assert run([*group, *option, "list"]) == ExitCode.BAD_INPUT
+    assert "options go after the command" in capsys.readouterr().err
+    assert run([*group, "--nowhere", "list"]) == ExitCode.BAD_INPUT
+    assert "No such option: --nowhere" in capsys.readouterr().err
+
+
 def test_errors_are_one_json_document_on_stderr(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code = run(["check", str(tmp_path / "nowhere"), "--json", "--settings", str(tmp_path / "none.yaml")])
     said = capsys.readouterr()

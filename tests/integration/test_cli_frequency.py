@@ -86,6 +86,9 @@ def test_the_policy_what_waits_and_why(inst: Installation, capsys: Said) -> None
     ]
     assert (shown["waiting"], shown["difference"], shown["days"][-1]["waiting"]) == (3, "", 3)
     assert "at most 1 in 7 days (rolling window)" in said(capsys, "frequency")
+    may_expire = "what the rule 1 in 7 days holds may expire first: it waits for shelf_life_days, 3, at most"
+    assert shown["expires_first"] == may_expire
+    assert may_expire in " ".join(said(capsys, "frequency").split())
 
     why = answer(capsys, "frequency", "why", "R1@example.net")
     assert [(each["counted"], each["is_reached"]) for each in why["rules"]] == [(1, True)]
@@ -117,6 +120,8 @@ def test_what_would_be_held_is_told_without_a_release(inst: Installation, capsys
     assert (told["held"], told["would_be_sent"], told["held_by_rule"]) == (3, 0, {"1 in 7 days": 3})
     assert "held by the frequency policy" in said_of_none(capsys, "frequency", "preview", "letter")
     assert answer(capsys, "dry-run", "letter", code=ExitCode.NOT_WELL)["held_by_rule"] == {"1 in 7 days": 3}
+    again = answer(capsys, "frequency", "preview", "letter", "--occurrence", "first", code=ExitCode.NOT_WELL)
+    assert (again["held"], sum(again["bypassed"].values())) == (0, 3), "they were queued that one"
     assert answer(capsys, "frequency")["waiting"] == 3, "nothing more waits than before"
     assert {each["state"] for each in answer(capsys, "mail-jobs")["mail_jobs"][:3]} == {"STOPPED"}
 

@@ -7,6 +7,7 @@ from composition_campaigns import EXAMPLE, campaign
 
 from mail_orchestration.composition.checking import check
 from mail_orchestration.composition.definition import load_campaign
+from mail_orchestration.kernel.frequency_settings import FrequencyRuleSettings, FrequencySettings
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.kernel.settings import Settings
 
@@ -98,6 +99,49 @@ def test_rules_of_its_own_need_a_daily_log_that_is_long_enough() -> None:
         "error: campaign.yaml:7: frequency.rules: rules of up to 90 days need retention.daily_log_days of 92 or more; "
         "it is 91"
     )
+
+
+@pytest.mark.rule("8.4", "8.5")
+@pytest.mark.parametrize(
+    ("yaml", "told"),
+    [
+        (
+            "frequency: {shelf_life_days: 29}\n",
+            "frequency.shelf_life_days: what the rule 9 in 30 days holds may expire",
+        ),
+        ("frequency: {shelf_life_days: 30}\n", None),
+        (OWN_RULES, "frequency.rules: what the rule 9 in 90 days holds may expire first"),
+        (OWN_RULES + "  shelf_life_days: 90\n", None),
+        ("frequency: {policy: per_policy}\n", None),
+    ],
+)
+def test_what_its_longest_rule_holds_may_expire_first(yaml: str, told: str | None) -> None:
+    rules = (FrequencyRuleSettings(max_mails=9, days=30),)
+    settings = Settings(frequency=FrequencySettings(enabled=True, rules=rules))
+    findings = check(campaign(text=GOOD, yaml=yaml), settings=settings)
+    expiring = [str(each) for each in findings if "expire" in each.message]
+    if told is None:
+        assert expiring == []
+    else:
+        (one,) = expiring
+        assert one.startswith("warning: ")
+        assert told in one
+
+
+@pytest.mark.rule("2.1", "10.2")
+def test_a_transactional_campaign_needs_no_unsubscribe_link() -> None:
+    assert found(text="Order 3", yaml="transactional: true\n") == []
+    assert found(text="Order 3") == ["warning: message.txt.j2: has no unsubscribe link (unsubscribe_url)"]
+
+
+@pytest.mark.rule("2.1")
+def test_an_attribute_that_the_sample_contact_lacks_is_told_as_that() -> None:
+    needs = "required_attributes: [order]\n"
+    said = "the attribute order is absent or empty"
+    assert found(text=GOOD, yaml=needs + "sample_contact: {name: Ann}\n") == [
+        f"error: campaign.yaml: sample_contact: {said}"
+    ]
+    assert found(text=GOOD, yaml=needs) == [f"warning: campaign.yaml: there is no sample_contact: {said}"]
 
 
 @pytest.mark.rule("2.1")
