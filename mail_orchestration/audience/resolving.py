@@ -102,7 +102,14 @@ def resolve_recipients(
                 pass_frequency_gate(connection, release_id, time_zone, now)
                 counted = _counted(connection, release_id, release.released_on)
                 summary = _settle(
-                    connection, release_id, audience_rows, counted, earlier, small_audience_threshold, now
+                    connection,
+                    release_id,
+                    release,
+                    audience_rows,
+                    counted,
+                    earlier,
+                    small_audience_threshold,
+                    now,
                 )
                 crash_point("dedup_settled")
             crash_point("dedup_committed")
@@ -201,6 +208,7 @@ def _counted(connection: Connection, release_id: int, released_on: date) -> Coun
 def _settle(
     connection: Connection,
     release_id: int,
+    release: Row[Any],
     audience_rows: int,
     counted: Counter[str | None],
     earlier: Sequence[int],
@@ -225,7 +233,7 @@ def _settle(
         "now": now,
         "kind": kind.value,
         "state": (MailJobState.QUEUING if left else MailJobState.STOPPED).value,
-        "reason": "" if left else _why_nobody(bypassed, earlier),
+        "reason": "" if left else _why_nobody(bypassed, earlier, release.is_dry_run),
     }
     if connection.execute(STATEMENTS["fix_kind"], outcome).rowcount != 1:
         raise StateConflict(f"mail job {release_id} left QUEUING while it was resolved")
@@ -242,12 +250,12 @@ def _reasons(counted: Counter[str | None]) -> dict[str, int]:
     return {reason: count for reason, count in counted.items() if reason is not None}
 
 
-def _why_nobody(bypassed: dict[str, int], earlier: Sequence[int]) -> str:
+def _why_nobody(bypassed: dict[str, int], earlier: Sequence[int], is_dry_run: bool) -> str:
     if not bypassed:
         return "no recipients: the audiences are empty"
     counted = ", ".join(f"{count} {reason}" for reason, count in bypassed.items())
     nobody = f"no recipients: all are bypassed ({counted})"
-    if "held" in bypassed:
+    if "held" in bypassed and not is_dry_run:
         nobody += "; whoever is held waits in the frequency queue"
     if DUPLICATE not in bypassed:
         return nobody

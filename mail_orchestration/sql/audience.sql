@@ -160,7 +160,7 @@ SELECT set_config('work_mem', '48MB', TRUE), set_config('enable_hashagg', 'off',
 
 -- name: find_release_to_resolve
 -- What dedup needs to know of a release, and the state of its mail job.
-SELECT r.released_on, r.topic, r.audience_ids, r.excluded_audience_ids, r.resolved_at, j.state
+SELECT r.released_on, r.topic, r.audience_ids, r.excluded_audience_ids, r.resolved_at, r.is_dry_run, j.state
 FROM release AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 WHERE r.release_id = CAST(:release_id AS bigint);

@@ -150,6 +150,10 @@ def test_a_dry_run_tells_who_would_be_held_and_changes_nothing(database: Databas
     assert world.bypassed(dry) == {1: ("held", "1 in 7 days")}
     assert world.places() == {1: 1}
     assert world.held() == 0
+    of_nobody = world.released(NOON, {1}, is_dry_run=True)
+    assert world.rows("SELECT reason FROM mail_job WHERE mail_job_id = :r", r=of_nobody) == [
+        ("no recipients: all are bypassed (1 held)",)
+    ]
 
 
 @pytest.mark.rule("8.1")
