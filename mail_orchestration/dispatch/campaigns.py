@@ -167,7 +167,7 @@ def delete_campaign(connection: Connection, installation_id: int, name: str, now
         {CampaignState.TEST, CampaignState.LIVE, CampaignState.PAUSED},
         CampaignState.DELETED,
         stopped=tuple(stopped),
-        held=len(held),
+        held=held,
     )
 
 

@@ -74,8 +74,8 @@ def delete_held_mails(
     ending: Literal[HeldMailEnding.DELETED, HeldMailEnding.CAMPAIGN_DELETED] = HeldMailEnding.DELETED,
     now: datetime,
     ended_by: str,
-) -> set[int]:
-    """Delete mails that wait, of these numbers or of a campaign, or all. Returns the numbers of those that did wait."""
+) -> int:
+    """Delete mails that wait, of these numbers or of a campaign, or all; how many those were."""
     binds = {
         "installation_id": installation_id,
         "held_mail_ids": None if held_mail_ids is None else sorted(held_mail_ids),
@@ -84,7 +84,13 @@ def delete_held_mails(
         "ended_by": ended_by,
         **ensured_log_day(connection, now),
     }
-    return set(connection.scalars(STATEMENTS["delete_held_mails"], binds))
+    return connection.execute(STATEMENTS["delete_held_mails"], binds).rowcount
+
+
+def not_waiting(connection: Connection, installation_id: int, held_mail_ids: Collection[int]) -> list[int]:
+    """Which of these numbers are of no mail that waits, ascending."""
+    binds = {"installation_id": installation_id, "held_mail_ids": list(held_mail_ids)}
+    return list(connection.scalars(STATEMENTS["find_not_waiting"], binds))
 
 
 def count_held_mails(connection: Connection, installation_id: int) -> int:

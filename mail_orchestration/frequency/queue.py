@@ -8,7 +8,7 @@ from datetime import datetime
 
 from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
-from mail_orchestration.dispatch.held_mails import delete_held_mails
+from mail_orchestration.dispatch.held_mails import delete_held_mails, not_waiting
 from mail_orchestration.dispatch.recovering_held import RecoveredHeld, recover_held_mails
 from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date
@@ -54,14 +54,12 @@ def empty(inst: Installation, *, campaign: str | None = None, by: str, now: date
     """
     with inst.database.begin() as connection:
         lock_frequency(connection, inst.installation_id)
-        return len(
-            delete_held_mails(
-                connection,
-                inst.installation_id,
-                campaign_id=campaign_number(connection, inst.installation_id, campaign),
-                now=now or database_now(connection),
-                ended_by=by,
-            )
+        return delete_held_mails(
+            connection,
+            inst.installation_id,
+            campaign_id=campaign_number(connection, inst.installation_id, campaign),
+            now=now or database_now(connection),
+            ended_by=by,
         )
 
 
@@ -71,17 +69,16 @@ def delete(
     """Delete these mails for good; how many those were. Raises NotFound naming those that do not wait: then none is."""
     with inst.database.begin() as connection:
         lock_frequency(connection, inst.installation_id)
-        deleted = delete_held_mails(
+        if missing := not_waiting(connection, inst.installation_id, held_mail_ids):
+            numbers = ", ".join(map(str, missing))
+            raise NotFound(f"nothing was deleted: no held mail of the number {numbers} waits")
+        return delete_held_mails(
             connection,
             inst.installation_id,
             held_mail_ids=held_mail_ids,
             now=now or database_now(connection),
             ended_by=by,
         )
-        if missing := sorted(set(held_mail_ids) - deleted):
-            numbers = ", ".join(map(str, missing))
-            raise NotFound(f"nothing was deleted: no held mail of the number {numbers} waits")
-        return len(deleted)
 
 
 def recover(

@@ -58,8 +58,17 @@ SELECT
     CAST(:day AS date), e.held_mail_id, e.installation_id, e.contact_id, e.campaign_id, e.release_id, e.audience_id,
     e.priority, e.held_at, e.expires_at, e.max_mails, e.days, CAST(:now AS timestamptz),
     CAST(:ending AS held_mail_ending), :ended_by
-FROM ended AS e
-RETURNING held_mail_id;
+FROM ended AS e;
+
+-- name: find_not_waiting
+-- Which of these numbers are of no mail that waits.
+SELECT given.held_mail_id
+FROM unnest(CAST(:held_mail_ids AS bigint[])) AS given (held_mail_id)
+WHERE NOT EXISTS (
+    SELECT FROM held_mail AS h
+    WHERE h.held_mail_id = given.held_mail_id AND h.installation_id = CAST(:installation_id AS integer)
+)
+ORDER BY given.held_mail_id;
 
 
 -- Later releases -------------------------------------------------------------------------------------------------
