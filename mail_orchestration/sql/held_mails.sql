@@ -77,19 +77,20 @@ ORDER BY given.held_mail_id;
 -- Held mails that may go for all that is known of their releases, in the order of each contact's. room is how many mails
 -- may be ahead of one; is_taken is null until that is decided.
 CREATE TEMPORARY TABLE held_candidate (
-    held_mail_id bigint NOT NULL, contact_id bigint NOT NULL, release_id bigint NOT NULL, place integer NOT NULL,
-    room integer NOT NULL, counts boolean NOT NULL, is_taken boolean
+    held_mail_id bigint NOT NULL, contact_id bigint NOT NULL, release_id bigint NOT NULL, audience_id integer NOT NULL,
+    place integer NOT NULL, room integer NOT NULL, counts boolean NOT NULL, is_taken boolean
 ) ON COMMIT DROP;
 
 -- name: find_held_candidates
 -- While a policy holds (most: its rules in the order of the counters' columns), the mails for which its rules, or those of
 -- their own campaign, leave room; but not of a paused campaign, nor before their release was queued or has nobody left to
--- be written to at once, nor while that is stopped. Without a policy all that waits.
-INSERT INTO held_candidate (held_mail_id, contact_id, release_id, place, room, counts)
-SELECT w.held_mail_id, w.contact_id, w.release_id,
-    row_number() OVER (PARTITION BY w.contact_id ORDER BY w.priority DESC, w.held_at, w.held_mail_id), w.room, w.counts
+-- be written to at once, nor while that is stopped. Without a policy all that waits. What has room behind all that is ahead
+-- of it is taken from the start.
+INSERT INTO held_candidate (held_mail_id, contact_id, release_id, audience_id, place, room, counts, is_taken)
+SELECT w.held_mail_id, w.contact_id, w.release_id, w.audience_id, row_number() OVER importance, w.room, w.counts,
+    CASE WHEN w.room > count(*) FILTER (WHERE w.counts) OVER importance - CAST(w.counts AS integer) THEN TRUE END
 FROM (
-    SELECT h.held_mail_id, h.contact_id, h.release_id, h.priority, h.held_at, r.counts,
+    SELECT h.held_mail_id, h.contact_id, h.release_id, h.audience_id, h.priority, h.held_at, r.counts,
         CASE
             WHEN CAST(:most AS integer[]) IS NULL THEN 2147483647
             WHEN r.frequency_rules IS NULL THEN least(
@@ -120,7 +121,11 @@ FROM (
             )
         )
 ) AS w
-WHERE w.room > 0;
+WHERE w.room > 0
+WINDOW importance AS (
+    PARTITION BY w.contact_id ORDER BY w.priority DESC, w.held_at, w.held_mail_id
+    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+);
 
 -- name: decide_held_candidates
 -- Decide what can be decided: a mail is taken when all that counts ahead of it leaves room, even if all of that is taken,
@@ -131,6 +136,7 @@ FROM (
         count(*) FILTER (WHERE counts AND is_taken) OVER ahead AS least_ahead,
         count(*) FILTER (WHERE counts AND is_taken IS NOT FALSE) OVER ahead AS most_ahead
     FROM held_candidate
+    WHERE contact_id IN (SELECT u.contact_id FROM held_candidate AS u WHERE u.is_taken IS NULL)
     WINDOW ahead AS (PARTITION BY contact_id ORDER BY place ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ) AS d
 WHERE t.held_mail_id = d.held_mail_id AND t.is_taken IS NULL AND (d.room > d.most_ahead OR d.room <= d.least_ahead);
@@ -171,15 +177,14 @@ RETURNING release_id, held_from;
 -- The recipients of later releases, in the order of contacts as everywhere. Who was suppressed since is bypassed.
 INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
 SELECT CAST(:released_on AS date), later.release_id,
-    row_number() OVER (PARTITION BY later.release_id ORDER BY h.contact_id), h.audience_id, h.contact_id,
+    row_number() OVER (PARTITION BY later.release_id ORDER BY t.contact_id), t.audience_id, t.contact_id,
     coalesce(everything.reason, topic.reason)
 FROM held_candidate AS t
-INNER JOIN held_mail AS h ON h.held_mail_id = t.held_mail_id
 INNER JOIN release AS later ON later.held_from = t.release_id AND later.release_id = ANY(CAST(:later_ids AS bigint[]))
-LEFT JOIN suppression AS everything ON everything.contact_id = h.contact_id AND everything.topic = ''
-LEFT JOIN suppression AS topic ON topic.contact_id = h.contact_id AND topic.topic = nullif(later.topic, '')
+LEFT JOIN suppression AS everything ON everything.contact_id = t.contact_id AND everything.topic = ''
+LEFT JOIN suppression AS topic ON topic.contact_id = t.contact_id AND topic.topic = nullif(later.topic, '')
 WHERE t.is_taken
-ORDER BY later.release_id, h.contact_id;
+ORDER BY later.release_id, t.contact_id;
 
 -- name: log_held_mails_sent
 -- What was taken leaves the queue for the log.
