@@ -6,19 +6,17 @@ Each step can be taken again: what is already done is told, not done twice.
 """
 
 from mail_orchestration.broadcast.assembling import AssemblySummary, assemble_release
-from mail_orchestration.broadcast.dry_run import DryRun, dry_run
-from mail_orchestration.broadcast.releasing import (
-    fill_audience,
+from mail_orchestration.broadcast.carrying_on import (
     queue_release,
     release,
-    release_again,
-    release_campaign,
     releases_to_assemble,
     releases_to_queue,
     releases_to_report,
     report_release,
     resolve_release,
 )
+from mail_orchestration.broadcast.dry_run import DryRun, dry_run
+from mail_orchestration.broadcast.releasing import fill_audience, release_again, release_campaign
 
 __all__ = [
     "AssemblySummary",

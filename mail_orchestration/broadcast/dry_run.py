@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 from mail_orchestration.broadcast.assembling import AssemblySummary, Progress, assemble_release
-from mail_orchestration.broadcast.releasing import release_campaign, resolve_release
+from mail_orchestration.broadcast.carrying_on import resolve_release
+from mail_orchestration.broadcast.releasing import release_campaign
 from mail_orchestration.dispatch.mail_jobs import DRY_RUN, queue_mail_job, transition
 from mail_orchestration.dispatch.unsent import unsent_by_domain
 from mail_orchestration.feedback.books import Books, books

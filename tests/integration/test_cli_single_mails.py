@@ -245,6 +245,10 @@ def test_each_number_that_is_left_is_told_why(site: Path, capsys: Said) -> None:
     assert f"{ben} is left as it is: it did not fail for io_exception" in " ".join(
         capsys.readouterr().out.split()
     )
+    assert run(["campaign", "pause", "letter"]) == ExitCode.OK
+    capsys.readouterr()
+    assert answer(capsys, "resubmit", ben, "--as-frozen") == {"resubmitted": [int(ben)]}
+    assert answer(capsys, "show", ben)["state"] == "SCHEDULED", "not QUEUED: its campaign rests"
 
 
 def test_a_shift_without_a_mail_says_why(site: Path, capsys: Said) -> None:
