@@ -113,9 +113,9 @@ def test_three_go_at_once_two_after_the_days_and_then_one_more(
     expected = {first: {"1", "2", "3"}, second: {"4", "5"}, second + timedelta(days=2): {"6"}, third: {"7"}}
     naive = NaiveFrequency()
     with storing_sink() as sink:
-        settings = write_site(tmp_path, relay_port=sink.port, contacts=1)
+        settings = write_site(tmp_path, relay_port=sink.port, contacts=1, frequency=policy)
         with settings.open("a", encoding="utf-8") as file:
-            yaml.safe_dump({"time_zone": "Europe/Berlin", "frequency": policy}, file)
+            file.write("time_zone: Europe/Berlin\n")
         with opened(settings, database_url, monkeypatch) as inst:
             course = Course(inst, sink)
             fill_audience(inst, "everybody", now=datetime.combine(first, time(0, 5), inst.settings.zone))
