@@ -225,12 +225,13 @@ class FrequencyWorld:
         )
         return {self.number[contact_id]: places for contact_id, places in rows}
 
-    def waiting(self) -> set[int]:
-        """For whom a mail waits."""
+    def waiting(self) -> set[tuple[int, int]]:
+        """The mails that wait: the release that each was held in, and for whom."""
         rows = self.rows(
-            "SELECT contact_id FROM held_mail WHERE installation_id = :i", i=self.inst.installation_id
+            "SELECT release_id, contact_id FROM held_mail WHERE installation_id = :i",
+            i=self.inst.installation_id,
         )
-        return {self.number[contact_id] for (contact_id,) in rows}
+        return {(release_id, self.number[contact_id]) for release_id, contact_id in rows}
 
     def releases_of_held_mails(self) -> set[int]:
         """The releases that send what waited."""
