@@ -31,8 +31,10 @@ from typing import Any, cast
 import uvloop
 import yaml
 
+from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from tests.scenarios.relays.arrivals import most_in_a_window
 
+CHILD = MailcasterParameters(name="usual").min_job_size
 ROWS: list[tuple[str, dict[str, int], float]] = [
     ("per_second", {"per_second": 100}, 1.0),
     ("per_minute", {"per_minute": 6000}, 60.0),
@@ -79,7 +81,8 @@ def table(folder: Path, chosen: argparse.Namespace) -> None:
         for fleet in chosen.fleets:
             per_second = next(iter(limits.values())) / window_s
             seconds = max(chosen.seconds, 1.5 * window_s)
-            limited = int(per_second * seconds)
+            # Children of the usual size, and one for each: who has come to the end of its work waits for no slot.
+            limited = max(int(per_second * seconds), fleet * CHILD)
             heard = measured(folder, fleet, limits, limited, of_domain=name == "domain")
             most = int(per_second * window_s)
             mails, dots = heard["mails"], heard["dots"]
@@ -102,9 +105,7 @@ def measured(
             relay_limits={} if of_domain else limits,
             domains=[{"name": "limited.example", "limits": limits}] if of_domain else [],
             contacts=["limited.example"] * count + (["free.example"] * count if of_domain else []),
-            mailcasters=[
-                {"name": name, "connections": 10, "min_job_size": 300, "max_job_size": 1000} for name in names
-            ],
+            mailcasters=[{"name": name, "connections": 10} for name in names],
         )
         release(settings)
         shifts([(settings, name) for name in names])
