@@ -52,9 +52,9 @@ LOOSE_MAIL_TRANSITIONS: Mapping[LooseMailState, frozenset[LooseMailState]] = Map
         _S.SCHEDULED: frozenset({_S.QUEUED, _S.PAUSED, _S.STOPPED}),
         _S.QUEUED: frozenset({_S.SENDING, _S.PAUSED, _S.STOPPED}),
         _S.SENDING: frozenset({_S.SCHEDULED, _S.QUEUED, _S.FAILED, _S.PAUSED, _S.STOPPED}),
-        _S.FAILED: frozenset({_S.SCHEDULED}),
+        _S.FAILED: frozenset({_S.SCHEDULED, _S.QUEUED}),
         _S.PAUSED: frozenset({_S.SCHEDULED, _S.STOPPED}),
-        _S.STOPPED: frozenset({_S.SCHEDULED}),
+        _S.STOPPED: frozenset({_S.SCHEDULED, _S.QUEUED}),
     }
 )
 """The ways between them. From SENDING, and by hand from FAILED and STOPPED, a row moves to the delivery log."""
