@@ -226,7 +226,7 @@ MUTATIONS: dict[str, Mutation] = {
         file="egress/gate.py",
         old="shuts = held.opens + held.slice.lateness_s",
         new="shuts = held.opens + held.slice.lateness_s + 1",
-        caught_by="tests/unit/test_egress_gate_keeps_slots.py",
+        caught_by="tests/unit/test_egress_gate_keeps_slots.py::test_a_slot_is_used_until_its_lateness_is_over",
     ),
     "a contact of two audiences is two recipients": Mutation(
         promise="1.3",

@@ -70,6 +70,24 @@ def shuts(slice_: Slice, slot: int) -> float:
 
 
 @pytest.mark.rule("6.7")
+@pytest.mark.parametrize(("waited_s", "is_late"), [(0.5, False), (1.5, True)])
+@pytest.mark.parametrize("entered", [1, 3], ids=["left of an opening", "put back after its opening"])
+def test_a_slot_is_used_until_its_lateness_is_over(entered: int, waited_s: float, is_late: bool) -> None:
+    world = World()
+    with patch("mail_orchestration.egress.gate.steady_seconds", lambda: world.now):
+        world.supply(soon=0.0, gaps=[0.0], weight=8, lacks=0, lateness=1.0)
+        for _ in range(entered):
+            world.enter(0.0)
+        if entered > 1:
+            world.put_back(0)
+        begun = len(world.begun)
+        world.wait(waited_s)
+        world.enter(0.0)
+        assert len(world.begun) - begun == (0 if is_late else 1)
+        assert sum(each.unused for each in world.gate.give_up_all()) == 8 - len(world.begun)
+
+
+@pytest.mark.rule("6.7")
 @given(st.lists(doings, max_size=60))
 def test_each_message_has_a_place_in_a_slot_and_the_rest_is_told(course: list[tuple[str, float]]) -> None:
     world = World()
