@@ -216,11 +216,16 @@ class Connection:
                     feed.give_back(message)
                     return None
             turn = feed.admit(message)
-            if turn is not None and (not feed.is_stale(turn.message) or await feed.is_wanted(turn.message)):
+            if turn is None:
+                _put_back(slot)
+            elif feed.is_stale(turn.message) and not await feed.is_wanted(turn.message):
+                _put_back(slot, turn.slot)
+            elif turn.is_over or (slot is not None and slot.is_shut):
+                # Asking took too long, or the loop was busy: a slot that is over counts for the next window.
+                _put_back(slot)
+                feed.give_up(turn)
+            else:
                 return turn.message
-            for unused in (slot, turn.slot if turn is not None else None):
-                if unused is not None:
-                    unused.put_back()
             following = await self._next(lane, session)
             if following is None:
                 return None
@@ -247,9 +252,7 @@ class Connection:
             # One that we refuse is recorded in its turn; a large one is not held where it is not being sent; and one
             # that waited for long is asked about first.
             self._feed.give_back(turn.message)
-        for unused in (slot, turn.slot if turn is not None else None):
-            if unused is not None:
-                unused.put_back()
+        _put_back(slot, turn.slot if turn is not None else None)
         return None, None
 
     async def _next(self, lane: Lane, session: Session) -> OutgoingMessage | None:
@@ -327,3 +330,9 @@ class Connection:
         else:
             reason = f"broke {MOST_BREAKS} connections before its final dot; the last: {why}"
             self._recorder.decided(message, Outcome.DEFERRED, "4.4.2", reason, lane.relay.name)
+
+
+def _put_back(*slots: Opening | None) -> None:
+    for slot in slots:
+        if slot is not None:
+            slot.put_back()

@@ -24,6 +24,11 @@ class Turn(NamedTuple):
     message: OutgoingMessage
     slot: Opening | None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is too late to begin."""
+        return self.slot is not None and self.slot.is_shut
+
 
 class Feed:
     """One for all connections of a delivery."""
@@ -119,6 +124,14 @@ class Feed:
             self._parking.park(gate, following)
             following = self.take_now()
         return None
+
+    def give_up(self, turn: Turn) -> None:
+        """The message of a turn could not begin in time: it is the first to get the next one."""
+        if turn.slot is None:
+            self.give_back(turn.message)
+        else:
+            turn.slot.put_back()
+            self._parking.take_back(turn.slot.gate, turn.message)
 
     def is_stale(self, message: OutgoingMessage) -> bool:
         """Whether `message` waited for its domain for so long that it must be asked about first."""

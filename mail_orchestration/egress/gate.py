@@ -76,6 +76,11 @@ class Opening:
     left: int
     shuts: float
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether it is too late to begin."""
+        return steady_seconds() >= self.shuts
+
     def put_back(self) -> None:
         """One that had leave did not begin after all: whoever is next may."""
         self.gate.put_back(self)

@@ -41,16 +41,11 @@ class Parking:
 
     def park(self, gate: Gate, message: OutgoingMessage) -> None:
         """`message` waits for a slot of `gate`."""
-        is_first = gate not in self._queues
-        queue = self._queues.setdefault(gate, deque())
-        queue.append(message)
-        gate.parked = len(queue)
-        self._count += 1
-        self._octets += len(message.data)
-        self._since.setdefault(message.message_no, steady_seconds())
-        if is_first:
-            gate.watch(partial(self._schedule, gate))
-            self._schedule(gate)
+        self._add(deque.append, gate, message)
+
+    def take_back(self, gate: Gate, message: OutgoingMessage) -> None:
+        """`message` missed its slot of `gate`: it waits for the next one, before all others."""
+        self._add(deque.appendleft, gate, message)
 
     def is_waited_for(self, gate: Gate) -> bool:
         """Whether somebody is ahead of a message that comes to this gate now."""
@@ -84,6 +79,23 @@ class Parking:
         """A message whose gate is open, without a slot yet: it has no session either."""
         gate = self._open_gate()
         return None if gate is None else self._leave(gate)
+
+    def _add(
+        self,
+        add: Callable[[deque[OutgoingMessage], OutgoingMessage], None],
+        gate: Gate,
+        message: OutgoingMessage,
+    ) -> None:
+        is_new = gate not in self._queues
+        queue = self._queues.setdefault(gate, deque())
+        add(queue, message)
+        gate.parked = len(queue)
+        self._count += 1
+        self._octets += len(message.data)
+        self._since.setdefault(message.message_no, steady_seconds())
+        if is_new:
+            gate.watch(partial(self._schedule, gate))
+            self._schedule(gate)
 
     def _open_gate(self) -> Gate | None:
         now = steady_seconds()

@@ -13,6 +13,7 @@ from sqlalchemy.exc import ProgrammingError
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.model import OutgoingMessage
 from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.throttling import SharedThrottle
 from tests.scenarios.relays.arrivals import begun, most_in_a_window
@@ -85,6 +86,42 @@ def test_a_limited_domain_does_not_hold_up_the_others(database: Database) -> Non
             assert max(moment for moment, command in heard if "@x" in command) < of_big[12]
 
     uvloop.run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_who_was_asked_about_for_too_long_waits_for_the_next_slot(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mail_orchestration.egress.parking.STALE_AFTER_S", 0.05)
+    asked: list[int] = []
+
+    async def still_wanted(message: OutgoingMessage) -> bool:
+        asked.append(message.message_no)
+        if len(asked) <= 8:
+            await asyncio.sleep(0.4)
+        return True
+
+    async def scenario() -> None:
+        async with ScriptedRelay() as server:
+            throttle, sink = (
+                limited(database, server, domains=[{"name": "big.example", "limits": TEN}]),
+                MemorySink(),
+            )
+            await deliver(
+                ListSource(messages_to([f"r{n}@big.example" for n in range(24)])),
+                sink,
+                [relay_to(server)],
+                connections=6,
+                stop=asyncio.Event(),
+                throttle=throttle,
+                still_wanted=still_wanted,
+            )
+            await throttle.close()
+            assert sink.tally() == {"accepted": 24}
+            assert most_in_a_window(begun(server), 1.0) <= 10
+
+    uvloop.run(scenario())
+    assert len(set(asked)) > 12, "most waited for long"
 
 
 @pytest.mark.rule("6.8")
