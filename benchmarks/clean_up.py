@@ -5,29 +5,27 @@
 Fills days of long ago with so many rows, half of them results and half recipients. Then 50 connections that wait for
 each result write to the results log, as a mailcaster's do, with `--relay-ms` for the relay between two (0: results at
 full speed, which takes both cores of a small machine). Meanwhile runs the reference, DELETE of the results of one day;
-and a second time the clean-up of `mail-orchestration clean`, which drops all days. Printed are the seconds of both, the
-rate of results during each beside the rate right before it, and the longest wait for a result to be durable; then JSON.
+and a second time the clean-up of `mail-orchestration clean`, which drops all days. The rate of results during each
+stands beside the rate right before it, and the longest wait for a result to be durable.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import uvloop
 from sqlalchemy import text
 
+from benchmarks.harness import command_line
+from benchmarks.harness.databases import empty_database
+from benchmarks.harness.measurements import Measurement
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.maintenance.retention import drop_what_is_old
@@ -38,40 +36,67 @@ BEFORE_S = 4.0
 RETENTION = RetentionSettings(messages_days=30, results_days=30)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("--database-url")
-    arguments.add_argument("--rows", type=int, default=10_000_000)
-    arguments.add_argument("--days", type=int, default=10)
-    arguments.add_argument("--relay-ms", type=float, default=5)
-    given = arguments.parse_args()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mo-", dir="/tmp")))
-        folder.chmod(0o711)
-        database = stack.enter_context(
-            Database.open(given.database_url, folder, application_name="benchmark")
-        )
-        migrate(database)
-        installation_id, mail_job_id, days = fill(database, given.rows, given.days)
-        figures: dict[str, float] = {"rows": given.rows, "days": given.days}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    rows: int = 10_000_000
+    days: int = 10
+    relay_ms: float = 5.0
+    rounds: int = 3
 
-        def clean() -> None:
-            retained = drop_what_is_old(database, installation_id, RETENTION)
-            assert not retained.kept, retained
-            assert not retained.in_use, retained
-            figures["partitions_dropped"] = len(retained.dropped)
-            figures["megabytes_dropped"] = round(sum(each.octets for each in retained.dropped) / 1e6)
 
-        def delete() -> None:
-            with database.begin() as connection:
-                gone = connection.execute(
-                    text("DELETE FROM result WHERE released_on = :day"), {"day": days[0]}
-                )
-                figures["rows_deleted"] = gone.rowcount
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """How results did while something else was done."""
 
-        measure(database, mail_job_id, "delete", delete, figures, given.relay_ms / 1000)
-        measure(database, mail_job_id, "clean_up", clean, figures, given.relay_ms / 1000)
-    tell(figures)
+    seconds: float
+    rate_before: float
+    rate: float
+    longest_wait_before_ms: float
+    longest_wait_ms: float
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """Each round on a database of its own."""
+    cleaning, deleting = [], []
+    for _ in range(sizes.rounds):
+        with empty_database() as database:
+            installation_id, mail_job_id, days = fill(database, sizes.rows, sizes.days)
+
+            def delete(database: Database = database, day: date = days[0]) -> None:
+                with database.begin() as connection:
+                    connection.execute(text("DELETE FROM result WHERE released_on = :day"), {"day": day})
+
+            def clean(database: Database = database, installation_id: int = installation_id) -> None:
+                retained = drop_what_is_old(database, installation_id, RETENTION)
+                assert retained.dropped, retained
+                assert not retained.kept, retained
+                assert not retained.in_use, retained
+
+            deleting.append(beside_results(database, mail_job_id, delete, sizes.relay_ms / 1000))
+            cleaning.append(beside_results(database, mail_job_id, clean, sizes.relay_ms / 1000))
+    return [
+        Measurement(
+            name=f"clean-up of {sizes.rows:,} rows of {sizes.days} days",
+            unit="s",
+            runs=tuple(each.seconds for each in cleaning),
+            reference="DELETE of one day's results",
+            reference_runs=tuple(each.seconds for each in deleting),
+        ),
+        Measurement(
+            name="results meanwhile",
+            unit="results/s",
+            runs=tuple(each.rate for each in cleaning),
+            reference="right before it",
+            reference_runs=tuple(each.rate_before for each in cleaning),
+        ),
+        Measurement(
+            name="longest wait for a result meanwhile",
+            unit="ms",
+            runs=tuple(each.longest_wait_ms for each in cleaning),
+            reference="right before it",
+            reference_runs=tuple(each.longest_wait_before_ms for each in cleaning),
+        ),
+    ]
 
 
 def fill(database: Database, rows: int, number_of_days: int) -> tuple[int, int, list[date]]:
@@ -148,14 +173,7 @@ def add_release(
     return mail_job_id
 
 
-def measure(
-    database: Database,
-    mail_job_id: int,
-    name: str,
-    work: Callable[[], None],
-    figures: dict[str, float],
-    relay_s: float,
-) -> None:
+def beside_results(database: Database, mail_job_id: int, work: Callable[[], None], relay_s: float) -> Beside:
     """Results before and during `work`."""
     durable: list[tuple[float, float]] = []
     span: list[float] = []
@@ -168,13 +186,15 @@ def measure(
     uvloop.run(_results(database, mail_job_id, do, durable, relay_s))
     begun, ended = span
     before = [wait for at, wait in durable if begun - BEFORE_S + 1 <= at < begun]
-    during = [wait for at, wait in durable if begun <= at < ended]
-    figures[f"{name}_seconds"] = round(ended - begun, 2)
-    figures[f"{name}_rate_before"] = round(len(before) / (BEFORE_S - 1))
-    figures[f"{name}_rate_during"] = round(len(during) / (ended - begun))
-    figures[f"{name}_ratio"] = round(figures[f"{name}_rate_during"] / figures[f"{name}_rate_before"], 2)
-    figures[f"{name}_longest_wait_before_ms"] = round(1000 * max(before), 1)
-    figures[f"{name}_longest_wait_ms"] = round(1000 * max(during), 1)
+    # The group that was under way at the end belongs to it: short work has no other.
+    during = [wait for at, wait in durable if begun <= at and at - wait < ended]
+    return Beside(
+        seconds=ended - begun,
+        rate_before=len(before) / (BEFORE_S - 1),
+        rate=len(during) / (ended - begun),
+        longest_wait_before_ms=1000 * max(before),
+        longest_wait_ms=1000 * max(during, default=0),
+    )
 
 
 async def _results(
@@ -218,18 +238,5 @@ async def _results(
         await asyncio.gather(beside(), *(connection(log) for _ in range(CONNECTIONS)))
 
 
-def tell(figures: dict[str, float]) -> None:
-    for name, what in (
-        ("clean_up", f"clean-up of {figures['partitions_dropped']:,.0f} partitions"),
-        ("delete", f"DELETE of {figures['rows_deleted']:,.0f} rows"),
-    ):
-        print(
-            f"{what:32} {figures[f'{name}_seconds']:7.2f} s; meanwhile {figures[f'{name}_rate_during']:,.0f} "
-            f"results/s, {figures[f'{name}_ratio']:.2f} of before; the longest wait "
-            f"{figures[f'{name}_longest_wait_ms']:,.0f} ms, before {figures[f'{name}_longest_wait_before_ms']:,.0f} ms"
-        )
-    print(json.dumps(figures))
-
-
 if __name__ == "__main__":
-    main()
+    command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(rows=50_000, days=3, rounds=1))

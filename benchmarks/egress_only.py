@@ -1,6 +1,6 @@
-"""Egress beside Postfix's own `smtp-source -d` on the same `smtp-sink`: prints the ratio, then JSON.
+"""Egress alone, in memory, beside Postfix's own `smtp-source -d` on the same `smtp-sink`.
 
-    python benchmarks/egress_only.py --messages 50000 --sessions 10 --connections 50 --rounds 3
+    python -m benchmarks.egress_only --messages 50000 --sessions 10 --connections 50 --rounds 3
 
 The sink of results resolves its futures in groups, every millisecond, as a group commit would. So each of our
 connections waits a millisecond per message; smtp-source, which records nothing, does not. Hence more of ours.
@@ -8,26 +8,52 @@ connections waits a millisecond per message; smtp-source, which records nothing,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
-import shutil
-import socket
-import statistics
-import subprocess
 import time
-from contextlib import closing
+from dataclasses import dataclass
 
 import uvloop
 
+from benchmarks.harness import command_line
+from benchmarks.harness.measurements import Measurement
+from benchmarks.harness.postfix import RECIPIENT, SENDER, sink, smtp_source
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.relay import Relay, TlsMode
 from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 
-SENDER, RECIPIENT = "sender@example.org", "recipient@example.net"
-SINK = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin") or "smtp-sink"
-SOURCE = shutil.which("smtp-source", path="/usr/sbin:/usr/bin") or "smtp-source"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    messages: int = 50_000
+    sessions: int = 10
+    connections: int = 50
+    octets: int = 5_000
+    rounds: int = 3
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """The rounds, side by side."""
+    data = message_of(sizes.octets)
+    theirs: list[float] = []
+    own: list[float] = []
+    with sink() as port:
+        for _ in range(sizes.rounds):
+            theirs.append(
+                smtp_source(port, messages=sizes.messages, octets=sizes.octets, sessions=sizes.sessions)
+            )
+            began = time.perf_counter()
+            uvloop.run(ours(port, sizes.messages, data, sizes.connections))
+            own.append(sizes.messages / (time.perf_counter() - began))
+    return [
+        Measurement(
+            name="egress alone, results in memory",
+            unit="messages/s",
+            runs=tuple(own),
+            reference=f"`smtp-source -d -s {sizes.sessions}`",
+            reference_runs=tuple(theirs),
+            goal=1,
+        )
+    ]
 
 
 def message_of(octets: int) -> bytes:
@@ -80,52 +106,5 @@ async def ours(port: int, count: int, data: bytes, connections: int) -> None:
     assert len(sink.results) == count
 
 
-def theirs(port: int, count: int, octets: int, sessions: int) -> None:
-    address = f"127.0.0.1:{port}"
-    size = ["-s", str(sessions), "-m", str(count), "-l", str(octets)]
-    subprocess.run([SOURCE, "-d", *size, "-f", SENDER, "-t", RECIPIENT, address], check=True)
-
-
-def start_sink() -> tuple[subprocess.Popen[bytes], int]:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    process = subprocess.Popen([SINK, *user, f"127.0.0.1:{port}", "1000"])
-    for _ in range(100):
-        with closing(socket.socket()) as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return process, port
-        time.sleep(0.05)
-    raise SystemExit("smtp-sink does not listen")
-
-
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--messages", type=int, default=50_000)
-    options.add_argument("--sessions", type=int, default=10)
-    options.add_argument("--connections", type=int, default=50)
-    options.add_argument("--octets", type=int, default=5_000)
-    options.add_argument("--rounds", type=int, default=3)
-    chosen = options.parse_args()
-    data = message_of(chosen.octets)
-    sink, port = start_sink()
-    rates: dict[str, list[float]] = {"egress": [], "smtp-source": []}
-    try:
-        for _ in range(chosen.rounds):
-            begun = time.perf_counter()
-            theirs(port, chosen.messages, chosen.octets, chosen.sessions)
-            rates["smtp-source"].append(chosen.messages / (time.perf_counter() - begun))
-            begun = time.perf_counter()
-            uvloop.run(ours(port, chosen.messages, data, chosen.connections))
-            rates["egress"].append(chosen.messages / (time.perf_counter() - begun))
-    finally:
-        sink.terminate()
-        sink.wait()
-    ratio = statistics.median(rates["egress"]) / statistics.median(rates["smtp-source"])
-    print(f"egress / smtp-source = {ratio:.2f} (medians of {chosen.rounds} rounds)")
-    print(json.dumps({"ratio": round(ratio, 3), "messages_per_second": rates, **vars(chosen)}, default=round))
-
-
 if __name__ == "__main__":
-    main()
+    command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(messages=5_000, rounds=1))

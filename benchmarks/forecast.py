@@ -3,113 +3,85 @@
     python -m benchmarks.forecast --contacts 20000 --per-second 400
 
 The fleet is measured first, by a release of a thousand contacts without the limit. Then the release is foreseen and
-delivered to Postfix's `smtp-sink`, a limited recipient domain beside the others. Told is real / foreseen; above
-or below by more than a tenth the exit code is 1.
+delivered to Postfix's `smtp-sink`, a limited recipient domain beside the others.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import tempfile
-import threading
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-import yaml
+from benchmarks.harness import command_line
+from benchmarks.harness.databases import own_folder
+from benchmarks.harness.measurements import Measurement, Target
+from benchmarks.harness.postfix import sink
+from benchmarks.harness.shift import shifts
+from benchmarks.harness.site import addresses, release, write_contacts, write_site
+from mail_orchestration.forecasts import forecast_release
+from mail_orchestration.installation import open_installation
+from mail_orchestration.kernel.clock import utc_now
+from mail_orchestration.kernel.settings import load_settings
 
-from benchmarks.delivery import site
-from benchmarks.egress_only import start_sink
-
-MOST_WRONG = 0.1
 SLOW_SHARE = 10
 """One in so many contacts is of the limited domain, whose limit is a little lower than its share of the relay's."""
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--contacts", type=int, default=20_000)
-    options.add_argument("--connections", type=int, default=50)
-    options.add_argument("--per-second", type=int, default=400)
-    chosen = options.parse_args()
-    os.environ.pop("DATABASE_URL", None)
-    sink, port = start_sink()
-    with tempfile.TemporaryDirectory(prefix="mo-bench-", dir="/tmp") as name:
-        Path(name).chmod(0o711)
-        try:
-            foreseen_s, real_s, limited_by = compare(site(Path(name), port, chosen), chosen)
-        finally:
-            sink.terminate()
-            sink.wait()
-    ratio = real_s / foreseen_s
-    print(
-        json.dumps(
-            {
-                "contacts": chosen.contacts,
-                "per_second": chosen.per_second,
-                "foreseen_s": round(foreseen_s, 1),
-                "real_s": round(real_s, 1),
-                "limited_by": limited_by,
-                "real/foreseen": round(ratio, 3),
-            }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    contacts: int = 20_000
+    connections: int = 50
+    per_second: int = 400
+    rounds: int = 3
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """Each round on an installation of its own."""
+    foreseen, real = [], []
+    for _ in range(sizes.rounds):
+        with own_folder() as folder, sink() as port:
+            foreseen_s, real_s = compare(folder, port, sizes)
+            foreseen.append(foreseen_s)
+            real.append(real_s)
+    return [
+        Measurement(
+            name=f"{sizes.contacts:,} mails at {sizes.per_second}/s, from the forecast to the end",
+            unit="s",
+            runs=tuple(real),
+            reference="the forecast",
+            reference_runs=tuple(foreseen),
+            target=Target(at_least=0.9, at_most=1.1),
         )
-    )
-    return 0 if abs(ratio - 1) <= MOST_WRONG else 1
+    ]
 
 
-def compare(settings: Path, chosen: argparse.Namespace) -> tuple[float, float, str]:
-    """Seconds that were foreseen, seconds that it took, and what held it back most."""
-    from mail_orchestration.broadcast import (
-        assemble_release,
-        fill_audience,
-        queue_release,
-        release_campaign,
-        resolve_release,
-    )
-    from mail_orchestration.forecasts import forecast_release
-    from mail_orchestration.installation import open_installation
-    from mail_orchestration.kernel.clock import utc_now
-    from mail_orchestration.kernel.settings import load_settings
-    from mail_orchestration.mailcaster import run_shift
-
-    everybody = settings.parent / "everybody.csv"
-    head, *lines = everybody.read_text().splitlines()
-    for number in range(0, len(lines), SLOW_SHARE):
-        lines[number] = lines[number].replace("@example.net", "@slow.example")
+def compare(folder: Path, port: int, sizes: Sizes) -> tuple[float, float]:
+    """Seconds that were foreseen, and seconds that it took."""
+    contacts = addresses(sizes.contacts)
+    contacts[::SLOW_SHARE] = [
+        each.replace("@example.net", "@slow.example") for each in contacts[::SLOW_SHARE]
+    ]
+    settings = write_site(folder, port, contacts[:1000], connections=sizes.connections)
     with open_installation(settings, application_name="benchmark") as inst:
-
-        def queued() -> int:
-            fill_audience(inst, "everybody", now=utc_now(), mode="replace")
-            release_id = release_campaign(
-                inst, settings.parent / "campaigns" / "letter", now=utc_now(), again=True
-            ).release_id
-            resolve_release(inst, release_id, now=utc_now())
-            assemble_release(inst, release_id, now=utc_now())
-            queue_release(inst, release_id)
-            return release_id
-
-        everybody.write_text("\n".join([head, *lines[:1000]]) + "\n")
-        queued()
-        run_shift(inst, "m1", stop=threading.Event())
-        everybody.write_text("\n".join([head, *lines]) + "\n")
-        release_id = queued()
-        document = yaml.safe_load(settings.read_text())
-        document["relays"][0]["limits"] = {"per_second": chosen.per_second}
-        slow = 0.9 * chosen.per_second / SLOW_SHARE
-        document["domains"] = [{"name": "slow.example", "limits": {"per_minute": int(60 * slow)}}]
-        settings.write_text(yaml.safe_dump(document))
-        limited = replace(inst, settings=load_settings(settings))
+        release(inst)
+        shifts(settings)
+        write_contacts(folder, contacts)
+        release_id = release(inst).release_id
+        slow_per_minute = int(60 * 0.9 * sizes.per_second / SLOW_SHARE)
+        write_site(
+            folder,
+            port,
+            contacts,
+            connections=sizes.connections,
+            limits={"per_second": sizes.per_second},
+            domains=[{"name": "slow.example", "limits": {"per_minute": slow_per_minute}}],
+        )
         now = utc_now()
-        found = forecast_release(limited, release_id, now=now)
+        found = forecast_release(replace(inst, settings=load_settings(settings)), release_id, now=now)
         assert found.finish_at is not None
-        began = time.monotonic()
-        run_shift(limited, "m1", stop=threading.Event())
-        took_s = time.monotonic() - began
-    return (found.finish_at - now) / timedelta(seconds=1), took_s, found.forecast.limited_by
+        (shift,) = shifts(settings)
+    return (found.finish_at - now) / timedelta(seconds=1), shift.seconds
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(contacts=2_000, per_second=500, rounds=1))

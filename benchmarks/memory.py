@@ -5,68 +5,63 @@
 Import, dedup, assembly and delivery run one after the other, each in a process of its own, as they do under Dagster,
 against an embedded PostgreSQL and Postfix's `smtp-sink`. Told is, for each step, the peak of the resident memory of
 the largest process of ours, and of the largest of PostgreSQL's without the shared buffers, which every one of its
-processes maps and which are there once. The reference is the limit of 300 MB; above it the exit code is 1.
+processes maps and which are there once. The reference is the limit of 300 MB.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.delivery import site
-from benchmarks.egress_only import start_sink
+from benchmarks.harness import command_line
+from benchmarks.harness.databases import own_folder
+from benchmarks.harness.measurements import Measurement, Target
+from benchmarks.harness.postfix import sink
+from benchmarks.harness.site import addresses, write_site
 
 LIMIT_MB = 300
 STEPS = ("import", "dedup", "assemble", "deliver")
 LOOK_EVERY_S = 0.1
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--contacts", type=int, default=1_000_000)
-    options.add_argument("--connections", type=int, default=50)
-    options.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
-    options.add_argument("--settings", type=Path, help=argparse.SUPPRESS)
-    chosen = options.parse_args()
-    if chosen.step:
-        take_step(chosen.step, chosen.settings)
-        return 0
-    return measure(chosen)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    contacts: int = 1_000_000
+    connections: int = 50
+    rounds: int = 1
 
 
-def measure(chosen: Namespace) -> int:
+def measure(sizes: Sizes) -> list[Measurement]:
     """All steps, each watched."""
     from mail_orchestration.installation import open_installation
 
-    os.environ.pop("DATABASE_URL", None)
-    sink, port = start_sink()
-    told: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="mo-bench-", dir="/tmp") as name:
-        Path(name).chmod(0o711)
-        settings = site(Path(name), port, chosen)
-        try:
+    peaks: dict[tuple[str, str], list[float]] = {}
+    for _ in range(sizes.rounds):
+        with own_folder() as folder, sink() as port:
+            settings = write_site(folder, port, addresses(sizes.contacts), connections=sizes.connections)
             # Held here so that the server stays up between the steps; this process does nothing else.
             with open_installation(settings, application_name="benchmark") as inst:
                 for step in STEPS:
-                    told[step] = watched(step, settings, server_of(inst))
-                    print(json.dumps({step: told[step]}), flush=True)
-        finally:
-            sink.terminate()
-            sink.wait()
-    largest = max(max(each["ours_mb"], each["postgres_mb"]) for each in told.values())
-    print(f"largest process / limit of {LIMIT_MB} MB = {largest / LIMIT_MB:.2f}, {chosen.contacts} contacts")
-    return int(largest > LIMIT_MB)
+                    for whose, megabytes in watched(step, settings, server_of(inst)).items():
+                        peaks.setdefault((step, whose), []).append(megabytes)
+    return [
+        Measurement(
+            name=f"{step}: the largest process of {whose}, {sizes.contacts:,} contacts",
+            unit="MB",
+            runs=tuple(runs),
+            reference="the limit",
+            reference_runs=(LIMIT_MB,),
+            target=Target(at_most=1.0),
+            goal=4,
+        )
+        for (step, whose), runs in peaks.items()
+    ]
 
 
 def server_of(inst) -> int:  # type: ignore[no-untyped-def]
@@ -80,9 +75,8 @@ def server_of(inst) -> int:  # type: ignore[no-untyped-def]
 
 def watched(step: str, settings: Path, postmaster: int) -> dict[str, float]:
     """Run one step in a process of its own and look at all processes meanwhile."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--step", step, "--settings", str(settings)]
-    process = subprocess.Popen(command)
-    peaks = {"ours": 0, "postgres": 0}
+    process = subprocess.Popen([sys.executable, "-m", "benchmarks.memory", "step", step, str(settings)])
+    peaks = {"ours": 0, "PostgreSQL's": 0}
     is_over = threading.Event()
 
     def look() -> None:
@@ -91,24 +85,19 @@ def watched(step: str, settings: Path, postmaster: int) -> dict[str, float]:
             peak(peaks, "ours", family(process.pid, tree), lambda fields: number(fields, "VmHWM"))
             peak(
                 peaks,
-                "postgres",
+                "PostgreSQL's",
                 family(postmaster, tree),
                 lambda fields: number(fields, "RssAnon") + number(fields, "RssFile"),
             )
 
     looker = threading.Thread(target=look)
-    begun = time.perf_counter()
     looker.start()
     code = process.wait()
     is_over.set()
     looker.join()
     if code:
         raise SystemExit(f"{step} failed with {code}")
-    return {
-        "seconds": round(time.perf_counter() - begun, 1),
-        "ours_mb": peaks["ours"] // 1024,
-        "postgres_mb": peaks["postgres"] // 1024,
-    }
+    return {whose: kilobytes / 1024 for whose, kilobytes in peaks.items()}
 
 
 def peak(
@@ -173,4 +162,7 @@ def take_step(step: str, settings: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["step"]:
+        take_step(sys.argv[2], Path(sys.argv[3]))
+    else:
+        command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(contacts=3_000))

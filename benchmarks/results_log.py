@@ -1,80 +1,93 @@
-"""How fast results become durable: `python -m benchmarks.results_log` (an embedded server in a temporary folder).
+"""How fast results become durable, beside a commit for each message, which is what the results log replaces.
 
-Side by side in one run, each with 20, 50 and 100 connections that wait for each result: the results log; a commit for
-each message on one connection, which is what it replaces; and BEGIN, COPY, COMMIT for a group, the other candidate.
-Then the time that a heartbeat takes while the log is at full speed, because both touch the mail job's row.
-Prints a table, and JSON as the last line. `--database-url` measures another server.
+    python -m benchmarks.results_log --results 60000 --rounds 3
+
+With 20, 50 and 100 connections that wait for each result; beside the log stands the other candidate too: BEGIN, COPY
+and COMMIT for a group. Then the time that a heartbeat takes while the log is at full speed, because both touch the mail
+job's row.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
-import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import uvloop
 from sqlalchemy import text
 
+from benchmarks.harness import command_line
+from benchmarks.harness.databases import empty_database
+from benchmarks.harness.measurements import Measurement
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 _DAY = date(2026, 7, 1)
 _COLUMNS = (
     "released_on, release_id, message_no, mail_job_id, contact_id, occurred_at, outcome, reply_code, relay"
 )
+_CONNECTIONS = (20, 50, 100)
 _Record = Callable[[DeliveryResult], Awaitable[None]]
 
 
-def main() -> None:
-    """Measure and print."""
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("--database-url")
-    arguments.add_argument("--results", type=int, default=60_000, help="for the log, with 100 connections")
-    arguments.add_argument("--repeats", type=int, default=3)
-    given = arguments.parse_args()
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mo-", dir="/tmp")))
-        folder.chmod(0o711)
-        database = stack.enter_context(
-            Database.open(given.database_url, folder, application_name="benchmark")
-        )
-        database.ensure_schemas()
-        migrate(database)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    results: int = 60_000
+    """For the log, with 100 connections."""
+    rounds: int = 3
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """All ways in each round."""
+    runs: dict[str, list[float]] = defaultdict(list)
+    with empty_database() as database:
         mail_job_id = _mail_job(database)
-        figures: dict[str, float] = {}
-        for connections in (20, 50, 100):
-            for name, measure in (("log", _log), ("copy", _copy)):
-                results = given.results * connections // 100
-                rates, costs = zip(
-                    *(measure(database, mail_job_id, connections, results) for _ in range(given.repeats)),
-                    strict=True,
-                )
-                figures[f"{name}_{connections}_per_s"] = statistics.median(rates)
-                figures[f"{name}_{connections}_cpu_us"] = statistics.median(costs)
-                print(
-                    f"{name:5} {connections:4} connections {statistics.median(rates):10,.0f} results/s"
-                    f" {statistics.median(costs):7.1f} µs CPU each"
-                )
-        figures["commit_each_per_s"] = _commit_each(database, mail_job_id, 2000)
-        print(f"a commit for each message    {figures['commit_each_per_s']:10,.0f} results/s")
-        figures["heartbeat_ms"], figures["heartbeat_worst_ms"] = _heartbeats(database, mail_job_id)
-        print(
-            f"a heartbeat meanwhile takes  {figures['heartbeat_ms']:10.1f} ms,"
-            f" at worst {figures['heartbeat_worst_ms']:.1f} ms"
+        for _ in range(sizes.rounds):
+            runs["each"].append(_commit_each(database, mail_job_id, sizes.results // 30))
+            runs["heartbeat alone"].append(_heartbeats(database, mail_job_id, 0))
+            runs["heartbeat"].append(_heartbeats(database, mail_job_id, 2 * sizes.results))
+            for connections in _CONNECTIONS:
+                for name, way in (("log", _log), ("copy", _copy)):
+                    rate, cpu_us = way(database, mail_job_id, connections, sizes.results * connections // 100)
+                    runs[f"{name} {connections}"].append(rate)
+                    runs[f"{name} {connections} CPU"].append(cpu_us)
+    ways = [(connections, name) for connections in _CONNECTIONS for name in ("log", "copy")]
+    found = [
+        Measurement(
+            name=f"{'results log' if name == 'log' else 'BEGIN, COPY, COMMIT'}, {connections} connections",
+            unit="results/s",
+            runs=tuple(runs[f"{name} {connections}"]),
+            reference="a commit for each",
+            reference_runs=tuple(runs["each"]),
         )
-        print(json.dumps({name: round(value, 1) for name, value in figures.items()}))
+        for connections, name in ways
+    ]
+    found += [
+        Measurement(
+            name=f"a result's CPU in the results log, {connections} connections",
+            unit="µs",
+            runs=tuple(runs[f"log {connections} CPU"]),
+            reference="BEGIN, COPY, COMMIT",
+            reference_runs=tuple(runs[f"copy {connections} CPU"]),
+        )
+        for connections in _CONNECTIONS
+    ]
+    beat = Measurement(
+        name="a heartbeat beside the log at full speed",
+        unit="ms",
+        runs=tuple(runs["heartbeat"]),
+        reference="the same with nothing beside it",
+        reference_runs=tuple(runs["heartbeat alone"]),
+    )
+    return [*found, beat]
 
 
 def _mail_job(database: Database) -> int:
@@ -162,6 +175,7 @@ def _copy(database: Database, mail_job_id: int, connections: int, results: int) 
 
 
 def _commit_each(database: Database, mail_job_id: int, results: int) -> float:
+    _emptied(database)
     now = datetime.now(UTC)
     with database.dedicated() as connection:
         driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
@@ -175,31 +189,32 @@ def _commit_each(database: Database, mail_job_id: int, results: int) -> float:
         return results / (time.perf_counter() - begun)
 
 
-def _heartbeats(database: Database, mail_job_id: int) -> tuple[float, float]:
-    """Median and worst milliseconds of the heartbeat's UPDATE while 100 connections record."""
+def _heartbeats(database: Database, mail_job_id: int, results: int) -> float:
+    """Median milliseconds of the heartbeat's UPDATE while 100 connections record so many; 50 of it when none do."""
     taken: list[float] = []
 
     def beat(connection: Any) -> float:
-        begun = time.perf_counter()
+        began = time.perf_counter()
         connection.execute(
             text("UPDATE mail_job SET heartbeat_at = now() WHERE mail_job_id = :id AND fence = 1"),
             {"id": mail_job_id},
         )
-        return (time.perf_counter() - begun) * 1000
+        return (time.perf_counter() - began) * 1000
 
     async def run() -> None:
         async with ResultsLog(
             database, release_id=mail_job_id, released_on=_DAY, mail_job_id=mail_job_id, fence=1
         ) as log:
-            delivery = asyncio.create_task(_waiting_connections(log.record, 100, 100_000))
+            delivery = asyncio.create_task(_waiting_connections(log.record, 100, results))
             with database.dedicated() as connection:
-                while not delivery.done():
+                while len(taken) < 50 or not delivery.done():
                     taken.append(await asyncio.to_thread(beat, connection))
                     await asyncio.sleep(0.01)
             await delivery
 
+    _emptied(database)
     uvloop.run(run())
-    return statistics.median(taken), max(taken)
+    return statistics.median(taken)
 
 
 async def _waiting_connections(record: _Record, connections: int, results: int) -> tuple[float, float]:
@@ -216,15 +231,19 @@ async def _waiting_connections(record: _Record, connections: int, results: int) 
 
     begun, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(connection() for _ in range(connections)))
-    return results / (time.perf_counter() - begun), (time.process_time() - cpu) * 1e6 / results
+    return results / (time.perf_counter() - begun), (time.process_time() - cpu) * 1e6 / max(1, results)
 
 
 def _on_an_empty_table(database: Database, run: Any) -> tuple[float, float]:
-    with database.begin() as connection:
-        connection.execute(text("TRUNCATE result"))
+    _emptied(database)
     measured: tuple[float, float] = uvloop.run(run)
     return measured
 
 
+def _emptied(database: Database) -> None:
+    with database.begin() as connection:
+        connection.execute(text("TRUNCATE result"))
+
+
 if __name__ == "__main__":
-    main()
+    command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(results=6_000, rounds=1))
