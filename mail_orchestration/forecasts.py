@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,23 +11,22 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.campaigns import CampaignState, campaigns
-from mail_orchestration.dispatch.forecasting import Ceiling, Forecast, forecast
+from mail_orchestration.dispatch.flow import Ceiling
+from mail_orchestration.dispatch.forecasting import Forecast, forecast
 from mail_orchestration.dispatch.holds import holds
 from mail_orchestration.dispatch.mail_jobs import best_rates, releases_before
 from mail_orchestration.dispatch.releases import Release, read_release
 from mail_orchestration.dispatch.send_window import send_window
+from mail_orchestration.dispatch.sizing import mean_child_size
 from mail_orchestration.dispatch.unsent import unsent_by_domain
-from mail_orchestration.egress.pace import SECOND, fastest
+from mail_orchestration.egress.parking import MOST_PARKED
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.throttling import limits_of
+from mail_orchestration.throttling.ceilings import ceiling_of, flows_of, ramp_of
 
 ASSUMED_PER_SECOND = 50.0
 """Of a mailcaster that has not sent yet: what twenty connections do with a relay that takes its time."""
 MEASURED_FOR = timedelta(days=30)
-DOMAINS = 20
-OTHERS = "other domains"
 MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
 
@@ -62,8 +62,12 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
         measured = best_rates(connection, inst.installation_id, now - MEASURED_FOR)
     names = [mailcaster.name for mailcaster in inst.settings.mailcasters]
     rates = {name: measured.get(name, ASSUMED_PER_SECOND) for name in names}
-    relays = [_ceiling(f"relay {relay.name}", relay.limits) for relay in inst.settings.relays]
-    flows, domains = _flows(inst, messages + before)
+    relays = [
+        ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp_of(relay, inst.settings, now=now))
+        for relay in inst.settings.relays
+    ]
+    flows, domains = flows_of(messages + before, inst.settings.domains)
+    children = [mean_child_size(release.message_count, each) for each in inst.settings.mailcasters]
     window = send_window(inst.settings)
     found = forecast(
         flows,
@@ -71,6 +75,8 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
         relays=relays,
         domains=domains,
         closed_for=lambda seconds: window.closed_for(now + timedelta(seconds=seconds)),
+        in_hand=sum(children) or math.inf,
+        aside=MOST_PARKED * len(children) or math.inf,
     )
     finish_at = None if found.seconds is None else now + timedelta(seconds=found.seconds)
     if (
@@ -104,31 +110,3 @@ def _in_its_way(connection: Connection, inst: Installation, release: Release, no
         found.append(f"it does not begin before {release.starts_at.astimezone(UTC):{MOMENT}}")
     found += [f"sending is held: {hold.reason}" for hold in holds(connection, inst.installation_id)]
     return found
-
-
-def _flows(inst: Installation, messages: Counter[str]) -> tuple[dict[str, int], dict[str, Ceiling]]:
-    """Messages by what limits them: a group of domains, a domain by itself, or nothing; and those limits."""
-    groups = {group.name: group for group in inst.settings.domains}
-    group_of = {domain: group.name for group in inst.settings.domains for domain in group.members}
-    each_other = groups.get(EACH_OTHER_DOMAIN)
-    largest = {domain for domain, _ in messages.most_common(DOMAINS)}
-    flows: Counter[str] = Counter()
-    domains: dict[str, Ceiling] = {}
-    for domain, count in messages.items():
-        group = groups.get(group_of.get(domain, ""), each_other)
-        name = group.name if group is not None and group is not each_other else domain
-        if name == domain and domain not in largest:
-            name = OTHERS
-        elif group is not None and name not in domains:
-            domains[name] = _ceiling(f"domain {name}", group.limits)
-        flows[name] += count
-    return dict(flows.most_common()), domains
-
-
-def _ceiling(name: str, settings: LimitSettings) -> Ceiling:
-    limits = limits_of(settings)
-    return Ceiling(
-        name=name,
-        per_second=fastest(limits) or float("inf"),
-        quotas=[(most, window / SECOND) for window, most in limits.quotas.items()],
-    )

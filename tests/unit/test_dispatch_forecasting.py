@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mail_orchestration.dispatch.forecasting import Ceiling, Forecast, forecast
+from mail_orchestration.dispatch.flow import Ceiling
+from mail_orchestration.dispatch.forecasting import Forecast, forecast
 
 FLEET = Ceiling(name="the fleet", per_second=1000)
 RELAY = Ceiling(name="relay one", per_second=100)
