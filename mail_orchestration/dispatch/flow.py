@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 STEPS = 2000
 """Into so many parts the time is divided that messages take at least."""
 SHORTEST_STEP_S = 0.02
+WINDOWS_SEEN = 50
+"""Steps in a window, at least, that it takes to be seen as a window."""
 FURTHEST_S = 366 * 86400.0
 DAY_S = 86400.0
 
@@ -64,22 +66,37 @@ class Through:
     """How much of the step it took: 1 but for the last messages."""
 
 
-@dataclass(slots=True)
 class _Window:
-    """What went through lately, of one quota."""
+    """What went through lately, of one quota. Where steps are too long to see it, it is a bucket that fills."""
 
-    seconds: float
-    _past: deque[tuple[float, float]] = field(default_factory=deque)
-    _used: float = 0.0
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._past: deque[tuple[float, float]] = deque()
+        self._used = 0.0
+        """In the window; of a bucket what is missing."""
+        self._looked_at: float | None = None
 
-    def used(self, now: float) -> float:
-        while self._past and self._past[0][0] <= now - self.seconds:
+    def room(self, most: float, now: float, step_s: float) -> float:
+        """What is left of `most` in the step that begins now."""
+        if step_s * WINDOWS_SEEN > self._seconds:
+            refill = most / self._seconds
+            # Empty at first: so it never lets through what the window would not.
+            if self._looked_at is None:
+                self._used = most
+            else:
+                self._used = max(0.0, self._used - (now - self._looked_at) * refill)
+            self._looked_at = now
+            return most - self._used + refill * step_s
+        while self._past and self._past[0][0] <= now - self._seconds:
             self._used -= self._past.popleft()[1]
-        return self._used if self._past else 0.0
+        if not self._past:
+            self._used = 0.0
+        return most - self._used
 
-    def take(self, now: float, messages: float) -> None:
-        self._used = (self._used if self._past else 0.0) + messages
-        self._past.append((now, messages))
+    def take(self, now: float, messages: float, step_s: float) -> None:
+        self._used += messages
+        if step_s * WINDOWS_SEEN <= self._seconds:
+            self._past.append((now, messages))
 
 
 class _Meter:
@@ -94,17 +111,17 @@ class _Meter:
         """How many may go through in the step that begins now."""
         room = self.ceiling.per_second * step_s
         for most, window in self._quotas:
-            room = min(room, most - window.used(now))
-        if self.ceiling.ramp is not None:
-            room = min(room, self.ceiling.ramp(now) - self._day.used(now))
+            room = min(room, window.room(most, now, step_s))
+        if self.ceiling.ramp is not None and (most := self.ceiling.ramp(now)) < math.inf:
+            room = min(room, self._day.room(most, now, step_s))
         return max(room, 0.0)
 
-    def take(self, now: float, messages: float) -> None:
+    def take(self, now: float, messages: float, step_s: float) -> None:
         if messages:
             for _, window in self._quotas:
-                window.take(now, messages)
+                window.take(now, messages, step_s)
             if self.ceiling.ramp is not None:
-                self._day.take(now, messages)
+                self._day.take(now, messages, step_s)
 
 
 class Flow:
@@ -157,11 +174,11 @@ class Flow:
         sent = shared_out(waiting, caps, narrowest[0])
         total, room = sum(sent.values()), narrowest[0]
         for meter in self._common:
-            meter.take(now, total)
+            meter.take(now, total, self.step_s)
         for meter, part in zip(self._relays, used, strict=True):
-            meter.take(now, total * part / sum(used) if total else 0.0)
+            meter.take(now, total * part / sum(used) if total else 0.0, self.step_s)
         for name, meter in self._domains.items():
-            meter.take(now, sent.get(name, 0.0))
+            meter.take(now, sent.get(name, 0.0), self.step_s)
         is_all = total >= sum(waiting.values()) * (1 - 1e-9)
         slow = {name: sent[name] / gates[name] for name in sent if gates.get(name, 0.0) > 0}
         share = max([total / room if room else 0.0, *slow.values()])
