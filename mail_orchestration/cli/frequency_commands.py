@@ -18,7 +18,7 @@ from mail_orchestration.cli.frequency_tables import (
     why_document,
 )
 from mail_orchestration.cli.launch_commands import kept_by_the_policy, show_choice
-from mail_orchestration.cli.release_commands import OccurrenceOption
+from mail_orchestration.cli.release_commands import AsIfAgainOption, OccurrenceOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -237,9 +237,7 @@ def preview_(
     face: Face,
     campaign: CampaignArgument,
     occurrence: OccurrenceOption = "",
-    again: Annotated[
-        bool, typer.Option("--again", help="As if also to those who were queued the same content lately.")
-    ] = False,
+    again: AsIfAgainOption = False,
 ) -> ExitCode | None:
     """How many of a campaign's recipients would be held now, by rule. Nothing is composed, held or sent.
 

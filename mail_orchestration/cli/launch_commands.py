@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.campaign_commands import PANEL, CampaignArgument, campaign_folder
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face, escaped, shown, table
-from mail_orchestration.cli.release_commands import MailJobArgument, OccurrenceOption
+from mail_orchestration.cli.release_commands import AsIfAgainOption, MailJobArgument, OccurrenceOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,9 +25,7 @@ def dry_run_(
     face: Face,
     campaign: CampaignArgument,
     occurrence: OccurrenceOption = "",
-    again: Annotated[
-        bool, typer.Option("--again", help="As if also to those who were queued the same content lately.")
-    ] = False,
+    again: AsIfAgainOption = False,
 ) -> ExitCode | None:
     """Take a whole release through dedup and assembly, and send nothing. Exit code 1 when nobody would get it."""
     from mail_orchestration.broadcast import dry_run

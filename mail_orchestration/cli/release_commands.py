@@ -26,6 +26,9 @@ MailJobArgument = Annotated[
 OccurrenceOption = Annotated[
     str, typer.Option(help="What it is for, such as a day: for each, the same content goes out once.")
 ]
+AsIfAgainOption = Annotated[
+    bool, typer.Option("--again", help="As if also to those who were queued the same content lately.")
+]
 
 
 @command("release", PANEL)
