@@ -18,6 +18,7 @@ from mail_orchestration.cli.frequency_tables import (
     why_document,
 )
 from mail_orchestration.cli.launch_commands import kept_by_the_policy, show_choice
+from mail_orchestration.cli.loose_mail_commands import LimitOption
 from mail_orchestration.cli.release_commands import AsIfAgainOption, OccurrenceOption
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def queue_(
     address: Annotated[
         str | None, typer.Option("--address", "-a", help="For this contact's address only.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100_000, help="List at most so many.")] = 50,
+    limit: LimitOption = 50,
 ) -> ExitCode | None:
     """What waits in the frequency queue, the most important first, and when each may go."""
     from mail_orchestration.frequency.queue import counts

@@ -18,12 +18,10 @@ from mail_orchestration.kernel.states import MailJobState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeldMail:
-    """A mail that waits."""
+class _Wait:
+    """What is known of a mail's wait from its beginning on."""
 
     held_mail_id: int
-    contact_id: int
-    address: str
     mail_job_id: int
     """That it was held in."""
     campaign: str
@@ -32,6 +30,14 @@ class HeldMail:
     expires_at: datetime
     held_by: Rule
     """The rule that held it, as it was then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldMail(_Wait):
+    """A mail that waits."""
+
+    contact_id: int
+    address: str
     own_rules: tuple[Rule, ...] | None
     """The campaign's, in place of the policy's; None: the policy's."""
     starts_at: datetime | None
@@ -44,16 +50,9 @@ class HeldMail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastHeldMail:
+class PastHeldMail(_Wait):
     """A mail that waited."""
 
-    held_mail_id: int
-    mail_job_id: int
-    campaign: str
-    priority: int
-    held_at: datetime
-    expires_at: datetime
-    held_by: Rule
     ended_at: datetime
     ending: HeldMailEnding
     ended_by: str
@@ -134,13 +133,7 @@ def ended_counts(connection: Connection, installation_id: int, since: datetime) 
 def past_held_mails(connection: Connection, contact_id: int, limit: int) -> list[PastHeldMail]:
     """How earlier waits of a contact ended, the latest first, at most `limit`."""
     rows = connection.execute(STATEMENTS["list_past_held_mails"], {"contact_id": contact_id, "most": limit})
-    past = []
-    for row in rows:
-        values = dict(row._mapping)
-        values["held_by"] = Rule(values.pop("max_mails"), values.pop("days"))
-        values["ending"] = HeldMailEnding(row.ending)
-        past.append(PastHeldMail(**values))
-    return past
+    return [PastHeldMail(**{**_wait(row), "ending": HeldMailEnding(row.ending)}) for row in rows]
 
 
 def mails_by_day(
@@ -181,10 +174,16 @@ def places_of_contact(
     ]
 
 
-def _held_mail(row: Row[Any]) -> HeldMail:
+def _wait(row: Row[Any]) -> dict[str, Any]:
+    """A row's columns, with the rule that held it as one value."""
     values = dict(row._mapping)
-    own_rules = values.pop("frequency_rules")
     values["held_by"] = Rule(values.pop("max_mails"), values.pop("days"))
+    return values
+
+
+def _held_mail(row: Row[Any]) -> HeldMail:
+    values = _wait(row)
+    own_rules = values.pop("frequency_rules")
     values["own_rules"] = None if own_rules is None else rules_of_document(own_rules)
     values["campaign_state"] = CampaignState(row.campaign_state)
     values["mail_job_state"] = MailJobState(row.mail_job_state)

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 
 from sqlalchemy import Connection
 
-from mail_orchestration.audience.contacts import find_contact
+from mail_orchestration.audience.contacts import Contact, find_contact
 from mail_orchestration.dispatch.campaigns import CampaignState, campaign_number
 from mail_orchestration.dispatch.held_mail_lists import (
     HeldMail,
@@ -98,9 +98,7 @@ class Why:
 def why(inst: Installation, address: str, *, now: datetime | None = None) -> Why:
     """What holds for a contact, now by the database's clock or at `now`. Raises BadAddress, NotFound."""
     with inst.database.begin() as connection:
-        contact = find_contact(connection, inst.installation_id, normalise_address(address))
-        if contact is None:
-            raise NotFound("nobody of that address is a contact of this installation")
+        contact = _contact_of(connection, inst, address)
         facts = _Facts.read(connection, inst, [contact.contact_id], now)
         by_day = facts.by_day[contact.contact_id]
         open_places = facts.places.get(contact.contact_id, 0)
@@ -141,21 +139,22 @@ def waiting_mails(
     Raises BadAddress, NotFound.
     """
     with inst.database.begin() as connection:
-        contact_id = None
-        if address is not None:
-            contact = find_contact(connection, inst.installation_id, normalise_address(address))
-            if contact is None:
-                raise NotFound("nobody of that address is a contact of this installation")
-            contact_id = contact.contact_id
         mails = held_mails(
             connection,
             inst.installation_id,
             campaign_id=campaign_number(connection, inst.installation_id, campaign),
-            contact_id=contact_id,
+            contact_id=None if address is None else _contact_of(connection, inst, address).contact_id,
             limit=limit,
         )
         facts = _Facts.read(connection, inst, sorted({each.contact_id for each in mails}), now)
         return [facts.waiting(each) for each in mails]
+
+
+def _contact_of(connection: Connection, inst: Installation, address: str) -> Contact:
+    contact = find_contact(connection, inst.installation_id, normalise_address(address))
+    if contact is None:
+        raise NotFound("nobody of that address is a contact of this installation")
+    return contact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

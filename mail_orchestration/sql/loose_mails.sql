@@ -339,8 +339,8 @@ RETURNING loose_mail_id;
 
 -- name: list_loose_mails
 -- Loose mails of an installation, by state, kind, campaign and mail job: what workers have, what goes next, what waits for
--- its time, and what rests. Of each state as many as are asked for are found by its index, however many there are.
--- Addresses are for the operator's own eyes.
+-- its time, and what rests. Of each state as many as are asked for are found by its index, however many there are: the
+-- same filter stands with each state, since each has a partial index of its own. Addresses are for the operator's own eyes.
 WITH known AS (
     SELECT k.kind FROM unnest(enum_range(CAST(NULL AS loose_mail_kind))) AS k (kind)
     WHERE CAST(:kind AS loose_mail_kind) IS NULL OR k.kind = CAST(:kind AS loose_mail_kind)
