@@ -35,13 +35,16 @@ def shift_under_way(
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
     *,
-    sink_options: Sequence[str],
-    contacts: int,
-    connections: int,
+    sink_options: Sequence[str] = ("-w", "1"),
+    contacts: int = 600,
+    connections: int = 100,
     results: int = 1,
     **site: Any,
 ) -> Iterator[UnderWay]:
-    """The letter is released to so many contacts, and a shift of `m1` has so many durable results."""
+    """The letter is released to so many contacts, and a shift of `m1` has so many durable results.
+
+    Its sink pauses for a second in each message, so that most of them are left to be sent then.
+    """
     with (
         site_with_sink(
             folder,

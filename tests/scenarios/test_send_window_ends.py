@@ -37,22 +37,14 @@ def test_a_window_that_ends_stops_a_shift_and_nothing_is_repeated(
 ) -> None:
     is_over = threading.Event()
     monkeypatch.setattr(SendWindow, "is_open_at", lambda window, now: not is_over.is_set())
-    with shift_under_way(
-        tmp_path,
-        database_url,
-        monkeypatch,
-        sink_options=("-w", "1"),
-        contacts=600,
-        connections=100,
-        results=100,
-    ) as at_work:
+    with shift_under_way(tmp_path, database_url, monkeypatch, results=100) as at_work:
         is_over.set()
         summary = at_work.shift.result(timeout=60)
         assert summary.ended_because == "send window"
         assert 100 <= summary.messages < at_work.contacts
         assert sum(at_work.sink.tally().values()) == summary.messages
 
-    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=600) as (inst, quick):
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=at_work.contacts) as (inst, quick):
         assert not has_work(inst, "m1")
         is_over.clear()
         assert has_work(inst, "m1"), "what is in hand was handed back: nobody waits for the hang time"

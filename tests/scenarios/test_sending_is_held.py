@@ -21,15 +21,7 @@ from tests.scenarios.shift_under_way import shift_under_way, the_rest_goes_once
 def test_a_hold_stops_a_shift_and_nothing_is_repeated(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with shift_under_way(
-        tmp_path,
-        database_url,
-        monkeypatch,
-        sink_options=("-w", "1"),
-        contacts=600,
-        connections=100,
-        results=100,
-    ) as at_work:
+    with shift_under_way(tmp_path, database_url, monkeypatch, results=100) as at_work:
         inst = at_work.inst
         held = holding.hold(inst, "the relay is being moved", wait_s=60)
         summary = at_work.shift.result(timeout=60)
@@ -40,7 +32,7 @@ def test_a_hold_stops_a_shift_and_nothing_is_repeated(
         assert not has_work(inst, "m1")
         assert run_shift(inst, "m1", stop=threading.Event()).messages == 0
 
-    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=600) as (inst, quick):
+    with site_with_sink(tmp_path, database_url, monkeypatch, contacts=at_work.contacts) as (inst, quick):
         assert [each.reason for each in holding.resume(inst).lifted] == ["the relay is being moved"]
         the_rest_goes_once(at_work, inst, quick)
 
