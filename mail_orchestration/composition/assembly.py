@@ -11,13 +11,14 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from types import TracebackType
 from typing import Any, Self
 
+from mail_orchestration.composition.assembly_pieces import Batch, Piece, cut
 from mail_orchestration.composition.assembly_worker import (
     NOT_BEGUN,
     Asked,
@@ -49,31 +50,6 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["mail_orchestration.composition.assembly_worker"])
 
 
-@dataclass(slots=True)
-class _Batch:
-    """A batch under way, in one piece or several."""
-
-    pieces_left: int = 1
-    done: list[tuple[int, AssembledBatch]] = field(default_factory=list)
-
-    def result(self) -> AssembledBatch:
-        whole = AssembledBatch()
-        for _, piece in sorted(self.done, key=lambda each: each[0]):
-            whole.messages.extend(piece.messages)
-            whole.bypasses.extend(piece.bypasses)
-        return whole
-
-
-@dataclass(slots=True)
-class _Piece:
-    """Consecutive recipients of a batch, from its `start`-th on."""
-
-    batch: _Batch
-    start: int
-    recipients: Sequence[Recipient]
-    order: Order
-
-
 class _Worker:
     """A process, the pipe to it, and what it works on."""
 
@@ -86,7 +62,7 @@ class _Worker:
         )
         self.process.start()
         child_end.close()
-        self.piece: _Piece | None = None
+        self.piece: Piece | None = None
 
     @property
     def died_on(self) -> int:
@@ -138,7 +114,7 @@ class AssemblyPool:
         self._fetch_pages = fetch_pages
         self._size = workers or len(os.sched_getaffinity(0))
         self._workers: list[_Worker] = []
-        self._waiting: deque[_Piece] = deque()
+        self._waiting: deque[Piece] = deque()
         self._breaches = 0
         self._never_begun = 0
 
@@ -166,7 +142,7 @@ class AssemblyPool:
         were beyond the limits that the template must be at fault.
         """
         source = iter(batches)
-        under_way: deque[_Batch] = deque()
+        under_way: deque[Batch] = deque()
         exhausted = False
         try:
             while True:
@@ -187,11 +163,11 @@ class AssemblyPool:
             if under_way:  # given up half-way: nobody waits for what the workers still do
                 self.close()
 
-    def _begin(self, recipients: Sequence[Recipient], dated: datetime | None) -> _Batch:
-        batch = _Batch()
+    def _begin(self, recipients: Sequence[Recipient], dated: datetime | None) -> Batch:
+        batch = Batch()
         if recipients:
             order = Order(recipients, ask_for_pages=self._asks, dated=dated)
-            self._waiting.append(_Piece(batch, 0, recipients, order))
+            self._waiting.append(Piece(batch, 0, recipients, order))
         else:
             batch.pieces_left = 0
         return batch
@@ -230,7 +206,7 @@ class AssemblyPool:
             else:
                 self._fetch(piece, answer)
 
-    def _settle(self, piece: _Piece, result: AssembledBatch) -> None:
+    def _settle(self, piece: Piece, result: AssembledBatch) -> None:
         piece.batch.done.append((piece.start, result))
         piece.batch.pieces_left -= 1
         beyond = [each for each in result.bypasses if each.reason == FaultReason.TEMPLATE_LIMITS]
@@ -240,7 +216,7 @@ class AssemblyPool:
                 f"{self._breaches} messages were beyond the limits; the last: {beyond[-1].detail}"
             )
 
-    def _fetch(self, piece: _Piece, asked: Asked) -> None:
+    def _fetch(self, piece: Piece, asked: Asked) -> None:
         """Have the pages fetched, then compose those recipients who have a page to ask for."""
         if self._fetch_pages is None:
             raise ComponentFailed("the campaign's body is a page, and nothing was given to fetch pages with")
@@ -258,7 +234,7 @@ class AssemblyPool:
         piece.batch.pieces_left += 1
         self._settle(piece, AssembledBatch([], bypasses))
         order = Order(kept, pages, dated=piece.order.dated)
-        self._waiting.appendleft(_Piece(piece.batch, piece.start, kept, order))
+        self._waiting.appendleft(Piece(piece.batch, piece.start, kept, order))
 
     def _bury(self, worker: _Worker) -> None:
         """A worker died: cut its piece around the recipient it died on."""
@@ -284,7 +260,7 @@ class AssemblyPool:
             self._settle(piece, AssembledBatch([], [bypass]))
             return
         cuts = [(0, index), (index, index + 1), (index + 1, len(piece.recipients))]
-        pieces = [_cut(piece, start, end) for start, end in cuts if end > start]
+        pieces = [cut(piece, start, end) for start, end in cuts if end > start]
         piece.batch.pieces_left += len(pieces) - 1
         self._waiting.extendleft(reversed(pieces))
 
@@ -299,11 +275,3 @@ def _made_by_worker(setup: Setup) -> bytes | None:
     finally:
         worker.close(now=False)
     return made
-
-
-def _cut(piece: _Piece, start: int, end: int) -> _Piece:
-    pages = piece.order.pages[start:end] if piece.order.pages is not None else None
-    recipients = piece.recipients[start:end]
-    return _Piece(
-        piece.batch, piece.start + start, recipients, replace(piece.order, recipients=recipients, pages=pages)
-    )
