@@ -7,7 +7,6 @@ and joins.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,6 +28,7 @@ from mail_orchestration.composition.context import (
 from mail_orchestration.composition.cookies import COOKIE_NAME, personalisation_cookie
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
 from mail_orchestration.composition.dkim import Signer
+from mail_orchestration.composition.empty_body import is_empty
 from mail_orchestration.composition.errors import CompositionError, FaultReason
 from mail_orchestration.composition.header_fields import (
     Mailbox,
@@ -46,11 +46,6 @@ from mail_orchestration.kernel.pages import Page, PageRequest
 from mail_orchestration.kernel.tokens import Purpose, SigningKeys
 
 _NOBODY = Recipient(recipient_no=0, contact_id=0, address="somebody@example.org")
-
-_VISIBLE = re.compile(
-    r">(?:\s|&nbsp;|&#160;|&zwnj;|&#8204;)*[^\s<&]|>\s*&(?!nbsp;|#160;|zwnj;|#8204;)|<img\b", re.I
-)
-_HIDDEN = re.compile(r"<(head|style|script|title)\b.*?</\1\s*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +223,7 @@ class Composer:
         return html if wants_html else None, text
 
     def _verify_body(self, html: str | None, text: str | None) -> None:
-        if self._definition.attachments or (text is not None and not text.isspace() and text):
-            return
-        if html is None or not _VISIBLE.search(">" + _HIDDEN.sub("", html)):
+        if not self._definition.attachments and is_empty(html, text):
             raise CompositionError(FaultReason.EMPTY_BODY, "there is nothing to read and nothing attached")
 
     def _write(
