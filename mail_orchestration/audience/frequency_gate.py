@@ -75,8 +75,7 @@ def _stop_those_it_forbids(
     rules = in_force.policy.rules
     found = {**key, "reason": "held" if waits else "discarded"}
     if release.frequency_rules is None:
-        most = [rule.max_mails for rule in rules]
-        connection.execute(STATEMENTS["find_forbidden"], {**found, "most": most})
+        connection.execute(STATEMENTS["find_forbidden"], {**found, "most": in_force.most})
     else:
         rules = rules_of_document(release.frequency_rules)
         firsts = [first_day(rule, in_force.window, in_force.counted_for) for rule in rules]

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
-from mail_orchestration.kernel.frequency import Rule, Window
+from mail_orchestration.kernel.frequency import Rule
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -82,9 +82,6 @@ def queue_by_day(
 
 def wrong_counters(connection: Connection, installation_id: int, in_force: PolicyInForce) -> int:
     """Contacts whose counters are not what the daily log adds up to. There should be none (spec 8.2)."""
-    is_calendar = in_force.window is Window.CALENDAR
-    firsts = [
-        in_force.counted_for - timedelta(days=days - 1 if is_calendar else days) for days in in_force.days
-    ]
+    firsts = in_force.first_days(in_force.counted_for)
     binds = {"installation_id": installation_id, "first_days": firsts, "first_of_all": min(firsts)}
     return int(connection.execute(STATEMENTS["count_wrong_counters"], binds).scalar_one())

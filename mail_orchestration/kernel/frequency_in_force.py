@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -20,11 +19,6 @@ class PolicyInForce:
     counted_for: date
     """The day for which the counters count."""
     applied_at: datetime
-
-    @property
-    def days(self) -> Sequence[int]:
-        """Of the windows that the counters count in, in the order of their columns."""
-        return [rule.days for rule in self.policy.rules]
 
     @property
     def most(self) -> list[int]:

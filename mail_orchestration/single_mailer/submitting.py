@@ -96,6 +96,11 @@ class _Candidate:
     def campaign(self) -> Campaign:
         return self.content.campaign
 
+    @property
+    def is_remembered(self) -> bool:
+        """Whether the queue history knows it: a campaign that is tried out may send the same again (spec 3.5)."""
+        return self.campaign.definition.state != "test"
+
 
 class _Submission:
     def __init__(self, inst: Installation, now: datetime) -> None:
@@ -227,12 +232,7 @@ class _Submission:
         contents: dict[str, SingleMailContent],
     ) -> dict[str, list[_Candidate]]:
         """By campaign those that were not queued within the history. One call for all: it locks in order."""
-        asked = [
-            (digest, each)
-            for digest in contents
-            for each in by_campaign[digest]
-            if each.campaign.definition.state != "test"
-        ]
+        asked = [(digest, each) for digest in contents for each in by_campaign[digest] if each.is_remembered]
         history = timedelta(days=self._inst.settings.retention.history_days)
         answers = remember(
             connection,
@@ -254,8 +254,7 @@ class _Submission:
                 index=each.index, submission=Submission.DUPLICATE, queued_at=moment, reason=_DUPLICATE
             )
         new: dict[str, list[_Candidate]] = {
-            digest: [each for each in by_campaign[digest] if each.campaign.definition.state == "test"]
-            for digest in contents
+            digest: [each for each in by_campaign[digest] if not each.is_remembered] for digest in contents
         }
         for (digest, each), is_new in zip(asked, answers, strict=True):
             if is_new:
@@ -264,14 +263,13 @@ class _Submission:
 
     def _row(self, mail: _Candidate, campaign_id: int) -> SingleMailRow:
         definition, priority = mail.campaign.definition, mail.checked.priority
-        is_remembered = definition.state != "test"
         queued = _queued(mail, campaign_id)
         return SingleMailRow(
             contact_id=mail.contact.contact_id,
             address=mail.contact.address,
             attributes=mail.checked.attributes,
             occurrence=mail.checked.occurrence,
-            history_key=history_key(self._inst.installation_id, queued) if is_remembered else None,
+            history_key=history_key(self._inst.installation_id, queued) if mail.is_remembered else None,
             priority=definition.priority if priority is None else priority,
             due_at=mail.due_at,
         )
