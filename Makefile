@@ -15,10 +15,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Recipes run in the Makefile's own folder, whose path may hold spaces: all paths here are relative.
 OWN_PACKAGES := mail_orchestration assets jobs schedules tests benchmarks
 
-.PHONY: help demo dev test chaos model mutations check format bench docs rules lock clean
+.PHONY: help demo dev test chaos model mutations check format bench bench-quick docs rules lock clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
 
 demo: $(READY) ## send 5,000 mails to a local relay through Dagster, and show what became of them
 	@$(BIN)/mail-orchestration demo
@@ -53,8 +53,11 @@ format: $(READY) ## bring the code into the form that check wants
 rules: $(READY) ## rules of docs/reference/behaviour.md that no test shows
 	$(BIN)/python tests/rules.py
 
-bench: $(READY) ## all benchmarks, each beside the reference that it names
-	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python -m "benchmarks.$$(basename "$$benchmark" .py)"; done
+bench: $(READY) ## all benchmarks, each figure beside its reference; the table is in build/bench (two hours)
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(READY) ## the same with small sizes: whether they work, and not how well (2 minutes)
+	$(BIN)/python -m benchmarks --quick
 
 docs: $(DOCS_READY) ## the documentation, as a site in site/
 	$(BIN)/mkdocs build --strict --quiet --site-dir site

@@ -4,19 +4,15 @@ composing them.
     python -m benchmarks.dkim --messages 300 --rounds 5
 
 The newsletter of examples/, with another recipient each time. Every way is tried in each round, one after the other, so
-that all of them meet the same machine; CPU time of this process, medians. The first message of each is verified by
-dkimpy. Ends with 1 when it is not.
+that all of them meet the same machine; CPU time of this process. The first message of each is verified by dkimpy.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from benchmarks.harness import command_line
+from benchmarks.harness.measurements import Measurement, Target
 from mail_orchestration.composition.composer import Composer
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import load_campaign
@@ -47,28 +45,50 @@ TARGETS = {"rsa": 2500, "ed25519": 8000}
 """Messages signed in a second of one core."""
 
 
-def main() -> int:
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--messages", type=int, default=300, help="in each round and way")
-    options.add_argument("--rounds", type=int, default=5)
-    chosen = options.parse_args()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    messages: int = 300
+    """In each round and way."""
+    rounds: int = 5
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """All ways in each round."""
     keys = {algorithm.value: new_key(algorithm) for algorithm in Algorithm}
-    people = [person(number) for number in range(chosen.messages)]
+    people = [person(number) for number in range(sizes.messages)]
     unsigned = composer([])
     messages = [unsigned.compose(each).data for each in people]
     ways: dict[str, Callable[[], None]] = {"composed, unsigned": composing(unsigned, people)}
     for name, key in keys.items():
         made = composer([key])
         if not is_verified(made.compose(people[0]).data, key):
-            print(f"dkimpy does not verify the signature with {name}")
-            return 1
-        ways[f"{name}: the bare signature"] = bare(key, chosen.messages)
+            raise SystemExit(f"dkimpy does not verify the signature with {name}")
+        ways[f"{name}: the bare signature"] = bare(key, sizes.messages)
         ways[f"{name}: signed"] = signing([key], messages)
         ways[f"{name}: composed and signed"] = composing(made, people)
-    ways["both: signed"] = signing(list(keys.values()), messages)
-    rates = measured(ways, chosen)
-    tell(rates, statistics.mean(map(len, messages)), chosen)
-    return 0
+    rates = measured(ways, sizes)
+    return [
+        found
+        for name in keys
+        for found in (
+            _compared(rates, f"{name}: signed", f"{name}: the bare signature", TARGETS[name]),
+            _compared(rates, f"{name}: composed and signed", "composed, unsigned", None),
+        )
+    ]
+
+
+def _compared(
+    rates: dict[str, tuple[float, ...]], name: str, reference: str, at_least: float | None
+) -> Measurement:
+    return Measurement(
+        name=f"{name}, one core",
+        unit="messages/s",
+        runs=rates[name],
+        reference=reference,
+        reference_runs=rates[reference],
+        target=Target(at_least=at_least, of="value") if at_least is not None else None,
+        goal=6,
+    )
 
 
 def new_key(algorithm: Algorithm) -> DkimKey:
@@ -127,35 +147,18 @@ def bare(key: DkimKey, times: int) -> Callable[[], None]:
     return run
 
 
-def measured(ways: dict[str, Callable[[], None]], chosen: argparse.Namespace) -> dict[str, float]:
-    """How many of each in a second of CPU time: the medians."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def measured(ways: dict[str, Callable[[], None]], sizes: Sizes) -> dict[str, tuple[float, ...]]:
+    """How many of each in a second of CPU time, for each round."""
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     for run in ways.values():
         run()
-    for _ in range(chosen.rounds):
+    for _ in range(sizes.rounds):
         for name, run in ways.items():
             began = time.process_time()
             run()
-            seconds[name].append(time.process_time() - began)
-    return {name: chosen.messages / statistics.median(took) for name, took in seconds.items()}
-
-
-def tell(rates: dict[str, float], octets: float, chosen: argparse.Namespace) -> None:
-    """A table in markdown, then JSON."""
-    print(f"\nmessages of {octets:,.0f} octets, one core, {chosen.rounds} rounds of {chosen.messages}\n")
-    print("| what | a second | µs each |\n|---|---:|---:|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:,.0f} | {1e6 / rate:,.0f} |")
-    ratios = {}
-    for name, target in TARGETS.items():
-        signed, alone = rates[f"{name}: signed"], rates[f"{name}: the bare signature"]
-        ratios[name] = signed / alone
-        verdict = "reached" if signed >= target else "NOT REACHED"
-        if alone < target:
-            verdict += ", nor by the bare signature on this machine"
-        print(f"\n{name}: {ratios[name]:.2f} of the bare signature; {target:,} a second: {verdict}")
-    print(json.dumps({"rates": rates, "ratio_to_bare_signature": ratios, "octets": octets}))
+            rates[name].append(sizes.messages / (time.process_time() - began))
+    return {name: tuple(each) for name, each in rates.items()}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(messages=50, rounds=1))

@@ -9,23 +9,20 @@ later release; the reference is a plain INSERT … SELECT of as many rows into a
 Then 90 days of log are written, on each of which `--share` of the contacts got a mail, and it becomes the next day: the
 last day is closed from its results, and the windows are counted anew. The reference is `SELECT contact_id, sum(mails) …
 GROUP BY contact_id` over the same log with as much memory. Targets: each ratio of gate, close and count at most 2.
-Printed are the medians, then JSON.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import tempfile
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 from sqlalchemy import Connection, text
 
+from benchmarks.harness import command_line
+from benchmarks.harness.databases import empty_database
+from benchmarks.harness.measurements import Measurement, Target
 from benchmarks.import_and_dedup import NOW, make_release, timed
 from mail_orchestration.audience import resolving
 from mail_orchestration.audience.frequency_gate import pass_frequency_gate
@@ -36,7 +33,6 @@ from mail_orchestration.frequency.releasing import release_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.frequency import Policy, Rule, Window
-from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.kernel.tokens import SigningKeys
 
@@ -50,35 +46,47 @@ POLICY = Policy(
 DAYS = 90
 TODAY = NOW.date()
 ZONE = Settings().zone
+MOST = 2.0
 CASES = ("counters are made", "counters are there", "everybody is held")
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("--contacts", type=int, default=1_000_000)
-    options.add_argument("--share", type=float, default=0.1)
-    options.add_argument("--rounds", type=int, default=3)
-    chosen = options.parse_args()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    contacts: int = 1_000_000
+    share: float = 0.1
+    """Of the contacts got a mail on each day of the log."""
+    rounds: int = 3
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """Each round on a database of its own."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="mo-bench-", dir="/tmp") as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        for number in range(chosen.rounds):
-            server = folder / str(number)
-            server.mkdir(mode=0o711)
-            with Database.open(
-                os.environ.get("DATABASE_URL"), server, application_name="benchmark"
-            ) as database:
-                migrate(database)
-                with database.begin() as connection:
-                    installation_id = ensure_installation(connection, f"benchmark {time.time_ns()}")
-                for step, took in gates(database, installation_id, chosen.contacts).items():
-                    seconds[step].append(took)
-                for step, took in release_of_held(database, installation_id, chosen.contacts).items():
-                    seconds[step].append(took)
-                for step, took in night(database, installation_id, chosen.contacts, chosen.share).items():
-                    seconds[step].append(took)
-    tell(chosen, {step: statistics.median(each) for step, each in seconds.items()})
+    for _ in range(sizes.rounds):
+        with empty_database() as database:
+            with database.begin() as connection:
+                installation_id = ensure_installation(connection, f"benchmark {time.time_ns()}")
+            steps = gates(database, installation_id, sizes.contacts)
+            steps |= release_of_held(database, installation_id, sizes.contacts)
+            steps |= night(database, installation_id, sizes.contacts, sizes.share)
+        for step, took in steps.items():
+            seconds[step].append(took)
+    seconds["close and count"] = [sum(each) for each in zip(seconds["close"], seconds["count"], strict=True)]
+    pairs = [(f"gate, {case}", f"dedup, {case}", "dedup of the same release", MOST) for case in CASES] + [
+        ("count", "plain GROUP BY", "plain `GROUP BY` of the log", MOST),
+        ("close and count", "plain GROUP BY", "plain `GROUP BY` of the log", MOST),
+        ("release of held mails", "plain copy of held mails", "plain copy without indexes", None),
+    ]
+    return [
+        Measurement(
+            name=f"frequency policy: {step}",
+            unit="s",
+            runs=tuple(seconds[step]),
+            reference=reference,
+            reference_runs=tuple(seconds[beside]),
+            target=Target(at_most=most) if most is not None else None,
+        )
+        for step, beside, reference, most in pairs
+    ]
 
 
 def gates(database: Database, installation_id: int, contacts: int) -> dict[str, float]:
@@ -236,28 +244,5 @@ def settle(database: Database) -> None:
         connection.execute(text("CHECKPOINT"))
 
 
-def tell(chosen: argparse.Namespace, median: dict[str, float]) -> None:
-    ratios = {f"gate where {case}": median[f"gate, {case}"] / median[f"dedup, {case}"] for case in CASES} | {
-        "nightly count": median["count"] / median["plain GROUP BY"],
-        "nightly close and count": (median["close"] + median["count"]) / median["plain GROUP BY"],
-        "release of held mails": median["release of held mails"] / median["plain copy of held mails"],
-    }
-    for step, took in median.items():
-        print(f"{step:<28} {took:>8.2f} s")
-    for name, ratio in ratios.items():
-        print(f"{name:<36} ratio {ratio:.2f}")
-    print(
-        json.dumps(
-            {
-                "contacts": chosen.contacts,
-                "share": chosen.share,
-                "rounds": chosen.rounds,
-                "seconds": {step: round(took, 3) for step, took in median.items()},
-                "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
-            }
-        )
-    )
-
-
 if __name__ == "__main__":
-    main()
+    command_line.run(__doc__, measure, full=Sizes(), quick=Sizes(contacts=3_000, rounds=1))

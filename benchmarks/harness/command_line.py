@@ -48,7 +48,7 @@ def _chosen(
         options.add_argument(
             f"--{name.replace('_', '-')}",
             type=type(usual),
-            help=f"{usual:,} by default, {small:,} with --quick",
+            help=f"{usual} by default, {small} with --quick",
         )
     given = options.parse_args(arguments)
     asked = {name: getattr(given, name) for name in names if getattr(given, name) is not None}

@@ -1,0 +1,174 @@
+"""What Dagster adds: to a child of 10,000 messages, and between a release and its first message.
+
+    python -m benchmarks.under_dagster --children 5 --rounds 3
+
+Dagster's daemon runs with deploy/dagster.yaml and all sensors, as `mail-orchestration dev` starts it. The reference is
+the same without it, by the library's stories alone. A child is timed from its claim to the claim of the next one, by
+the database's clock, so that what a mailcaster tells Dagster between two of them is in it. Campaigns to 100 are
+released while nothing else is done, each at another part of the sensors' interval.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from sqlalchemy import text
+
+from benchmarks.harness import command_line
+from benchmarks.harness.daemon import daemon, wait_until
+from benchmarks.harness.databases import own_folder
+from benchmarks.harness.measurements import Measurement, Target
+from benchmarks.harness.postfix import sink
+from benchmarks.harness.shift import shifts
+from benchmarks.harness.site import addresses, release, write_contacts, write_site
+from mail_orchestration import broadcast
+from mail_orchestration.installation import Installation, open_installation
+from mail_orchestration.mailcaster import run_shift
+
+SMALL = 100
+PROMISED_S = 15.0
+MORE_OF_A_CHILD = 1.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    child: int = 10_000
+    children: int = 5
+    """Of each release that is measured; the last one is not, since nothing is claimed after it."""
+    rounds: int = 3
+    campaigns: int = 6
+    """To 100, one after the other."""
+
+
+def measure(sizes: Sizes) -> list[Measurement]:
+    """Children first with Dagster and without in turn, then small campaigns."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    with own_folder() as folder, sink() as port:
+        settings = write_site(folder, port, addresses(sizes.child * sizes.children))
+        make_children_of(settings, sizes.child)
+        with open_installation(settings, application_name="benchmark") as inst:
+            for _ in range(sizes.rounds):
+                release_id = release(inst).release_id
+                shifts(settings)
+                seconds["child alone"].append(seconds_of_a_child(inst, release_id))
+                release_id = release(inst).release_id
+                with daemon(folder, settings, inst):
+                    wait_until(inst, has_ended(release_id))
+                seconds["child"].append(seconds_of_a_child(inst, release_id))
+            write_contacts(folder, addresses(SMALL))
+            broadcast.fill_audience(inst, "everybody", now=datetime.now(UTC), mode="replace")
+            for _ in range(sizes.campaigns):
+                seconds["first message alone"].append(first_message_alone(inst))
+            with daemon(folder, settings, inst):
+                first_message(inst)  # Dagster is up and idle after it
+                for number in range(sizes.campaigns):
+                    time.sleep(6 + number * 5 / sizes.campaigns)
+                    seconds["first message"].append(first_message(inst))
+    return [
+        Measurement(
+            name=f"a child of {sizes.child:,} under Dagster, from its claim to the next claim",
+            unit="s",
+            runs=tuple(seconds["child"]),
+            reference="the same mailcaster without Dagster",
+            reference_runs=tuple(seconds["child alone"]),
+            target=Target(at_most=MORE_OF_A_CHILD),
+            goal=5,
+        ),
+        Measurement(
+            name=f"from release to first message, {SMALL} recipients, idle system",
+            unit="s",
+            runs=tuple(seconds["first message"]),
+            reference="the library's steps one after the other, without Dagster",
+            reference_runs=tuple(seconds["first message alone"]),
+            target=Target(at_most=PROMISED_S, of="value"),
+            goal=5,
+        ),
+        Measurement(
+            name="the same, the longest of them",
+            unit="s",
+            runs=(max(seconds["first message"]),),
+            reference="the same",
+            reference_runs=(max(seconds["first message alone"]),),
+            target=Target(at_most=PROMISED_S, of="value"),
+            goal=5,
+        ),
+    ]
+
+
+def make_children_of(settings: Path, size: int) -> None:
+    """Let the mailcaster cut mail jobs in children of this size."""
+    document = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    small_audience = {"small_audience_threshold": min(SMALL, size - 1)}
+    for mailcaster in document["mailcasters"]:
+        mailcaster |= {
+            "min_job_size": size - 1,
+            "max_job_size": size,
+            "percentage_job_size": 1,
+        } | small_audience
+    settings.write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def has_ended(release_id: int) -> str:
+    return f"SELECT ended_at IS NOT NULL FROM mail_job WHERE mail_job_id = {release_id}"
+
+
+def seconds_of_a_child(inst: Installation, release_id: int) -> float:
+    """The mean, from the first claim to the last."""
+    with inst.database.begin() as connection:
+        return float(
+            connection.execute(
+                text(
+                    "SELECT extract(epoch FROM max(started_at) - min(started_at)) / (count(*) - 1) "
+                    "FROM mail_job WHERE parent_id = :r"
+                ),
+                {"r": release_id},
+            ).scalar_one()
+        )
+
+
+def first_message(inst: Installation) -> float:
+    """Seconds from a release to its first result, by the database's clock; returns when the release has ended."""
+    release_id = released(inst)
+    wait_until(inst, has_ended(release_id))
+    return waited(inst, release_id)
+
+
+def first_message_alone(inst: Installation) -> float:
+    """The same without Dagster."""
+    release_id = released(inst)
+    now = datetime.now(UTC)
+    broadcast.resolve_release(inst, release_id, now=now)
+    broadcast.assemble_release(inst, release_id, now=now)
+    broadcast.queue_release(inst, release_id, now=now)
+    run_shift(inst, "m1", stop=threading.Event())
+    return waited(inst, release_id)
+
+
+def released(inst: Installation) -> int:
+    folder = inst.settings.folder / "campaigns" / "letter"
+    return broadcast.release_campaign(inst, folder, now=datetime.now(UTC), again=True).release_id
+
+
+def waited(inst: Installation, release_id: int) -> float:
+    with inst.database.begin() as connection:
+        return float(
+            connection.execute(
+                text(
+                    "SELECT extract(epoch FROM min(r.occurred_at) - min(j.created_at)) "
+                    "FROM result AS r JOIN mail_job AS j ON j.mail_job_id = r.release_id WHERE r.release_id = :r"
+                ),
+                {"r": release_id},
+            ).scalar_one()
+        )
+
+
+if __name__ == "__main__":
+    command_line.run(
+        __doc__, measure, full=Sizes(), quick=Sizes(child=300, children=3, rounds=1, campaigns=1)
+    )
