@@ -3,6 +3,9 @@
 A stored message is a frame: one octet with the number of encoded files in it, for each its place and its
 number (two 32-bit words, big endian), then the rest of the message as zstd against the mail job's dictionary.
 So an attachment of a megabyte costs eight octets, and a newsletter some dozens.
+
+Instead of a number the first octet may say that there is no encoded file, and what a look at the message's lines found.
+The checksum in the frame tells that it is the message that was looked at.
 """
 
 from __future__ import annotations
@@ -13,14 +16,24 @@ import zstandard
 
 from mail_orchestration.composition import dictionary as dictionaries
 from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.kernel.message_lines import Lines, look_at_lines
 
 MAXIMUM_MESSAGE_OCTETS = 100_000_000
 _LEVEL = 3
+_LOOKED_AT = {Lines.FIT: 254, Lines.PLAIN: 255}
+"""What the first octet may say instead of a number."""
+_LINES = {octet: lines for lines, octet in _LOOKED_AT.items()}
+_MOST_FILES = min(_LINES) - 1
 _PLACE = struct.Struct(">II")
 
 
 class BadStoredMessage(BadInput):
     """The stored message cannot be read with this dictionary."""
+
+
+def lines_of(stored: bytes) -> Lines:
+    """What was found of the message's lines when it was stored."""
+    return _LINES.get(stored[0], Lines.UNSEEN)
 
 
 class Compressor:
@@ -34,7 +47,7 @@ class Compressor:
         raw = zstandard.ZstdCompressionDict(text or b" " * 8, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
         raw.precompute_compress(level=_LEVEL)
         self._compress = zstandard.ZstdCompressor(
-            level=_LEVEL, dict_data=raw, write_content_size=True
+            level=_LEVEL, dict_data=raw, write_content_size=True, write_checksum=True
         ).compress
         self._decompress = zstandard.ZstdDecompressor(dict_data=raw).decompress
 
@@ -44,18 +57,22 @@ class Compressor:
         rest: list[bytes] = []
         position = 0
         # In the order in which the composer writes them; what is missed costs space, never correctness.
-        for number, blob in enumerate(self._blobs[:255]):
+        for number, blob in enumerate(self._blobs[:_MOST_FILES]):
             found = data.find(blob, position)
             if found >= 0:
                 places.append(_PLACE.pack(found, number))
                 rest.append(data[position:found])
                 position = found + len(blob)
+        if not places and (lines := look_at_lines(data)) is not Lines.UNSEEN:
+            return bytes([_LOOKED_AT[lines]]) + self._compress(data)
         rest.append(data[position:])
         return b"".join((bytes([len(places)]), *places, self._compress(b"".join(rest))))
 
     def decompress(self, stored: bytes) -> bytes:
         """What `compress` was given. Raises `BadStoredMessage`."""
         try:
+            if stored[0] in _LINES:
+                return self._decompress(stored[1:], max_output_size=MAXIMUM_MESSAGE_OCTETS)
             start = 1 + stored[0] * _PLACE.size
             rest = self._decompress(stored[start:], max_output_size=MAXIMUM_MESSAGE_OCTETS)
             pieces: list[bytes] = []

@@ -21,9 +21,18 @@ class Results:
 
     def __init__(self, sink: ResultSink, clock: Callable[[], datetime]) -> None:
         self.sink = sink
-        self.clock = clock
+        self._clock = clock
+        self._turn = asyncio.get_running_loop().time
+        self._moment, self._told_at = clock(), self._turn()
         self.durable: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         """Results that are durable, per outcome."""
+
+    def moment(self) -> datetime:
+        """The present moment, by the clock: read once in a turn of the event loop."""
+        turn = self._turn()
+        if turn != self._told_at:
+            self._moment, self._told_at = self._clock(), turn
+        return self._moment
 
 
 class Recorder:
@@ -83,7 +92,7 @@ class Recorder:
                 enhanced,
                 None if text is None else text[:MAX_TEXT],
                 relay,
-                results.clock(),
+                results.moment(),
                 refused_at=refused_at,
                 is_hard_bounce=is_hard_bounce,
             )

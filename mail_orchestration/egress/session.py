@@ -15,13 +15,14 @@ import asyncio
 import ssl
 from typing import NamedTuple
 
-from mail_orchestration.egress.content import Refusal, dot_stuffed, refusal_of_data, refusal_of_paths
+from mail_orchestration.egress.content import Refusal, refusal_of_data, refusal_of_paths
 from mail_orchestration.egress.faults import ConversationBroken
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.setup import Extensions, open_wire
 from mail_orchestration.egress.verdict import Verdict, verdict_on
 from mail_orchestration.egress.wire import Wire
+from mail_orchestration.kernel.message_lines import Lines, dot_stuffed
 from mail_orchestration.kernel.model import OutgoingMessage, Phase
 
 FINAL_DOT = b".\r\n"
@@ -72,7 +73,9 @@ class Session:
 
     def prepare(self, message: OutgoingMessage) -> Prepared | Refusal:
         """The message in this session's terms, or why it must not or cannot be sent over it."""
-        refusal = refusal_of_paths(message.reverse_path, message.address) or refusal_of_data(message.data)
+        refusal = refusal_of_paths(message.reverse_path, message.address)
+        if refusal is None and message.lines is Lines.UNSEEN:
+            refusal = refusal_of_data(message.data)
         if refusal is not None:
             return refusal
         offers = self.extensions
@@ -95,7 +98,7 @@ class Session:
         return Prepared(
             f"MAIL FROM:<{message.reverse_path}>{parameters}\r\n".encode(),
             f"RCPT TO:<{message.address}>\r\n".encode(),
-            dot_stuffed(message.data),
+            message.data if message.lines is Lines.PLAIN else dot_stuffed(message.data),
         )
 
     def begin(self, prepared: Prepared) -> None:
@@ -109,6 +112,8 @@ class Session:
         Raises ConversationBroken; the message is unsent then.
         """
         self.dot_written = False
+        if (go_on := self._go_on_at_hand()) is not None:
+            return Verdict.GO_ON, go_on
         waits = self.relay.timeouts
         if self._rset_on_the_way or (self._needs_rset and not self.pipelining):
             self.phase = Phase.RSET
@@ -161,10 +166,7 @@ class Session:
                     return
             body = b""
         self.dot_written, self._dot_written_at = True, self._time()
-        if then is None:
-            wire.write(body + FINAL_DOT)
-        else:
-            wire.write(body + FINAL_DOT + self._group(then))
+        wire.write(b"".join((body, FINAL_DOT, b"" if then is None else self._group(then))))
 
     async def final_reply(self) -> tuple[Verdict, Reply]:
         """The relay's word on the message. Raises ConversationBroken: see `dot_written`."""
@@ -200,6 +202,18 @@ class Session:
             self._needs_rset, self._rset_on_the_way = False, True
             return b"RSET\r\n" + group
         return group
+
+    def _go_on_at_hand(self) -> Reply | None:
+        """The reply to DATA if MAIL, RCPT and DATA are all answered by now, and well: so most that went ahead are."""
+        replies = self.wire.replies
+        if not self.pipelining or self._rset_on_the_way or len(replies) != 3:
+            return None
+        mail, rcpt, data = replies
+        if not (mail.is_positive and rcpt.is_positive and data.code == 354):
+            return None
+        replies.clear()
+        self.phase = Phase.DATA
+        return data
 
     async def _said(self, phase: Phase, command: bytes, timeout_s: float) -> tuple[Verdict, Reply]:
         if not self.pipelining and command:

@@ -26,7 +26,7 @@ class Wire(asyncio.Protocol):
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
-        self._silence = ""
+        self._silence, self._timeout_s = "", 0.0
         self._transport: asyncio.Transport | None = None
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.replies: deque[Reply] = deque()
@@ -155,7 +155,7 @@ class Wire(asyncio.Protocol):
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = loop.call_at(deadline, self._look_at_the_clock)
-        self._silence = f"{silence} within {timeout_s:g} s"
+        self._silence, self._timeout_s = silence, timeout_s
         waiter = self._waiter = loop.create_future()
         try:
             await waiter
@@ -168,7 +168,7 @@ class Wire(asyncio.Protocol):
         if self._deadline is None:
             return
         if self._loop.time() >= self._deadline:
-            self.break_off(self._silence)
+            self.break_off(f"{self._silence} within {self._timeout_s:g} s")
         else:
             self._timer = self._loop.call_at(self._deadline, self._look_at_the_clock)
 

@@ -6,31 +6,42 @@ much less than adapting each value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import lru_cache
+from typing import TypeVar
 
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
+
+_T = TypeVar("_T")
 
 
 def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
     """The columns under the names of the binds of `append_results`, each an array literal in UTF-8."""
-    # Nearly always: none has had a result before. Two columns of equal elements are not built anew for that.
-    if any(result.supersedes for result in results):
-        result_nos = _array(str(r.result_no) for r in results)
-        superseded = _array("NULL" if r.supersedes is None else r.supersedes.value for r in results)
-    else:
-        result_nos, superseded = _equal("1", len(results)), _equal("NULL", len(results))
+    (
+        message_nos,
+        contact_ids,
+        outcomes,
+        reply_codes,
+        enhanced_codes,
+        reply_texts,
+        relays,
+        moments,
+        result_nos,
+        superseded,
+        *_,
+    ) = zip(*results, strict=True)
     return {
-        "message_nos": _array(str(r.message_no) for r in results),
-        "contact_ids": _array(str(r.contact_id) for r in results),
-        "moments": _array(r.occurred_at.isoformat() for r in results),
-        "outcomes": _array(r.outcome.value for r in results),
-        "reply_codes": _array("NULL" if r.reply_code is None else str(r.reply_code) for r in results),
-        "enhanced_codes": _array(_repeated(r.enhanced_code) for r in results),
-        "reply_texts": _array(quoted(r.reply_text) for r in results),
-        "relays": _array(_repeated(r.relay) for r in results),
-        "result_nos": result_nos,
-        "superseded": superseded,
+        "message_nos": _array(map(str, message_nos)),
+        "contact_ids": _array(map(str, contact_ids)),
+        "moments": _array(map(_moment, moments)),
+        "outcomes": _column(outcomes, str),
+        "reply_codes": _column(reply_codes, _bare),
+        "enhanced_codes": _column(enhanced_codes, quoted),
+        "reply_texts": _column(reply_texts, quoted),
+        "relays": _column(relays, quoted),
+        "result_nos": _column(result_nos, str),
+        "superseded": _column(superseded, _bare),
     }
 
 
@@ -57,7 +68,20 @@ def quoted(value: str | None) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-_repeated = lru_cache(maxsize=512)(quoted)
+def _bare(value: int | str | None) -> str:
+    """A number, or a word that needs no quotes."""
+    return "NULL" if value is None else str(value)
+
+
+_moment = lru_cache(maxsize=64)(datetime.isoformat)
+"""Results of one turn of the event loop have the same."""
+
+
+def _column(values: Sequence[_T], element: Callable[[_T], str]) -> bytes:
+    """Nearly always all values are equal, and an array of so many of them has been built before."""
+    if values.count(values[0]) == len(values):
+        return _equal(element(values[0]), len(values))
+    return _array(map(element, values))
 
 
 @lru_cache(maxsize=512)

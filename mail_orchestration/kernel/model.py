@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
+
+from mail_orchestration.kernel.message_lines import Lines
 
 
 class Outcome(StrEnum):
@@ -92,8 +94,7 @@ class MessageRange:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingMessage:
+class OutgoingMessage(NamedTuple):
     """One assembled message on its way to a relay. Positional and small: a million of them pass by."""
 
     message_no: int
@@ -103,11 +104,12 @@ class OutgoingMessage:
     address: str
     data: bytes
     """The RFC 5322 message, CRLF line ends, not dot-stuffed."""
+    lines: Lines = Lines.UNSEEN
+    """What was found when the message was stored, if it is known that `data` is what was stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeliveryResult:
-    """What became of one attempt to deliver one message. The last result of a message counts."""
+class DeliveryResult(NamedTuple):
+    """What became of one attempt to deliver one message. The last result of a message counts. Small, as above."""
 
     message_no: int
     contact_id: int

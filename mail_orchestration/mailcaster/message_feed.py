@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor, lines_of
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
 from mail_orchestration.kernel.crash_points import crash_point
@@ -113,7 +113,14 @@ class MessageFeed:
             data = self._decompress(row.message)
         except BadStoredMessage:
             raise BadStoredMessage(f"message {row.message_no} cannot be read as it is stored") from None
-        return OutgoingMessage(row.message_no, row.contact_id, self._reverse_path, row.address, data)
+        return OutgoingMessage(
+            row.message_no,
+            row.contact_id,
+            self._reverse_path,
+            row.address,
+            data,
+            lines_of(row.message),
+        )
 
     def _begin_reading(self) -> asyncio.Task[Unsent]:
         sent = self._loaded - len(self._ready)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from mail_orchestration.dispatch.claim import Claim
@@ -51,7 +50,7 @@ class Repeats:
         last = self._result_nos.get(result.message_no)
         if last is None:
             return result
-        return replace(result, result_no=last + 1, supersedes=Outcome.UNCERTAIN)
+        return result._replace(result_no=last + 1, supersedes=Outcome.UNCERTAIN)
 
     def was_uncertain(self, message_no: int) -> bool:
         """Whether this holder has had an uncertain result of the message before."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from mail_orchestration.composition.compression import BadStoredMessage
@@ -124,7 +123,7 @@ class _RetriedRelease:
 
     def _ready(self, mail: ReservedMail, row: UnsentMessage, components: SendComponents) -> Ready:
         def watch(result: DeliveryResult, durable: asyncio.Future[None]) -> None:
-            components.watch(replace(result, message_no=row.message_no), durable)
+            components.watch(result._replace(message_no=row.message_no), durable)
 
         return Ready(
             mail=mail,

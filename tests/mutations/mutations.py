@@ -185,6 +185,20 @@ MUTATIONS: dict[str, Mutation] = {
         new="if self._is_ending():",
         caught_by="tests/scenarios/test_relay_sessions_are_kept.py::test_no_body_leaves_once_the_lease_is_over",
     ),
+    "what nobody looked at leaves without a look": Mutation(
+        promise="2.4",
+        file="egress/session.py",
+        old="message.lines is Lines.UNSEEN",
+        new="message.lines is Lines.FIT",
+        caught_by="tests/scenarios/test_lines_are_looked_at.py",
+    ),
+    "what was altered since it was looked at is taken for the same": Mutation(
+        promise="2.4",
+        file="composition/compression.py",
+        old=", write_checksum=True",
+        new="",
+        caught_by="tests/unit/test_lines_are_known.py",
+    ),
     "a stop does not wait for a claim that is being made": Mutation(
         promise="5.6",
         file="sql/operating.sql",
@@ -248,7 +262,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a repeat supersedes nothing": Mutation(
         promise="5.7",
         file="mailcaster/repeats.py",
-        old="        return replace(result, result_no=last + 1, supersedes=Outcome.UNCERTAIN)\n",
+        old="        return result._replace(result_no=last + 1, supersedes=Outcome.UNCERTAIN)\n",
         new="        return result\n",
         caught_by="tests/integration/test_mailcaster_repeats.py::"
         "test_an_attempt_has_the_next_number_and_supersedes_the_one_before",

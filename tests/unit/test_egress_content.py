@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_orchestration.egress.content import dot_stuffed, refusal_of_data, refusal_of_paths
+from mail_orchestration.egress.content import refusal_of_data, refusal_of_paths
+from mail_orchestration.kernel.message_lines import dot_stuffed
 
 LINES = st.lists(st.sampled_from([b"", b".", b"..", b".x", b"x.", b"MAIL FROM:<a@b.example>", b"x" * 998]))
 PIECES = st.lists(

@@ -1,0 +1,55 @@
+"""A message's lines are looked at when it is stored, and what was found holds for what is read back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mail_orchestration.composition import dictionary
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor, lines_of
+from mail_orchestration.kernel.message_lines import Lines, dot_stuffed, fault_of_lines
+
+FILE = b"".join(b"%076d\r\n" % number for number in range(20))
+COMPRESSOR = Compressor(dictionary.build(samples=[b"Subject: hello\r\n\r\nworld\r\n"], blobs=[FILE]))
+PIECES = [b"x", b".", b"\r", b"\n", b"\r\n", b"\r\n.", b"\0", b"y" * 500, b"Subject: hello\r\n"]
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*PIECES, FILE]), max_size=10))
+def test_what_is_known_of_lines_is_true(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    stored = COMPRESSOR.compress(data)
+    lines = lines_of(stored)
+    assert COMPRESSOR.decompress(stored) == data
+    if lines is not Lines.UNSEEN:
+        assert fault_of_lines(data) is None
+    assert lines is not Lines.PLAIN or dot_stuffed(data) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"a\r\n\r\nb\r\n", Lines.PLAIN),
+        (b"a\r\n\r\nb\r\n.\r\n", Lines.FIT),
+        (b".a\r\n", Lines.FIT),
+        (b"without an end", Lines.FIT),
+        (b"a\r\n\r\nb\n", Lines.UNSEEN),
+        (b"a\r\n\r\nb\r.\r\n", Lines.UNSEEN),
+        (b"a\0\r\n", Lines.UNSEEN),
+        (b"x" * 999 + b"\r\n", Lines.UNSEEN),
+        (b"a\r\n" + FILE, Lines.UNSEEN),
+    ],
+)
+def test_what_is_known_of_lines(data: bytes, lines: Lines) -> None:
+    assert lines_of(COMPRESSOR.compress(data)) is lines
+
+
+def test_what_was_altered_since_is_not_read() -> None:
+    stored = COMPRESSOR.compress(b"Subject: hello\r\n\r\nthe lines of this one were looked at\r\n")
+    assert lines_of(stored) is Lines.PLAIN
+    for position in range(1, len(stored)):
+        altered = bytearray(stored)
+        altered[position] ^= 1
+        with pytest.raises(BadStoredMessage):
+            COMPRESSOR.decompress(bytes(altered))
