@@ -87,7 +87,7 @@ def ensure_audience(connection: Connection, installation_id: int, name: str) -> 
 
 
 def audience_sizes(connection: Connection, installation_id: int) -> list[AudienceSize]:
-    """All audiences of an installation by name. Counts every member: some 0.1 s for each million."""
+    """All audiences of an installation by name, each as its last import left it."""
     rows = connection.execute(STATEMENTS["list_audience_sizes"], {"installation_id": installation_id})
     return [
         AudienceSize(

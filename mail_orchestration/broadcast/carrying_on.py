@@ -10,7 +10,8 @@ from mail_orchestration.composition.edits import SETTLES_AFTER, Edit
 from mail_orchestration.dispatch import releases
 from mail_orchestration.dispatch.mail_jobs import queue_mail_job, transition
 from mail_orchestration.dispatch.releases import Release
-from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
+from mail_orchestration.feedback.kept_reports import counted_report
+from mail_orchestration.feedback.reports import MailJobReport
 from mail_orchestration.frequency import prepare_gate
 from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
@@ -117,7 +118,7 @@ def report_release(inst: Installation, release_id: int, *, now: datetime) -> Mai
     """What became of a release so far (spec 10.4). When it has ended, this is noted as its report."""
     with inst.database.begin() as connection:
         releases.read_release(connection, inst.installation_id, release_id)
-        report = mail_job_report(connection, release_id)
+        report = counted_report(connection, release_id)
         releases.mark_reported(connection, release_id, now)
         crash_point("report_marked")
         return report

@@ -28,17 +28,21 @@ def report(
     parquet: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the tables as Parquet files there.")
     ] = None,
+    recount: Annotated[
+        bool, typer.Option("--recount", help="Count every row, whatever was counted before.")
+    ] = False,
 ) -> ExitCode | None:
     """What became of a mail job: books, children, domains, replies, rates.
 
-    Exit code 1 when the books do not balance.
+    That of a mail job at rest is counted once, and again when something has changed. Exit code 1 when the books do not
+    balance.
     """
-    from mail_orchestration.feedback.reports import mail_job_report
+    from mail_orchestration.feedback.kept_reports import counted_report, current_report
 
     with face.open() as inst:
         found, _ = read_tree(inst, mail_job)
         with inst.database.begin() as connection:
-            made = mail_job_report(connection, found.release_id)
+            made = (counted_report if recount else current_report)(connection, found.release_id)
     written = [*_write_csv(made, csv), *_write_parquet(made, parquet)]
     document = {"report": made, "balances": made.books.balances, "written": written}
 
@@ -59,6 +63,7 @@ def show_report(console: Console, made: MailJobReport) -> None:
 
     rate = "" if made.messages_per_second is None else f", {made.messages_per_second:,.1f} results/s"
     console.print(f"[bold]{made.campaign}[/], mail job {made.release_id}: {styled_state(made.state)}{rate}")
+    console.print(f"counted at {made.counted_at:%Y-%m-%d %H:%M:%S}", highlight=False)
     if made.held_from is not None:
         console.print(f"it sends what the frequency policy had held of mail job {made.held_from}")
     if made.reason:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.addresses import address_key
 from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.model import Bypass
@@ -148,10 +149,14 @@ def read_message(
     """The message that one recipient got, by its number, the recipient's number or the address. Raises
     NotFound.
 
-    By address it reads the release's messages in turn, which takes about a second for a million.
+    An address that is no recipient's is looked for in each of the release's messages, about a second for a million.
     """
     if sum(key is not None for key in (message_no, recipient_no, address)) != 1:
         raise ValueError("name message_no, recipient_no or address, one of them")
+    if address is not None:
+        whose = {"release_id": release_id, "address_key": address_key(address)}
+        recipient_no = connection.scalar(STATEMENTS["find_recipient_of_address"], whose)
+        address = address if recipient_no is None else None
     row = connection.execute(
         STATEMENTS["read_message"],
         {

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 
 from mail_orchestration.feedback.books import Books, LaterMailJob, books, later_mail_jobs, release_facts
 from mail_orchestration.feedback.tables import markdown_table
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
@@ -133,6 +134,8 @@ class MailJobReport:
     bucket_seconds: int
     first_result_at: datetime | None
     last_result_at: datetime | None
+    counted_at: datetime
+    """By the database's clock, before the first row was counted."""
     messages_per_second: float | None
     """Results over the time from the first to the last of all; None where there is but one moment."""
 
@@ -208,7 +211,11 @@ class MailJobReport:
 
 
 def mail_job_report(connection: Connection, release_id: int) -> MailJobReport:
-    """Report on a release, in the caller's transaction: seconds for a million messages. Raises NotFound."""
+    """Report on a release, in the caller's transaction: seconds for a million messages. Raises NotFound.
+
+    `kept_reports.current_report` counts only what has changed since it was counted last.
+    """
+    counted_at = database_now(connection)
     facts = release_facts(connection, release_id)
     the_books = books(connection, release_id)
     key: dict[str, int | date] = {"release_id": release_id, "released_on": facts.released_on}
@@ -241,6 +248,7 @@ def mail_job_report(connection: Connection, release_id: int) -> MailJobReport:
         ],
         timeline=_timeline(connection, key, bucket),
         bucket_seconds=bucket,
+        counted_at=counted_at,
         first_result_at=first,
         last_result_at=last,
         messages_per_second=results / seconds if seconds else None,

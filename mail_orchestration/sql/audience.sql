@@ -18,12 +18,11 @@ ON CONFLICT (installation_id, name) DO NOTHING RETURNING audience_id;
 SELECT audience_id FROM audience WHERE installation_id = CAST(:installation_id AS integer) AND name = :name;
 
 -- name: list_audience_sizes
--- Every audience with its number of members and its last finished import.
-SELECT a.audience_id, a.name, coalesce(m.members, 0) AS members, i.import_id, i.source, i.finished_at
+-- Every audience with its last finished import, and how many members it had after it: only imports change them.
+SELECT a.audience_id, a.name, coalesce(i.members, 0) AS members, i.import_id, i.source, i.finished_at
 FROM audience AS a
-LEFT JOIN (SELECT audience_id, count(*) AS members FROM audience_member GROUP BY audience_id) AS m USING (audience_id)
 LEFT JOIN LATERAL (
-    SELECT import_id, source, finished_at FROM audience_import
+    SELECT import_id, source, finished_at, members FROM audience_import
     WHERE audience_id = a.audience_id AND finished_at IS NOT NULL
     ORDER BY import_id DESC LIMIT 1
 ) AS i ON TRUE
@@ -117,9 +116,10 @@ WHERE audience_id = CAST(:audience_id AS integer) AND import_id <> CAST(:import_
 UPDATE audience_import
 SET finished_at = greatest(clock_timestamp(), started_at), rows_read = CAST(:rows_read AS bigint),
     rows_accepted = CAST(:rows_accepted AS bigint), rows_repeated = CAST(:rows_repeated AS bigint),
-    rows_rejected = CAST(:rows_rejected AS bigint)
+    rows_rejected = CAST(:rows_rejected AS bigint),
+    members = (SELECT count(*) FROM audience_member AS m WHERE m.audience_id = audience_import.audience_id)
 WHERE import_id = CAST(:import_id AS bigint) AND finished_at IS NULL
-RETURNING (SELECT count(*) FROM audience_member AS m WHERE m.audience_id = audience_import.audience_id) AS members;
+RETURNING members;
 
 -- name: analyze_members
 -- The planner knows the new sizes at once: a release may follow within the second.

@@ -219,6 +219,31 @@ RETURNING message_count;
 SELECT resolved_at, assembled_at, recipient_count, message_count, bypassed_count
 FROM release WHERE release_id = CAST(:release_id AS bigint);
 
+-- name: find_recipient_of_address
+-- The recipient of a release who is the contact of an address. Recipients are in the order of contacts: the release is
+-- searched by halves.
+WITH RECURSIVE search AS (
+    SELECT r.release_id, r.released_on, c.contact_id, 1 AS low, r.recipient_count AS high
+    FROM release AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    INNER JOIN contact AS c ON c.installation_id = j.installation_id AND c.address_key = :address_key
+    WHERE r.release_id = CAST(:release_id AS bigint) AND r.recipient_count > 0
+    UNION ALL
+    SELECT s.release_id, s.released_on, s.contact_id,
+        CASE WHEN m.contact_id < s.contact_id THEN (s.low + s.high) / 2 + 1 ELSE s.low END,
+        CASE WHEN m.contact_id < s.contact_id THEN s.high ELSE (s.low + s.high) / 2 END
+    FROM search AS s
+    INNER JOIN recipient AS m
+        ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.recipient_no = (s.low + s.high) / 2
+    WHERE s.low < s.high
+)
+SELECT p.recipient_no
+FROM search AS s
+INNER JOIN recipient AS p
+    ON p.released_on = s.released_on AND p.release_id = s.release_id AND p.recipient_no = s.low
+        AND p.contact_id = s.contact_id
+WHERE s.low = s.high;
+
 -- name: read_message
 -- One assembled message, by its number, its recipient's number or its address. A recipient's message has the
 -- recipient's number less those bypassed before it, which bounds the search.
@@ -226,7 +251,9 @@ SELECT message.released_on, message.message_no, message.recipient_no, message.co
     message.address, message.message, content.bytes AS dictionary
 FROM release
 INNER JOIN assembled_message AS message
-    ON release.released_on = message.released_on AND release.release_id = message.release_id
+    ON release.release_id = message.release_id
+        -- A subquery: joined with, it leaves no partition out.
+        AND message.released_on = (SELECT own.released_on FROM release AS own WHERE own.release_id = CAST(:release_id AS bigint))
 LEFT JOIN content ON release.dictionary = content.sha256
 WHERE release.release_id = CAST(:release_id AS bigint)
     AND (CAST(:message_no AS integer) IS NULL OR message.message_no = CAST(:message_no AS integer))

@@ -1,4 +1,4 @@
--- Statements of feedback/daily_counts.py, books.py and reports.py; results are written by those of results.sql.
+-- Statements of feedback/daily_counts.py, books.py, reports.py and kept_reports.py; results are written by those of results.sql.
 
 -- name: has_mails_between
 -- Whether any mail of the installation may have reached somebody in a span of time, for a day that may have none.
@@ -381,3 +381,54 @@ FROM result
 WHERE release_id = CAST(:release_id AS bigint) AND released_on = CAST(:released_on AS date)
 GROUP BY 1, 2
 ORDER BY 1, 2;
+
+-- name: read_signs
+-- By what it shows that the report of these releases would be another: every figure and state of their mail jobs, how far
+-- assembly is, which retries there are and which of their results came last, and what the frequency policy holds or has let
+-- go. Null while somebody works on one: figures are behind its results then.
+SELECT
+    CASE WHEN bool_and(j.state NOT IN ('RUNNING', 'STOPPING')) THEN jsonb_build_array(
+        md5(
+            string_agg(
+                concat_ws(
+                    ' ', j.mail_job_id, j.state, j.reason, j.mailcaster, j.first_message, j.last_message, j.accepted, j.deferred,
+                    j.rejected, j.uncertain, j.stopped, j.fence, j.ended_at
+                ), ', ' ORDER BY j.mail_job_id
+            )
+        ),
+        (
+            SELECT jsonb_object_agg(
+                r.release_id, jsonb_build_array(r.recipient_count, r.assembled_up_to, r.message_count, r.bypassed_count)
+            )
+            FROM release AS r WHERE r.release_id = ANY(CAST(:release_ids AS bigint[]))
+        ),
+        (
+            SELECT jsonb_object_agg(l.state, l.figures)
+            FROM (
+                SELECT state, jsonb_build_array(count(*), sum(result_no)) AS figures FROM loose_mail
+                WHERE kind = 'retry' AND release_id = ANY(CAST(:release_ids AS bigint[]))
+                GROUP BY state
+            ) AS l
+        ),
+        (SELECT count(*) FROM held_mail WHERE release_id = ANY(CAST(:release_ids AS bigint[]))),
+        (
+            SELECT jsonb_object_agg(e.ending, e.mails)
+            FROM (
+                SELECT ending, count(*) AS mails FROM held_mail_log WHERE release_id = ANY(CAST(:release_ids AS bigint[]))
+                GROUP BY ending
+            ) AS e
+        )
+    ) END AS signs
+FROM mail_job AS j
+WHERE j.release_id = ANY(CAST(:release_ids AS bigint[]));
+
+-- name: read_kept_report
+-- The report that was kept, if it bears these signs.
+SELECT CAST(report AS text) FROM kept_report
+WHERE release_id = CAST(:release_id AS bigint) AND signs = CAST(:signs AS jsonb);
+
+-- name: keep_report
+-- Keep a report in the place of the one before.
+INSERT INTO kept_report AS known (release_id, signs, report)
+VALUES (CAST(:release_id AS bigint), CAST(:signs AS jsonb), CAST(:report AS json))
+ON CONFLICT (release_id) DO UPDATE SET signs = excluded.signs, report = excluded.report;
