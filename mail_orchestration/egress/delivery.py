@@ -6,6 +6,7 @@ The story that calls `deliver` brings the source, the sink and the relays; this 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,13 +59,15 @@ async def deliver(
     may_send: Callable[[], bool] = lambda: True,
     throttle: Throttle | None = None,
     still_wanted: StillWanted | None = None,
+    left: Callable[[], float] = lambda: math.inf,
 ) -> DeliveryReport:
     """Send what `source` gives until it has no more or `stop` is set, `connections` messages at a time.
 
     `may_send` is asked right before each body: a message to which it says no is unsent, and the delivery is
     expected to be stopped. With `idle` sessions are taken from there and left there; without it each ends with QUIT.
     `throttle` knows the limits that hold for relays and recipient domains; without it there are none. A message that
-    waited for its domain's limit for long is sent only if `still_wanted` says so.
+    waited for its domain's limit for long is sent only if `still_wanted` says so. `left` tells how many more the source
+    will give at most: no more than that is asked of a limit that others wait for.
 
     After `stop` no body is begun; those begun are finished and recorded. Raises RelayUnreachable if no relay
     could be used for `unreachable_after_s` seconds, BadSettings for wrong relays, and whatever source, sink and
@@ -80,8 +83,14 @@ async def deliver(
     used = min(connections, sum(relay.connections for relay in relays))
     lanes = Lanes(relays, unreachable_after_s, throttle, idle, used)
     feed = Feed(
-        source, max(2, used), throttle.gate_of_address if throttle else _unlimited, still_wanted or _always
+        source,
+        max(2, used),
+        throttle.gate_of_address if throttle else _unlimited,
+        still_wanted or _always,
+        left,
     )
+    if throttle is not None:
+        throttle.begin(feed.left)
     results = Results(sink, clock)
     fleet = [
         Connection(

@@ -39,9 +39,11 @@ class Feed:
         messages_ahead: int,
         gate_of_address: Callable[[str], Gate | None],
         still_wanted: StillWanted,
+        left_in_source: Callable[[], float],
     ) -> None:
         self._source = source
         self._still_wanted = still_wanted
+        self._left_in_source = left_in_source
         self._most = messages_ahead
         self._gate_of_address = gate_of_address
         self._ready: deque[OutgoingMessage] = deque()
@@ -75,6 +77,11 @@ class Feed:
         if self._timer is not None:
             self._timer.cancel()
         self._wake(len(self._hungry))
+
+    def left(self) -> float:
+        """At most so many messages are not in the hands of a connection yet."""
+        coming = 0 if self._is_exhausted else self._left_in_source()
+        return coming + len(self._ready) + len(self._parking)
 
     def take_now(self) -> OutgoingMessage | None:
         """The next message if one is at hand that does not wait for its domain."""

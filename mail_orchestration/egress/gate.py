@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable
@@ -103,6 +104,8 @@ class Gate:
         self._has_room = False
         """Whether the limit gave what was asked for without delay: then it may give more."""
         self._again_at = float("-inf")
+        self._lateness_s = 0.0
+        """Of the slots that came last."""
         self._line: deque[asyncio.Future[Opening | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._on_supply: Callable[[], None] | None = None
@@ -112,8 +115,11 @@ class Gate:
         self.parked = 0
         """Messages that wait elsewhere until this gate has slots."""
 
-    def wish(self) -> int:
-        """How many messages to ask for, at the moment of asking; 0 when those at hand suffice."""
+    def wish(self, left: float = math.inf) -> int:
+        """How many messages to ask for, at the moment of asking; 0 when those at hand suffice.
+
+        At most `left` more are to come to the gate in this delivery.
+        """
         now = steady_seconds()
         self._is_asked = False
         if not self._is_short(now):
@@ -122,12 +128,14 @@ class Gate:
         waiting = len(self._line) + self.parked
         used = HORIZON_S * self._used / max(now - self._used_since, LEAD_S)
         self._used, self._used_since = 0, now
-        self._is_asked = True
-        if waiting:
-            at_hand = sum(held.left for held in self._held) if self._has_slots(now) else 0
-            return waiting + int(2 * max(used, at_hand))
+        at_hand = sum(held.left for held in self._held) if self._has_slots(now) else 0
         # While nobody waits all the slots are had that can be used.
-        return max(1, int(used * _SPARE))
+        wish = waiting + int(2 * max(used, at_hand)) if waiting else max(1, int(used * _SPARE))
+        if self._lateness_s < LEAD_S and left < math.inf:
+            # Slots that are over so soon do not keep until the next delivery begins.
+            wish = max(0, min(wish, int(left) + len(self._line) - at_hand))
+        self._is_asked = wish > 0
+        return wish
 
     @property
     def is_exhausted(self) -> bool:
@@ -187,6 +195,7 @@ class Gate:
     def supply(self, slice_: Slice) -> None:
         """Take what the source gave for the last wish."""
         self._is_asked, self._again_at = False, slice_.again_at
+        self._lateness_s = slice_.lateness_s
         if slice_.opens:
             self._held.append(_Held(slice_))
             self._ends_at = max(self._ends_at, slice_.opens[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn
@@ -73,6 +74,7 @@ class Throttle:
         self._standing: asyncio.Task[None] | None = None
         self._stood_at = float("-inf")
         self._on_news: Callable[[], None] | None = None
+        self._left: Callable[[], float] = _nobody_knows
 
     def gate_of_relay(self, relay: Relay) -> Gate | None:
         """Where messages to this relay wait; None where it has no limit."""
@@ -113,6 +115,10 @@ class Throttle:
         if self._complaints.note_turned_away(relay, reply, steady_seconds()):
             self._complained.set()
 
+    def begin(self, left: Callable[[], float]) -> None:
+        """A delivery begins, in which at most `left()` more messages are to come to the gates."""
+        self._left = left
+
     async def attend(self, on_news: Callable[[], None]) -> NoReturn:
         """During a delivery: keep our connections, tell complaints, and say when other limits hold than before."""
         self._on_news = on_news
@@ -140,7 +146,7 @@ class Throttle:
 
     def rest(self) -> None:
         """A delivery ends: whoever waits is sent away."""
-        self._on_news = None
+        self._on_news, self._left = None, _nobody_knows
         self._hungry.clear()
         for gate in self._gates.values():
             gate.rest()
@@ -212,7 +218,8 @@ class Throttle:
                 # Who asks in the same turn of the loop is served by the same transaction.
                 await asyncio.sleep(0)
                 hungry, self._hungry = self._hungry, {}
-                wishes = {scope: wish for scope, gate in hungry.items() if (wish := gate.wish())}
+                left = self._left()
+                wishes = {scope: wish for scope, gate in hungry.items() if (wish := gate.wish(left))}
                 if not wishes:
                     continue
                 unused = [each for scope in wishes for each in hungry[scope].done_with()]
@@ -223,3 +230,7 @@ class Throttle:
                 self._failed.set_result(error)
         finally:
             self._asking = None
+
+
+def _nobody_knows() -> float:
+    return math.inf

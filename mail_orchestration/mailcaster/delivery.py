@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import random
 import threading
 import time
@@ -191,7 +192,7 @@ class MailJobDelivery:
             self._keeper.look()
             keeping = asyncio.create_task(self._keeper.keep(log))
             try:
-                relay_errors = await self._send(feed, feed.still_wanted)
+                relay_errors = await self._send(feed, feed.still_wanted, feed.left)
                 relay_errors |= await self._send_again(feed)
                 if self._keeper.trouble is not None:
                     raise self._keeper.trouble
@@ -205,7 +206,12 @@ class MailJobDelivery:
                 await asyncio.gather(keeping, feed.close(), return_exceptions=True)
                 self._counts = dict(log.counts)
 
-    async def _send(self, source: MessageSource, still_wanted: StillWanted | None = None) -> dict[str, str]:
+    async def _send(
+        self,
+        source: MessageSource,
+        still_wanted: StillWanted | None = None,
+        left: Callable[[], float] = lambda: math.inf,
+    ) -> dict[str, str]:
         report = await deliver(
             source,
             self,
@@ -218,6 +224,7 @@ class MailJobDelivery:
             may_send=self._keeper.may_send,
             throttle=self._station.throttle,
             still_wanted=still_wanted,
+            left=left,
         )
         return report.last_relay_errors
 

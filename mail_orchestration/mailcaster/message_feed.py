@@ -75,6 +75,11 @@ class MessageFeed:
             self._begin_reading()
         return self.composed(row)
 
+    def left(self) -> int:
+        """At most so many messages are to come."""
+        unread = 0 if self._is_over else self._claim.last_message - self._after
+        return len(self._ready) + unread
+
     async def still_wanted(self, message: OutgoingMessage) -> bool:
         """Egress' question about a message that waited for long: false, and recorded, when it is suppressed by now."""
         unsent = await asyncio.to_thread(self._read_one, message.message_no)

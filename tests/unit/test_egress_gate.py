@@ -79,6 +79,28 @@ def test_it_asks_for_more_while_somebody_waits() -> None:
 
 
 @pytest.mark.rule("6.7")
+@pytest.mark.parametrize(("lateness_s", "is_bounded"), [(0.1, True), (LATE_S, False)])
+def test_slots_that_do_not_keep_are_not_taken_beyond_what_is_left(
+    lateness_s: float, is_bounded: bool
+) -> None:
+    async def scenario() -> None:
+        source = Slices([1, 1, 1, 1], lateness_s=lateness_s)
+        throttle = Throttle(source)
+        throttle.begin(lambda: 2)
+        gate = throttle.gate_of_relay(RELAY)
+        assert gate is not None
+        for _ in range(3):
+            assert await gate.enter() is not None
+        # One waits, and two are to come.
+        assert (max(source.wishes) <= 3) == is_bounded
+        throttle.rest()
+        assert await gate.enter() is not None
+        assert source.wishes[-1] > 3, "the next delivery has told nothing"
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
 def test_what_was_missed_is_not_asked_for_again_and_given_back() -> None:
     async def scenario() -> None:
         source = Slices([20, 5], lateness_s=0.0)
