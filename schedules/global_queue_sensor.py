@@ -14,10 +14,12 @@ from jobs.single_mailer import single_mailer
 from jobs.tags import MAILCASTER, SINGLE_MAILER
 from mail_orchestration.control import end_stopping_of_dead_now
 from mail_orchestration.holding import why_closed, why_held
+from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.mailcaster import has_work
 from mail_orchestration.processes import process
 from mail_orchestration.single_mailer import has_work as single_mailer_has_work
+from schedules.lookout import look_out
 from schedules.release_sensors import LOOK_EVERY_S
 from schedules.runs import why_not_now
 
@@ -38,6 +40,7 @@ def global_queue_sensor(
     installation = mail.shared()
     # First, since what was restarted before its mailcaster died is work from then on.
     end_stopping_of_dead_now(installation)
+    look_out(lambda: why_held(installation) or _is_any_work(installation))
     # Looks at the database as well: one that was restored holds everything from here on.
     held = why_held(installation)
     requests = []
@@ -75,3 +78,14 @@ def global_queue_sensor(
             said.append(closed)
         return dg.SensorResult(skip_reason="; ".join(said) or "There is no work for any mailcaster.")
     return dg.SensorResult(run_requests=requests)
+
+
+def _is_any_work(installation: Installation) -> bool:
+    """Whether there is work for anybody, or settings about which something is to be said."""
+    try:
+        return single_mailer_has_work(installation) or any(
+            has_work(installation, each.name, own_loose_mails=False)
+            for each in installation.settings.mailcasters
+        )
+    except BadSettings:
+        return True

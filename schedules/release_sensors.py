@@ -9,6 +9,7 @@ from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
 from jobs.asset_jobs import assemble, queue_for_delivery, report
 from mail_orchestration.broadcast import releases_to_assemble, releases_to_queue, releases_to_report
 from mail_orchestration.processes import process
+from schedules.lookout import look_out
 from schedules.runs import why_not_now
 
 ASSEMBLE, QUEUE_FOR_DELIVERY, REPORT = map(process, ("assemble", "queue_for_delivery", "report"))
@@ -32,7 +33,8 @@ def assemble_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
 ) -> dg.SensorResult:
     """Released and not assembled: one run each."""
-    return _runs_for(context, assemble.name, releases_to_assemble(mail.shared()))
+    installation = mail.shared()
+    return _runs_for(context, assemble.name, look_out(lambda: releases_to_assemble(installation)))
 
 
 @dg.sensor(
@@ -46,7 +48,8 @@ def queue_for_delivery_sensor(
     context: dg.SensorEvaluationContext, mail: dg.ResourceParam[MailSystem]
 ) -> dg.SensorResult:
     """Assembled and not queued: one run each."""
-    return _runs_for(context, queue_for_delivery.name, releases_to_queue(mail.shared()))
+    installation = mail.shared()
+    return _runs_for(context, queue_for_delivery.name, look_out(lambda: releases_to_queue(installation)))
 
 
 @dg.sensor(

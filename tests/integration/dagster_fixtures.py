@@ -199,6 +199,7 @@ def world(
     """An empty installation on a fresh database with a campaign to 130 contacts, and a temporary Dagster instance."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", SECRETS)
+    monkeypatch.setattr("schedules.lookout.LOOK_ON_FOR_S", 0.0)
     created = World(folder=tmp_path, instance=dagster_instance, settings={})
     created.write_settings(
         installation="test",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, tzinfo
 from typing import Self
 
@@ -63,6 +64,20 @@ def an_unfinished_run(world: World, job: str, **tags: str) -> dg.DagsterRun:
     return world.instance.create_run_for_job(
         defs.resolve_job_def(job), status=dg.DagsterRunStatus.STARTED, tags=tags, run_config=config
     )
+
+
+def test_what_comes_while_a_sensor_looks_on_is_found_by_the_same_tick(
+    world: World, relay: StoringRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = world.release()
+    monkeypatch.setattr("schedules.lookout.LOOK_ON_FOR_S", 120.0)
+    with ThreadPoolExecutor(2) as executor:
+        queueing = executor.submit(tick, world, queue_for_delivery_sensor)
+        waking = executor.submit(tick, world, global_queue_sensor)
+        world.run("assemble", partition_key=key)
+        assert keys(queueing.result(60)) == [key]
+        world.run("queue_for_delivery", partition_key=key)
+        assert len(waking.result(60).run_requests or []) == 1
 
 
 def test_each_release_gets_one_run_of_each_process_in_turn(world: World, relay: StoringRelay) -> None:
