@@ -21,7 +21,10 @@ _MAGIC = b"MOD1"
 
 
 class Imagined(ChainableUndefined):
-    """A value that nobody has given yet: it prints nothing, is true, and has two items like itself."""
+    """A value that nobody has given yet: prints nothing, is true, and has two items like itself.
+
+    As a number it is one, and whatever it is compared with, that is so: a template comes to its end with it.
+    """
 
     def __iter__(self) -> Iterator[Imagined]:
         yield from (self, self)
@@ -31,6 +34,17 @@ class Imagined(ChainableUndefined):
 
     def __len__(self) -> int:
         return 2
+
+    def __int__(self) -> int:  # type: ignore[override]
+        return 1
+
+    def __float__(self) -> float:  # type: ignore[override]
+        return 1.0
+
+    def _is_so(self, other: object) -> bool:
+        return True
+
+    __lt__ = __le__ = __gt__ = __ge__ = _is_so  # type: ignore[assignment]
 
 
 class BadDictionary(BadInput):

@@ -64,6 +64,20 @@ def test_a_newsletter_is_stored_in_some_hundred_octets() -> None:
     assert max(sizes) < 600
 
 
+@pytest.mark.rule("2.7")
+def test_a_template_that_counts_and_compares_is_stored_small_without_a_sample_contact() -> None:
+    texts = [random.Random(number).randbytes(60).hex() for number in range(20)]
+    made = campaign(
+        html="{% if (points | int) > 5 and age < 100 %}{{ '%.2f' | format(points) }} points{% endif %}"
+        "{% for each in products %}<p>{{ each }}</p>\n{% endfor %}",
+        yaml=f"variables: {{products: [{', '.join(texts)}]}}\n",
+    )
+    composer = Composer(made, FACTS, KEYS)
+    data = composer.compose(recipient(points=120, age=40)).data
+    assert len(data) > 2_400, "the texts are in it"
+    assert len(Compressor(composer.dictionary()).compress(data)) < 400
+
+
 @pytest.mark.parametrize("stored", [b"", b"\x00", b"\x05abc", b"\x01" + b"\xff" * 8, b"\x00nonsense"])
 def test_what_was_not_stored_is_refused(stored: bytes) -> None:
     with pytest.raises(BadStoredMessage):
