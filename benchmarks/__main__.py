@@ -26,7 +26,7 @@ BENCHMARKS = (
     "results_log",
     "newsletter",
     "import_and_dedup",
-    "memory",
+    "million",
     "under_dagster",
     "dkim",
     "single_mails",
