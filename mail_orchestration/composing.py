@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from mail_orchestration.composition.assembly import AssemblyPool
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import Campaign
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.model import Recipient
 
 
 @contextlib.contextmanager
@@ -20,11 +21,12 @@ def composing(
     *,
     workers: int = 1,
     dictionary: bytes | None = None,
+    models: Sequence[Recipient] = (),
 ) -> Iterator[AssemblyPool]:
     """A pool of processes for the block, which a template without end ends but does not hold up.
 
-    `dictionary` is what the campaign's stored messages are compressed against, once there is one. Raises BadCampaign
-    naming file and line.
+    `dictionary` is what the campaign's stored messages are compressed against, once there is one; it is made after the
+    shape of `models`, some of those who get them. Raises BadCampaign naming file and line.
     """
     # Half a second that mailcasters, who compose a single mail at most, need not pay.
     from mail_orchestration.egress.page_fetcher import fetching
@@ -37,6 +39,7 @@ def composing(
             inst.keys,
             workers=workers,
             dictionary=dictionary,
+            models=models,
             dkim_keys=inst.dkim_keys_for(campaign.definition.from_.domain),
             fetch_pages=fetch_pages,
         ) as pool,

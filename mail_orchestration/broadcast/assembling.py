@@ -33,6 +33,8 @@ from mail_orchestration.kernel.states import MailJobState
 
 ASSEMBLY_BATCH = 500
 """Recipients that go to an assembly process at once; a batch that breaks it is cut down to the one to blame."""
+MODELS = 5
+"""Recipients after whose shape the dictionary is made."""
 PAGES_BATCH = 40
 """The same where bodies are pages of up to 2 MB, all of a batch in memory at once."""
 COMMIT_RECIPIENTS = 5_000
@@ -127,6 +129,7 @@ class _Assembly:
                     self._frozen.facts,
                     workers=self._inst.settings.dispatcher.assembly_processes,
                     dictionary=self._frozen.dictionary,
+                    models=self._models(),
                 )
             )
             with self._inst.database.begin() as connection:
@@ -156,6 +159,15 @@ class _Assembly:
             stored_bytes=self._stored_bytes,
             seconds=time.monotonic() - began,
         )
+
+    def _models(self) -> Sequence[Recipient]:
+        """Some recipients out of the middle, whose numbers are as long as most; none where the dictionary is kept."""
+        if self._frozen.dictionary is not None:
+            return ()
+        with self._inst.database.connect_autocommit() as reading:
+            half = (self._release.recipient_count or 0) // 2
+            batch = next(recipients_to_assemble(reading, self._release.release_id, half, MODELS), None)
+        return () if batch is None else batch.recipients
 
     def _batches(self, reading: Connection) -> Iterator[Sequence[Recipient]]:
         """Recipients in order. Whom a custom component bypasses, and who left the audience, is set aside."""

@@ -94,6 +94,7 @@ class AssemblyPool:
         *,
         workers: int | None = None,
         dictionary: bytes | None = None,
+        models: Sequence[Recipient] = (),
         dkim_keys: Sequence[DkimKey] = (),
         fetch_pages: FetchPages | None = None,
         limits: Limits | None = None,
@@ -106,10 +107,11 @@ class AssemblyPool:
             keys=keys,
             dkim_keys=tuple(dkim_keys),
             limits=self._limits,
+            models=tuple(models),
         )
         self.dictionary = dictionary or _made_by_worker(setup) or composer.dictionary(rendered=False)
         """What a `Compressor` needs to read the stored messages back: keep it with the mail job."""
-        self._setup = replace(setup, dictionary=self.dictionary)
+        self._setup = replace(setup, dictionary=self.dictionary, models=())
         self._asks = campaign.definition.content_url is not None
         self._fetch_pages = fetch_pages
         self._size = workers or len(os.sched_getaffinity(0))

@@ -67,6 +67,8 @@ class Setup:
     keys: SigningKeys = field(repr=False)
     dictionary: bytes | None = field(default=None, repr=False)
     """None asks the worker to make it: its first message is the dictionary, and it ends."""
+    models: tuple[Recipient, ...] = field(default=(), repr=False)
+    """Some of the recipients, after whose attributes' shape it is made."""
     dkim_keys: tuple[DkimKey, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
@@ -98,7 +100,7 @@ def run_worker(connection: Connection, progress: Progress, setup: Setup) -> None
     composer = Composer(campaign_from_files(setup.files), setup.facts, setup.keys, dkim_keys=setup.dkim_keys)
     limit_memory(setup.limits.worker_megabytes)
     if setup.dictionary is None:
-        connection.send(_make_dictionary(composer, setup.limits))
+        connection.send(_make_dictionary(composer, setup))
         return
     compressor = Compressor(setup.dictionary)
     gc.collect()
@@ -120,10 +122,10 @@ def run_worker(connection: Connection, progress: Progress, setup: Setup) -> None
         progress.value = NOT_BEGUN
 
 
-def _make_dictionary(composer: Composer, limits: Limits) -> bytes:
+def _make_dictionary(composer: Composer, setup: Setup) -> bytes:
     try:
-        with cpu_limit(limits.message_cpu_seconds):
-            return composer.dictionary()
+        with cpu_limit(setup.limits.message_cpu_seconds):
+            return composer.dictionary(models=setup.models)
     except (TookTooLong, MemoryError):
         return composer.dictionary(rendered=False)
 

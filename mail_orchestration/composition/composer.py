@@ -7,7 +7,7 @@ and joins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
@@ -158,16 +158,20 @@ class Composer:
         digest = self._keys.digest(Purpose.MESSAGE_ID, about.encode("utf-8"))
         return f"{digest[:16].hex()}@{self._definition.from_.domain}"
 
-    def dictionary(self, *, rendered: bool = True) -> bytes:
+    def dictionary(self, *, rendered: bool = True, models: Sequence[Recipient] = ()) -> bytes:
         """What `compression.Compressor` needs to store this mail job's messages small; the same every time.
 
-        `rendered` runs the templates for an imagined contact, without limits: `AssemblyPool` does it in a
-        worker.
+        `rendered` runs the templates for an imagined contact, and for some who have attributes of the same shape as
+        these models, without limits: `AssemblyPool` does it in a worker. Nothing of the models themselves is in it.
         """
         inline, attached = self.static_parts
         samples = [self._sample(*self._literal_bodies())]
-        if rendered and (bodies := self._imagined_bodies()) is not None:
-            samples.append(self._sample(*bodies))
+        imagined = [self._definition.sample_contact] if rendered else []
+        imagined += (
+            {name: dictionary.shape_of(value) for name, value in each.attributes.items()} for each in models
+        )
+        bodies = map(self._imagined_bodies, imagined)
+        samples += (self._sample(*each) for each in bodies if each is not None)
         return dictionary.build(samples=samples, blobs=[part.body for part in (*inline, *attached)])
 
     def _line_template(self, key: str, source: str) -> Template | str:
@@ -274,10 +278,10 @@ class Composer:
         text = dictionary.literal_text(self._text_environment, files, html=False)
         return html, text or (text_of(html) if html else "")
 
-    def _imagined_bodies(self) -> tuple[str, str] | None:
-        """The templates with `sample_contact`; whatever else they name prints nothing."""
+    def _imagined_bodies(self, attributes: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The templates with these attributes; whatever else they name prints nothing."""
         environment = CampaignEnvironment(self.campaign.files, undefined=dictionary.Imagined)
-        recipient = replace(_NOBODY, attributes=self._definition.sample_contact)
+        recipient = replace(_NOBODY, attributes=dict(attributes))
         links = recipient_links(self.facts, self._definition, recipient, self._keys)
         values = template_values(self.facts, self._definition, recipient, links)
         html = text = ""
