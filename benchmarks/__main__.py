@@ -32,6 +32,7 @@ BENCHMARKS = (
     "single_mails",
     "throttle",
     "forecast",
+    "simulation",
     "frequency",
     "clean_up",
 )

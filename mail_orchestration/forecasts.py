@@ -22,7 +22,7 @@ from mail_orchestration.dispatch.unsent import unsent_by_domain
 from mail_orchestration.egress.parking import MOST_PARKED
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.throttling.ceilings import ceiling_of, flows_of, ramp_of
+from mail_orchestration.throttling.ceilings import ceiling_of, flows_of, ramp_from
 
 ASSUMED_PER_SECOND = 50.0
 """Of a mailcaster that has not sent yet: what twenty connections do with a relay that takes its time."""
@@ -63,7 +63,7 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
     names = [mailcaster.name for mailcaster in inst.settings.mailcasters]
     rates = {name: measured.get(name, ASSUMED_PER_SECOND) for name in names}
     relays = [
-        ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp_of(relay, inst.settings, now=now))
+        ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp_from(relay.ramp, inst.settings.zone, now))
         for relay in inst.settings.relays
     ]
     flows, domains = flows_of(messages + before, inst.settings.domains)

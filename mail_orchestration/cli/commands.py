@@ -14,6 +14,7 @@ for _module in (
     "import",
     "campaign",
     "launch",
+    "simulate",
     "release",
     "campaign_state",
     "mail_job",

@@ -171,6 +171,15 @@ def shown(value: object) -> str:
             return str(value)
 
 
+def duration(seconds: float) -> str:
+    """A length of time for people: to the second, from an hour on to the minute."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    )
+
+
 def database_name(inst: Installation) -> str:
     """Where the installation's database is, without anything secret."""
     name = str(inst.database).removeprefix("Database(").removesuffix(")")

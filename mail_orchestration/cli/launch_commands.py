@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mail_orchestration.cli.app import command
 from mail_orchestration.cli.campaign_commands import PANEL, CampaignArgument, campaign_folder
 from mail_orchestration.cli.exit_codes import ExitCode
-from mail_orchestration.cli.face import Face, escaped, shown, table
+from mail_orchestration.cli.face import Face, duration, escaped, shown, table
 from mail_orchestration.cli.release_commands import AsIfAgainOption, MailJobArgument, OccurrenceOption
 
 if TYPE_CHECKING:
@@ -148,23 +148,15 @@ def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:
         return
     console.print(
         f"begun now, it is through at [bold]{foreseen.finish_at:%Y-%m-%d %H:%M:%S %Z}[/], "
-        f"in {_duration(found.seconds)}; what holds it back most: {escaped(found.limited_by)}"
+        f"in {duration(found.seconds)}; what holds it back most: {escaped(found.limited_by)}"
     )
     if foreseen.ahead:
         console.print(f"{shown(foreseen.ahead)} messages of other mail jobs come first or beside it")
     rows = [
-        (each.domain, each.messages, "" if each.seconds is None else _duration(each.seconds))
+        (each.domain, each.messages, "" if each.seconds is None else duration(each.seconds))
         for each in found.domains[:DOMAINS_SHOWN]
     ]
     console.print(table("domain", "messages", "through after", rows=rows))
     if foreseen.assumed:
         names = ", ".join(foreseen.assumed)
         console.print(f"The speed of {escaped(names)} is a guess: nothing was sent by them in 30 days.")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours:,} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-    )

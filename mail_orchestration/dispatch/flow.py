@@ -150,6 +150,7 @@ class Flow:
         self._relays = [_Meter(relay) for relay in relays]
         self._common = [_Meter(ceiling) for ceiling in common]
         self._domains = {name: _Meter(domains[name]) for name in self._whole if name in domains}
+        self._by_relay = [0.0] * len(relays)
         self.step_s = self._step()
 
     def through(
@@ -175,8 +176,10 @@ class Flow:
         total, room = sum(sent.values()), narrowest[0]
         for meter in self._common:
             meter.take(now, total, self.step_s)
-        for meter, part in zip(self._relays, used, strict=True):
-            meter.take(now, total * part / sum(used) if total else 0.0, self.step_s)
+        for number, (meter, part) in enumerate(zip(self._relays, used, strict=True)):
+            through_it = total * part / sum(used) if total else 0.0
+            meter.take(now, through_it, self.step_s)
+            self._by_relay[number] += through_it
         for name, meter in self._domains.items():
             meter.take(now, sent.get(name, 0.0), self.step_s)
         is_all = total >= sum(waiting.values()) * (1 - 1e-9)
@@ -189,6 +192,11 @@ class Flow:
             slowest = max(gates, key=lambda name: waiting.get(name, 0.0) - sent.get(name, 0.0), default="")
             held_back_by = self._domains[slowest].ceiling.name if slowest else ""
         return Through(sent=sent, held_back_by=held_back_by, share_of_step=share if is_all else 1.0)
+
+    def relay_shares(self) -> list[float]:
+        """Of everything that went through so far, the share of each relay, in their order."""
+        total = sum(self._by_relay) or 1.0
+        return [through / total for through in self._by_relay]
 
     def _in_turn(self, left: Mapping[str, float], gates: Mapping[str, float]) -> dict[str, float]:
         """How many of each may go now: nobody gets ahead of the slowest by more than what is in hand."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.kernel.sending_settings import DAYS, SpanSettings
+from mail_orchestration.kernel.sending_settings import DAYS, SendWindowSettings, SpanSettings
 from mail_orchestration.kernel.settings import Settings
 
 _MINUTE = timedelta(minutes=1)
@@ -60,10 +60,14 @@ class SendWindow:
 
 def send_window(settings: Settings) -> SendWindow:
     """The installation's."""
-    given = settings.send_window
+    return window_of(settings.send_window, settings.zone)
+
+
+def window_of(given: SendWindowSettings | None, zone: ZoneInfo) -> SendWindow:
+    """The window that a section of the settings describes; `zone` is the installation's."""
     if given is None:
-        return SendWindow(spans=(), zone=settings.zone, single_mails=False)
-    zone = ZoneInfo(given.time_zone) if given.time_zone else settings.zone
+        return SendWindow(spans=(), zone=zone, single_mails=False)
+    zone = ZoneInfo(given.time_zone) if given.time_zone else zone
     return SendWindow(spans=given.spans, zone=zone, single_mails=given.single_mails)
 
 

@@ -6,13 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from mail_orchestration.dispatch.flow import Ceiling
 from mail_orchestration.egress.pace import SECOND, fastest
-from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, DomainSettings, LimitSettings
-from mail_orchestration.kernel.relay_settings import RelaySettings
-from mail_orchestration.kernel.settings import Settings
-from mail_orchestration.throttling.known_limits import KnownLimits, limits_of, relay_scope
+from mail_orchestration.kernel.limit_settings import (
+    EACH_OTHER_DOMAIN,
+    DomainSettings,
+    LimitSettings,
+    RampSettings,
+)
+from mail_orchestration.throttling.known_limits import limits_of, ramp_of
 
 DOMAINS = 20
 """So many of the largest recipient domains flow by themselves."""
@@ -32,16 +36,17 @@ def ceiling_of(
     )
 
 
-def ramp_of(relay: RelaySettings, settings: Settings, *, now: datetime) -> Callable[[float], float] | None:
+def ramp_from(
+    settings: RampSettings | None, zone: ZoneInfo, now: datetime
+) -> Callable[[float], float] | None:
     """How the day limit of a new relay grows with the seconds from `now`; None where it has no ramp.
 
     A relay whose settings do not say since when it is used is taken to be used from now on.
     """
-    known = KnownLimits(settings).relays[relay_scope(relay.host, relay.port)]
-    if (ramp := known.ramp) is None:
+    if settings is None:
         return None
-    microseconds = int(now.timestamp() * SECOND)
-    used_for = 0 if known.since is None else microseconds - known.since
+    ramp, since = ramp_of(settings, zone)
+    used_for = 0 if since is None else int(now.timestamp() * SECOND) - since
 
     def most_in_a_day(seconds: float) -> float:
         return ramp.per_day(used_for + int(seconds * SECOND)) or math.inf
@@ -49,19 +54,30 @@ def ramp_of(relay: RelaySettings, settings: Settings, *, now: datetime) -> Calla
     return most_in_a_day
 
 
+def group_of(domain: str, groups: Sequence[DomainSettings]) -> DomainSettings | None:
+    """The group of domains that limits it; `*` stands for each other domain by itself."""
+    each_other = None
+    for group in groups:
+        if domain == group.name or domain in group.members:
+            return group
+        if group.name == EACH_OTHER_DOMAIN:
+            each_other = group
+    return each_other
+
+
 def flows_of(
-    messages: Mapping[str, int], groups: Sequence[DomainSettings]
+    messages: Mapping[str, int], groups: Sequence[DomainSettings], *, most: int = DOMAINS
 ) -> tuple[dict[str, int], dict[str, Ceiling]]:
-    """Messages by what limits them: a group of domains, a domain by itself, or nothing; and those limits."""
-    named = {group.name: group for group in groups}
-    group_of = {domain: group.name for group in groups for domain in group.members}
-    each_other = named.get(EACH_OTHER_DOMAIN)
-    largest = {domain for domain, _ in Counter(messages).most_common(DOMAINS)}
+    """Messages by what limits them: a group, one of the `most` largest domains, or nothing; and those limits.
+
+    What comes as OTHERS meets no limit of a domain.
+    """
+    largest = {domain for domain, _ in Counter(messages).most_common(most)}
     flows: Counter[str] = Counter()
     domains: dict[str, Ceiling] = {}
     for domain, count in messages.items():
-        group = named.get(group_of.get(domain, ""), each_other)
-        name = group.name if group is not None and group is not each_other else domain
+        group = None if domain == OTHERS else group_of(domain, groups)
+        name = group.name if group is not None and group.name != EACH_OTHER_DOMAIN else domain
         if name == domain and domain not in largest:
             name = OTHERS
         elif group is not None and name not in domains:

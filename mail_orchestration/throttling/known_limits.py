@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, time
+from zoneinfo import ZoneInfo
 
 from mail_orchestration.egress.pace import Limits
 from mail_orchestration.egress.ports import Scope
 from mail_orchestration.egress.ramp import Ramp, ramped
-from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings
+from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN, LimitSettings, RampSettings
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.settings import Settings
 
@@ -69,11 +70,14 @@ def limits_of(settings: LimitSettings) -> Limits:
     return Limits(**settings.model_dump())
 
 
+def ramp_of(settings: RampSettings, zone: ZoneInfo) -> tuple[Ramp, int | None]:
+    """A relay's ramp, and since when it is used where the settings say so: microseconds since 1970."""
+    ramp = Ramp(messages_on_first_day=settings.messages_on_first_day, growth=settings.growth)
+    if settings.since is None:
+        return ramp, None
+    return ramp, int(datetime.combine(settings.since, time(), zone).timestamp()) * 1_000_000
+
+
 def _of_relay(relay: RelaySettings, settings: Settings) -> RelayLimits:
-    ramp = since = None
-    if relay.ramp is not None:
-        ramp = Ramp(messages_on_first_day=relay.ramp.messages_on_first_day, growth=relay.ramp.growth)
-        if relay.ramp.since is not None:
-            midnight = datetime.combine(relay.ramp.since, time(), settings.zone)
-            since = int(midnight.timestamp()) * 1_000_000
+    ramp, since = ramp_of(relay.ramp, settings.zone) if relay.ramp is not None else (None, None)
     return RelayLimits(limits=limits_of(relay.limits), connections=relay.connections, ramp=ramp, since=since)

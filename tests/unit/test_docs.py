@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import PurePath
 
 import pytest
@@ -21,6 +22,17 @@ from mail_orchestration.kernel.limit_settings import DomainSettings, LimitSettin
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.kernel.settings import AudienceSettings, DagsterSettings, Settings
+from mail_orchestration.simulation.rates import Rates
+from mail_orchestration.simulation.scenario import (
+    Audience,
+    DomainShare,
+    Failures,
+    Hosts,
+    Prices,
+    Scenario,
+    SimulatedMailcaster,
+    SimulatedRelay,
+)
 from tests import rules
 from tests.unit.docs_pages import ROOT, read, rows, sections
 
@@ -47,9 +59,13 @@ def said_default(field: FieldInfo) -> str | None:
             return None
 
 
-def expect_keys(text: str, model: type[BaseModel]) -> None:
-    """The table names every key of the model and no other, with its default."""
-    fields = {field.alias or name: field for name, field in model.model_fields.items() if not field.exclude}
+def expect_keys(text: str, model: type[BaseModel], *, but: Collection[str] = ()) -> None:
+    """The table names every key of the model and no other, with its default; but not those of another page."""
+    fields = {
+        field.alias or name: field
+        for name, field in model.model_fields.items()
+        if not field.exclude and name not in but
+    }
     said = keys_and_defaults(text)
     assert sorted(said) == sorted(fields)
     wrong = {
@@ -93,6 +109,27 @@ def test_settings_page_names_every_key_and_default(section: str, model: type[Bas
 )
 def test_campaign_page_names_every_key_and_default(section: str, model: type[BaseModel]) -> None:
     expect_keys(sections(read("reference/campaign.md"), "##")[section], model)
+
+
+@pytest.mark.parametrize(
+    ("section", "model", "elsewhere"),
+    [
+        ("Top level", Scenario, None),
+        ("audience", Audience, None),
+        ("mix", DomainShare, None),
+        ("failures", Failures, None),
+        ("mailcasters", SimulatedMailcaster, MailcasterParameters),
+        ("relays", SimulatedRelay, None),
+        ("hosts", Hosts, None),
+        ("prices", Prices, None),
+        ("rates", Rates, None),
+    ],
+)
+def test_scenario_page_names_every_key_and_default(
+    section: str, model: type[BaseModel], elsewhere: type[BaseModel] | None
+) -> None:
+    text = sections(read("reference/scenario.md"), "##")[section]
+    expect_keys(text, model, but=elsewhere.model_fields if elsewhere else ())
 
 
 def statuses() -> dict[str, str]:
