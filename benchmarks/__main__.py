@@ -29,6 +29,7 @@ BENCHMARKS = (
     "million",
     "under_dagster",
     "dkim",
+    "fifty_million",
     "single_mails",
     "throttle",
     "forecast",
