@@ -53,7 +53,7 @@ format: $(READY) ## bring the code into the form that check wants
 rules: $(READY) ## rules of docs/reference/behaviour.md that no test shows
 	$(BIN)/python tests/rules.py
 
-bench: $(READY) ## all benchmarks, each figure beside its reference; the table is in build/bench (two hours)
+bench: $(READY) ## all benchmarks, each figure beside its reference; the table is in build/bench (hours)
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(READY) ## the same with small sizes: whether they work, and not how well (2 minutes)

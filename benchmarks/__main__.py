@@ -13,6 +13,8 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness.databases import server_version
@@ -38,6 +40,8 @@ BENCHMARKS = (
     "clean_up",
 )
 """In the order of the goals; then those that belong to none."""
+QUICK_AT_ONCE = 3
+"""Of benchmarks whose figures are of no interest. Otherwise each has the machine to itself."""
 
 
 def main() -> int:
@@ -51,10 +55,9 @@ def main() -> int:
     )
     chosen = options.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
-    gathered = []
-    for name in chosen.names or BENCHMARKS:
-        print(f"== {name}", flush=True)
-        gathered.append(_one(name, chosen.folder, is_quick=chosen.quick))
+    with ThreadPoolExecutor(QUICK_AT_ONCE if chosen.quick else 1) as executor:
+        run = partial(_one, folder=chosen.folder, is_quick=chosen.quick)
+        gathered = list(executor.map(run, chosen.names or BENCHMARKS))
     told = write_figures(chosen.folder, gathered, machine(server_version()), is_quick=chosen.quick)
     print(told)
     broken = [each.name for each in gathered if each.exit_code]
@@ -64,12 +67,21 @@ def main() -> int:
 
 
 def _one(name: str, folder: Path, *, is_quick: bool) -> Gathered:
-    """Run one benchmark; its table goes to our output meanwhile."""
+    """Run one benchmark, and print what it prints."""
     command = ["-m", f"benchmarks.{name}", *(["--quick"] if is_quick else [])]
     document = folder / f"{name}.json"
     document.unlink(missing_ok=True)
     began = time.monotonic()
-    code = subprocess.run([sys.executable, *command, "--json", str(document)], check=False).returncode
+    ran = subprocess.run(
+        [sys.executable, *command, "--json", str(document)],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    print(f"== {name}\n{ran.stdout}", flush=True)
+    code = ran.returncode
     measurements = () if code else tuple(map(from_document, json.loads(document.read_text(encoding="utf-8"))))
     document.unlink(missing_ok=True)
     return Gathered(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,58 +48,63 @@ class Sizes:
 
 
 def measure(sizes: Sizes) -> list[Measurement]:
-    """Children first with Dagster and without in turn, then small campaigns."""
+    """Children without Dagster and with it in turn; small campaigns where Dagster is up after the last of them."""
     seconds: dict[str, list[float]] = defaultdict(list)
     with own_folder() as folder, sink() as port:
         settings = write_site(folder, port, addresses(sizes.child * sizes.children))
         make_children_of(settings, sizes.child)
         with open_installation(settings, application_name="benchmark") as inst:
-            for _ in range(sizes.rounds):
+            for number in range(1, sizes.rounds + 1):
+                write_contacts(folder, addresses(sizes.child * sizes.children))
                 release_id = release(inst).release_id
                 shifts(settings)
                 seconds["child alone"].append(seconds_of_a_child(inst, release_id))
                 release_id = release(inst).release_id
                 with daemon(folder, settings, inst):
                     wait_until(inst, has_ended(release_id))
-                seconds["child"].append(seconds_of_a_child(inst, release_id))
-            write_contacts(folder, addresses(SMALL))
-            broadcast.fill_audience(inst, "everybody", now=datetime.now(UTC), mode="replace")
+                    seconds["child"].append(seconds_of_a_child(inst, release_id))
+                    if number == sizes.rounds:
+                        write_contacts(folder, addresses(SMALL))
+                        broadcast.fill_audience(inst, "everybody", now=datetime.now(UTC), mode="replace")
+                        seconds["first message"] = first_messages(inst, sizes.campaigns)
             for _ in range(sizes.campaigns):
                 seconds["first message alone"].append(first_message_alone(inst))
-            with daemon(folder, settings, inst):
-                first_message(inst)  # Dagster is up and idle after it
-                for number in range(sizes.campaigns):
-                    time.sleep(6 + number * 5 / sizes.campaigns)
-                    seconds["first message"].append(first_message(inst))
-    return [
-        Measurement(
-            name=f"a child of {sizes.child:,} under Dagster, from its claim to the next claim",
+    return [*_of_children(seconds, sizes), *_of_first_messages(seconds)]
+
+
+def _of_children(seconds: dict[str, list[float]], sizes: Sizes) -> Iterator[Measurement]:
+    yield Measurement(
+        name=f"a child of {sizes.child:,} under Dagster, from its claim to the next claim",
+        unit="s",
+        runs=tuple(seconds["child"]),
+        reference="the same mailcaster without Dagster",
+        reference_runs=tuple(seconds["child alone"]),
+        target=Target(at_most=MORE_OF_A_CHILD),
+        goal=5,
+    )
+
+
+def _of_first_messages(seconds: dict[str, list[float]]) -> Iterator[Measurement]:
+    waited, alone = seconds["first message"], seconds["first message alone"]
+    for which, ours, beside in (("", waited, alone), (", the longest", [max(waited)], [max(alone)])):
+        yield Measurement(
+            name=f"from release to first message, {SMALL} recipients, idle system{which}",
             unit="s",
-            runs=tuple(seconds["child"]),
-            reference="the same mailcaster without Dagster",
-            reference_runs=tuple(seconds["child alone"]),
-            target=Target(at_most=MORE_OF_A_CHILD),
-            goal=5,
-        ),
-        Measurement(
-            name=f"from release to first message, {SMALL} recipients, idle system",
-            unit="s",
-            runs=tuple(seconds["first message"]),
+            runs=tuple(ours),
             reference="the library's steps one after the other, without Dagster",
-            reference_runs=tuple(seconds["first message alone"]),
+            reference_runs=tuple(beside),
             target=Target(at_most=PROMISED_S, of="value"),
             goal=5,
-        ),
-        Measurement(
-            name="the same, the longest of them",
-            unit="s",
-            runs=(max(seconds["first message"]),),
-            reference="the same",
-            reference_runs=(max(seconds["first message alone"]),),
-            target=Target(at_most=PROMISED_S, of="value"),
-            goal=5,
-        ),
-    ]
+        )
+
+
+def first_messages(inst: Installation, campaigns: int) -> list[float]:
+    """Seconds until the first one of each."""
+    waited = []
+    for number in range(campaigns):
+        time.sleep(6 + number * 5 / campaigns)
+        waited.append(first_message(inst))
+    return waited
 
 
 def make_children_of(settings: Path, size: int) -> None:
