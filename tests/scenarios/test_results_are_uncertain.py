@@ -40,7 +40,9 @@ def test_resend_sends_the_very_same_again_and_stops_after_the_most_attempts(
     who = [*ONCE, *ordinary(40), *ALWAYS]
     with (
         relay_beside() as server,
-        site_of(tmp_path, server, database_url, monkeypatch, who, max_attempts=3) as inst,
+        site_of(
+            tmp_path, server, database_url, monkeypatch, contacts=who, dispatcher={"max_attempts": 3}
+        ) as inst,
     ):
         release_id = released(inst)
         summary = run_shift(inst, "m1", stop=threading.Event())
@@ -74,7 +76,7 @@ def test_what_a_killed_mailcaster_left_uncertain_is_sent_again_by_the_next(
     who = [*ordinary(40), *ONCE]
     with (
         relay_beside() as server,
-        site_of(tmp_path, server, database_url, monkeypatch, who) as inst,
+        site_of(tmp_path, server, database_url, monkeypatch, contacts=who) as inst,
     ):
         release_id = released(inst)
         with monkeypatch.context() as patch:

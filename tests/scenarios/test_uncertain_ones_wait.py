@@ -61,7 +61,7 @@ def test_a_shift_that_is_ended_leaves_them_to_the_next_which_may_be_kept_from_it
     who = [*ordinary(10), *ONCE]
     with (
         relay_beside() as server,
-        site_of(tmp_path, server, database_url, monkeypatch, who, campaign=campaign) as inst,
+        site_of(tmp_path, server, database_url, monkeypatch, contacts=who, campaign=campaign) as inst,
     ):
         release_id, stop = released(inst), threading.Event()
 
@@ -101,7 +101,7 @@ def test_after_the_expiry_they_stay_uncertain(
 ) -> None:
     with (
         relay_beside() as server,
-        site_of(tmp_path, server, database_url, monkeypatch, [*ordinary(10), *ONCE]) as inst,
+        site_of(tmp_path, server, database_url, monkeypatch, contacts=[*ordinary(10), *ONCE]) as inst,
     ):
         release_id = released(inst)
         expires_at, ahead, asked = now() + timedelta(hours=1), timedelta(), 0
@@ -144,7 +144,9 @@ def test_hold_leaves_them_to_the_operator(
     who = [*ONCE, *ordinary(120)]
     with (
         relay_beside() as server,
-        site_of(tmp_path, server, database_url, monkeypatch, who, campaign={"on_uncertain": "hold"}) as inst,
+        site_of(
+            tmp_path, server, database_url, monkeypatch, contacts=who, campaign={"on_uncertain": "hold"}
+        ) as inst,
     ):
         release_id = released(inst)
         run_shift(inst, "m1", stop=threading.Event())
