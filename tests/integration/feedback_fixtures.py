@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from mail_orchestration.feedback.books import Books, books
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
@@ -251,3 +252,11 @@ def noon_of(day: date) -> datetime:
 def in_seconds(seconds: float) -> datetime:
     """Noon and so many seconds."""
     return NOON + timedelta(seconds=seconds)
+
+
+def books_of(database: Database, release_id: int) -> Books:
+    """A release's books, whose explanation says that they are wrong where they do not balance, and nowhere else."""
+    with database.begin() as connection:
+        counted = books(connection, release_id)
+    assert counted.balances is ("WRONG" not in counted.explanation)
+    return counted

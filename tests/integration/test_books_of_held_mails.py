@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from mail_orchestration.feedback.books import Books, books
+from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel.database import Database
 from tests.integration.feedback_fixtures import (
     DAY,
@@ -18,6 +18,7 @@ from tests.integration.feedback_fixtures import (
     add_installation,
     add_release,
     add_results,
+    books_of,
     execute,
 )
 
@@ -26,13 +27,6 @@ pytestmark = [pytest.mark.rule("1.8"), pytest.mark.rule("8.4")]
 THREE_IN_SEVEN = (3, 7)
 HELD = (4, 5, 6, 7)
 """Recipients, and contacts, of `a_release_with_held_mails` who wait."""
-
-
-def _books(database: Database, release_id: int) -> Books:
-    with database.begin() as connection:
-        counted = books(connection, release_id)
-    assert counted.balances is ("WRONG" not in counted.explanation)
-    return counted
 
 
 def _keep(database: Database, release: Release, numbers: Sequence[int], reason: str, rule: str) -> None:
@@ -132,7 +126,7 @@ def release(database: Database) -> Release:
 
 
 def test_whom_the_policy_keeps_has_a_line_of_his_own(database: Database, release: Release) -> None:
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert counted.balances, counted.explanation
     assert (counted.held, counted.discarded, counted.expired) == (4, 1, 1)
     assert dict(counted.bypassed) == {"opted_out": 1}
@@ -150,7 +144,7 @@ def test_a_wait_that_ends_unsent_moves_to_another_line(database: Database, relea
         (7, "stopped", (0, 2, 4)),
     ):
         _end(database, release, [contact], ending)
-        counted = _books(database, release.release_id)
+        counted = books_of(database, release.release_id)
         assert counted.balances, counted.explanation
         assert (counted.held, counted.discarded, counted.expired) == lines
 
@@ -160,14 +154,14 @@ def test_what_is_sent_later_is_counted_where_it_is(database: Database, release: 
     add_results(database, later, [a_result(1)])
     _end(database, release, HELD[:2], "sent", later.release_id)
     _end(database, release, HELD[2:3], "policy_disabled", later.release_id)
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert counted.balances, counted.explanation
     assert (counted.recipients, counted.audience_rows) == (10, 10)
     assert (counted.held, counted.sent_later, counted.later_mail_jobs) == (1, 3, (later.release_id,))
     assert counted.bypassed == {"hard_bounce": 1, "opted_out": 1}
     assert (counted.assembled, counted.accepted, counted.waiting) == (5, 4, 1)
     # It has books of its own too.
-    own = _books(database, later.release_id)
+    own = books_of(database, later.release_id)
     assert own.balances, own.explanation
     assert (own.recipients, own.bypassed_count, own.accepted, own.waiting) == (3, 1, 1, 1)
 
@@ -177,15 +171,15 @@ def test_what_came_back_from_a_later_mail_job_that_failed_waits_again(
 ) -> None:
     failed = _a_later_release(database, release, HELD[:2], messages=2, state="FAILED")
     _end(database, release, HELD[:2], "sent", failed.release_id)
-    assert _books(database, release.release_id).sent_later == 2
+    assert books_of(database, release.release_id).sent_later == 2
     execute(database, "DELETE FROM held_mail_log WHERE later_release_id = :failed", failed=failed.release_id)
     _wait(database, release, HELD[:2])
-    waits = _books(database, release.release_id)
+    waits = books_of(database, release.release_id)
     assert waits.balances, waits.explanation
     assert (waits.held, waits.sent_later, waits.later_mail_jobs) == (4, 0, ())
     later = _a_later_release(database, release, HELD[:2], messages=2)
     _end(database, release, HELD[:2], "sent", later.release_id)
-    sent = _books(database, release.release_id)
+    sent = books_of(database, release.release_id)
     assert sent.balances, sent.explanation
     assert (sent.held, sent.sent_later, sent.later_mail_jobs) == (2, 2, (later.release_id,))
 
@@ -194,7 +188,7 @@ def test_a_dry_run_tells_who_would_be_held(database: Database) -> None:
     made = add_release(database, add_installation(database), recipients=5, messages=3, state="STOPPED")
     _keep(database, made, [4, 5], "held", "3 in 7 days")
     execute(database, "UPDATE release SET is_dry_run = true")
-    counted = _books(database, made.release_id)
+    counted = books_of(database, made.release_id)
     assert counted.balances, counted.explanation
     assert (counted.held, counted.stopped) == (2, 3)
 
@@ -210,7 +204,7 @@ FAULTS = (
 def test_a_held_mail_that_is_lost_or_there_twice_is_found(database: Database, release: Release) -> None:
     later = _a_later_release(database, release, HELD[:2], messages=2)
     _end(database, release, HELD[:2], "sent", later.release_id)
-    assert _books(database, release.release_id).balances
+    assert books_of(database, release.release_id).balances
     for fault in FAULTS:
         with database.dedicated(autocommit=False) as connection:
             connection.execute(text(fault))

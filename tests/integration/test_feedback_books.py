@@ -15,18 +15,12 @@ from tests.integration.feedback_fixtures import (
     add_messages,
     add_release,
     add_results,
+    books_of,
     execute,
     in_seconds,
 )
 
 pytestmark = pytest.mark.rule("1.8")
-
-
-def _books(database: Database, release_id: int) -> Books:
-    with database.begin() as connection:
-        counted = books(connection, release_id)
-    assert counted.balances is ("WRONG" not in counted.explanation)
-    return counted
 
 
 def test_a_release_that_is_just_made_balances_at_nothing(database: Database) -> None:
@@ -35,7 +29,7 @@ def test_a_release_that_is_just_made_balances_at_nothing(database: Database) -> 
         database,
         "UPDATE release SET resolved_at = NULL, audience_rows = NULL, duplicates = NULL, recipient_count = NULL",
     )
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert counted.balances
     assert (counted.audience_rows, counted.recipients, counted.assembled) == (0, 0, 0)
 
@@ -58,7 +52,7 @@ def test_a_release_in_the_middle_of_assembly(database: Database) -> None:
         day=release.released_on,
         id=release.release_id,
     )
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert counted.balances, counted.explanation
     assert counted == Books(
         audience_rows=14,
@@ -109,7 +103,7 @@ def test_a_parent_with_children_in_several_states(database: Database) -> None:
     add_results(database, release, finished, children["FINISHED"])
     add_results(database, release, [a_result(no) for no in (11, 15)], children["RUNNING"])
     add_results(database, release, [a_result(31)], children["FAILED"])
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert counted.balances, counted.explanation
     assert (counted.waiting, counted.sending) == (9, 18)
     assert (counted.accepted, counted.deferred, counted.rejected) == (5 + 3, 1, 1)
@@ -119,7 +113,7 @@ def test_a_parent_with_children_in_several_states(database: Database) -> None:
 
 def test_what_waits_in_a_stopped_release_is_stopped(database: Database) -> None:
     release = add_release(database, add_installation(database), recipients=5, messages=5, state="STOPPED")
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert counted.balances
     assert (counted.stopped, counted.waiting) == (5, 0)
 
@@ -152,9 +146,9 @@ def test_what_waits_in_a_stopped_release_is_stopped(database: Database) -> None:
 )
 def test_a_row_that_is_missing_or_too_many_is_found(database: Database, fault: str, explanation: str) -> None:
     release = add_release(database, add_installation(database), recipients=5, messages=5)
-    assert _books(database, release.release_id).balances
+    assert books_of(database, release.release_id).balances
     execute(database, fault)
-    counted = _books(database, release.release_id)
+    counted = books_of(database, release.release_id)
     assert not counted.balances
     assert f"WRONG: {explanation}" in counted.explanation
 
@@ -163,8 +157,8 @@ def test_books_of_one_release_leave_out_those_of_another(database: Database) -> 
     installation_id = add_installation(database)
     first, second = (add_release(database, installation_id, recipients=n, messages=n) for n in (3, 8))
     add_results(database, second, [a_result(1)])
-    assert _books(database, first.release_id).waiting + _books(database, first.release_id).sending == 3
-    assert _books(database, second.release_id).accepted == 1
+    assert books_of(database, first.release_id).waiting + books_of(database, first.release_id).sending == 3
+    assert books_of(database, second.release_id).accepted == 1
 
 
 def test_a_release_that_is_not_there(database: Database) -> None:
