@@ -58,6 +58,8 @@ class Judgement:
     outcomes: dict[str, int]
     """Last results."""
     recovered: int
+    retried: int
+    """Messages that were deferred and accepted after that."""
     faults: list[str] = field(default_factory=list)
     """What is wrong, in words."""
     notes: list[str] = field(default_factory=list)
@@ -100,6 +102,11 @@ class Court:
             taken=sum(map(len, self._all.takings.values())),
             outcomes=dict(sorted(outcomes.items())),
             recovered=len(self._successor),
+            retried=sum(
+                rows[-1].outcome == "accepted" and any(row.outcome == "deferred" for row in rows)
+                for rows in self._all.results.values()
+                if rows
+            ),
             faults=self._faults,
             notes=self._notes,
         )

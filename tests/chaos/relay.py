@@ -48,6 +48,7 @@ class Relay:
         self.mischiefs = Mischiefs(seed, 0.0)
         self.random = random.Random(f"{seed} latency")
         self.latency_s = 0.0
+        self.deferred_share = 0.0
         self.defers_until = 0.0
         self.is_slow_until = 0.0
         self.taken = 0
@@ -62,7 +63,10 @@ class Relay:
         os.write(self._log, f"{line}\n".encode())
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Set `share` and `latency_s`; say 4xx to all for `defer_s`, greet slowly for `slow_s`. Answers the counts."""
+        """Set `share`, `deferred_share` of all RCPT and `latency_s`; say 4xx to all for `defer_s`, greet slowly for
+        `slow_s`. Answers the counts.
+        """
+        self.deferred_share = order.get("deferred_share", self.deferred_share)
         self.mischiefs.share = order.get("share", self.mischiefs.share)
         self.latency_s = order.get("latency_s", self.latency_s)
         now = time.monotonic()
@@ -136,7 +140,8 @@ class Talk(asyncio.Protocol):
             self._recipient, self._is_refused = None, False
             self._answer(Stage.MAIL, b"250 2.1.0 fine\r\n")
         elif verb == b"RCPT":
-            if time.monotonic() < self._relay.defers_until:
+            is_deferred = self._relay.random.random() < self._relay.deferred_share
+            if is_deferred or time.monotonic() < self._relay.defers_until:
                 self._say(TRANSIENT)
                 return
             recipient = line.partition(b"<")[2].partition(b">")[0].decode()

@@ -32,6 +32,8 @@ GOES_ON_WITHIN_S = 300.0
 STUCK_AFTER_S = 60.0
 """Without a new result for so long, hang times included, the work is stuck."""
 SHARE_OF_MISCHIEF = 0.004
+SHARE_DEFERRED, LEAST_DEFERRED = 0.03, 200
+"""Of the recipients that the relay is asked to take, and how many at least: they are tried again, as loose mails."""
 FIRST_LATENCY_S, LONGEST_LATENCY_S = 0.1, 0.5
 AFTER_POSTMASTER_S = 2.0
 DAGSTER_BACK_WITHIN_S = 60.0
@@ -46,6 +48,10 @@ BACKLOG = text(
 UNENDED = text(
     "SELECT mail_job_id, kind, state, reason, mailcaster FROM mail_job"
     " WHERE ended_at IS NULL ORDER BY mail_job_id"
+)
+RETRIES = text(
+    "SELECT 'retries', state, count(*) FROM loose_mail"
+    " WHERE state IN ('SCHEDULED', 'QUEUED', 'SENDING', 'PAUSED') GROUP BY state ORDER BY state"
 )
 RESULTS = text("SELECT count(*) FROM result")
 
@@ -176,7 +182,8 @@ class _Course:
 
     def work(self) -> None:
         """Until all faults have struck and all releases are made."""
-        self._relay.order(share=SHARE_OF_MISCHIEF, latency_s=self._latency_s)
+        deferred = max(SHARE_DEFERRED, LEAST_DEFERRED / self._plan.messages)
+        self._relay.order(share=SHARE_OF_MISCHIEF, deferred_share=deferred, latency_s=self._latency_s)
         for _ in range(3):
             self._faults.release()
         self._wait(lambda: self._relay.order()["taken"] > 50, IMPORTS_WITHIN_S)
@@ -221,8 +228,8 @@ class _Course:
         self._workers.assemble(True)
 
     def drain(self) -> None:
-        """Everything calm: until every mail job has ended."""
-        self._relay.order(share=0.0, latency_s=0.0)
+        """Everything calm: until every mail job has ended, and nothing waits for another attempt."""
+        self._relay.order(share=0.0, deferred_share=0.0, latency_s=0.0)
         self._options.say(f"{self.seconds:7.1f} s  draining")
         results, since = -1, time.monotonic()
         while True:
@@ -242,7 +249,9 @@ class _Course:
 
     def _asked(self) -> tuple[list[str], int] | None:
         with contextlib.suppress(DatabaseUnavailable), self._inst.database.begin() as connection:
-            unended = [" ".join(map(str, row)) for row in connection.execute(UNENDED)]
+            unended = [
+                " ".join(map(str, row)) for which in (UNENDED, RETRIES) for row in connection.execute(which)
+            ]
             return unended, int(connection.execute(RESULTS).scalar_one())
         return None
 

@@ -22,6 +22,10 @@ from tests.chaos import relay
 SETTINGS, JOURNAL = "mail_orchestration.yaml", "journal"
 WORKERS_LOG, RELAY_ERRORS = "workers.log", "relay.err"
 HEARTBEAT_S = 0.5
+RETRY_AFTER_S, RESERVATION_S = 2.0, 15.0
+"""What is deferred is tried again within the run; what a dead worker had reserved is taken up within it, too."""
+BACK_OFF_ROUND_S = 0.1
+"""The relay says 421 every few seconds: with rounds as long as usual nearly nothing would be sent after a minute."""
 RELAY_UP_WITHIN_S = 20.0
 RELAY_NAME = "chaos"
 TEXT = "Dear {{ name }},\nthis is number {{ number }}.\n\nNo more: {{ unsubscribe_url }}\n"
@@ -121,6 +125,9 @@ class Site:
                 "hang_after_seconds": self.hang_after_s,
                 "heartbeat_seconds": HEARTBEAT_S,
                 "assembly_processes": 2,
+                "retry_after_minutes": RETRY_AFTER_S / 60,
+                "reservation_minutes": RESERVATION_S / 60,
+                "back_off_round_seconds": BACK_OFF_ROUND_S,
             },
             "relays": relays,
             "mailcasters": described,

@@ -53,7 +53,8 @@ def summary(found: Judgement, evidence: Evidence, kills: int) -> str:
     return (
         f"{found.messages:,} messages ({outcomes}), taken {found.taken:,} times by the relay; {kills:,} kills and "
         f"{len(evidence.incidents) - kills:,} other faults in {evidence.seconds:.0f} s; hang time "
-        f"{evidence.hang_after_s:g} s, {found.recovered:,} mail jobs recovered."
+        f"{evidence.hang_after_s:g} s, {found.recovered:,} mail jobs recovered, {found.retried:,} messages "
+        "accepted that were deferred first."
     )
 
 
@@ -69,6 +70,7 @@ def document(found: Judgement, evidence: Evidence, *, seed: int, kills: int) -> 
             "taken": found.taken,
             "outcomes": found.outcomes,
             "recovered": found.recovered,
+            "retried": found.retried,
             "holds": found.holds,
             "faults": found.faults,
             "notes": found.notes,

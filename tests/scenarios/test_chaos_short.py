@@ -36,5 +36,6 @@ def test_nothing_is_lost_whatever_is_killed(tmp_path: Path) -> None:
     assert judgement["faults"] == []
     assert judgement["kills"] == KILLS
     assert judgement["messages"] >= MESSAGES
+    assert judgement["retried"] > 0, "what was deferred came again within the run"
     assert sum(line["lost"] for line in judgement["lines"]) == 0
     assert all(line["repeated"] <= line["bound"] for line in judgement["lines"])
