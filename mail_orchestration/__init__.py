@@ -15,6 +15,7 @@ They know nothing of each other; `kernel` is their shared ground. Stories join t
     sending       what those share that send: loose mails among them
     preview       one message, without a release
     maintenance   what runs beside the mail
+    simulation    a release of any size, on paper
 
 Above them is `cli`. Dagster's layer (the packages assets, jobs and schedules) calls the stories; nothing here
 knows Dagster.
