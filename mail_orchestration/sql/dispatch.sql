@@ -288,13 +288,16 @@ SET host = excluded.host, process_id = excluded.process_id, started_at = exclude
     heartbeat_at = excluded.heartbeat_at, ended_at = NULL, mail_job_id = NULL, mail_jobs_done = 0, messages_done = 0;
 
 -- name: note_shift
--- What a mailcaster is at; nothing if another process works under its name by now.
+-- What a mailcaster is at; nothing if another process works under its name by now. Between two mail jobs nobody waits for
+-- the disk for that.
+WITH hurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', TRUE))
 UPDATE mailcaster_shift
 SET heartbeat_at = CAST(:now AS timestamptz),
     mail_job_id = CAST(:mail_job_id AS bigint),
     mail_jobs_done = CAST(:mail_jobs_done AS integer),
     messages_done = CAST(:messages_done AS bigint),
     ended_at = CASE WHEN CAST(:is_over AS boolean) THEN CAST(:now AS timestamptz) END
+FROM hurried
 WHERE installation_id = CAST(:installation_id AS integer) AND mailcaster = :mailcaster AND host = :host
     AND process_id = CAST(:process_id AS integer) AND started_at = CAST(:started_at AS timestamptz)
 RETURNING mailcaster;

@@ -16,10 +16,13 @@ SELECT state FROM mail_job
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint);
 
 -- name: record_progress
--- How far the holder of a mail job is.
+-- How far the holder of a mail job is. The commit does not wait for the disk, as results do that wait for this row's lock:
+-- after a crash of the database recovery counts anew.
+WITH hurried AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', TRUE))
 UPDATE mail_job
 SET accepted = CAST(:accepted AS integer), deferred = CAST(:deferred AS integer), rejected = CAST(:rejected AS integer),
     uncertain = CAST(:uncertain AS integer), stopped = CAST(:stopped AS integer)
+FROM hurried
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
 RETURNING state;
 

@@ -12,6 +12,7 @@ from mail_orchestration.dispatch.mail_jobs import mail_job, transition
 from mail_orchestration.dispatch.repeating import count_repeatable, repeatable_messages
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
 from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import NOW, World, world
 
@@ -44,6 +45,23 @@ def test_progress_and_heartbeat_are_kept_apart(world: World) -> None:
         held.heartbeat(NOW + timedelta(seconds=10))
         with world.database.begin() as connection:
             assert mail_job(connection, claimed.mail_job_id).heartbeat_at == NOW + timedelta(seconds=10)
+
+
+@pytest.mark.rule("5.1")
+def test_progress_waits_for_no_disk_and_results_of_the_same_session_do(world: World) -> None:
+    """The session that told progress may be the results log's next."""
+    claimed = world.claim_of(world.begun(50, kind="small"))
+    own = {"mail_job_id": claimed.mail_job_id, "fence": claimed.fence}
+    progress = {"accepted": 1, "deferred": 0, "rejected": 0, "uncertain": 0, "stopped": 0, **own}
+    setting = text("SELECT current_setting('synchronous_commit')")
+    with world.database.dedicated(autocommit=False) as connection, connection.begin():
+        connection.execute(text("SET LOCAL synchronous_commit TO 'on'"))
+        connection.execute(STATEMENTS["record_progress"], progress)
+        assert connection.execute(setting).scalar_one() == "off"
+    with world.database.dedicated() as connection:
+        connection.execute(text("SET synchronous_commit TO 'on'"))
+        connection.execute(STATEMENTS["record_progress"], progress)
+        assert connection.execute(setting).scalar_one() == "on"
 
 
 @pytest.mark.rule("3.2")
