@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -34,10 +35,12 @@ def write_site(
     limits: Mapping[str, int] | None = None,
     domains: Sequence[Mapping[str, Any]] = (),
     mailcasters: Sequence[str] = ("m1",),
+    smallest_jobs: Mapping[str, int] = MappingProxyType({}),
 ) -> Path:
     """Settings, campaigns and a list of these addresses. Its relay listens on `port`.
 
-    Each mailcaster has `connections` connections, and the relay takes as many as all of them. Written again, the list
+    Each mailcaster has `connections` connections, and the relay takes as many as all of them. `smallest_jobs` are the
+    `min_job_size` of those that do not have the default. Written again, the list
     takes the place of the one before.
     """
     shutil.copytree(CAMPAIGNS, folder / "campaigns", dirs_exist_ok=True)
@@ -52,7 +55,14 @@ def write_site(
             }
         ],
         "domains": [dict(each) for each in domains],
-        "mailcasters": [{"name": name, "connections": connections} for name in mailcasters],
+        "mailcasters": [
+            {
+                "name": name,
+                "connections": connections,
+                **({"min_job_size": smallest_jobs[name]} if name in smallest_jobs else {}),
+            }
+            for name in mailcasters
+        ],
         "audiences": [{"name": "everybody", "csv": "everybody.csv", "mode": "replace"}],
     }
     path = folder / "mail_orchestration.yaml"
