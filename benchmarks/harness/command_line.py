@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,6 +30,9 @@ def run(
     an option, whose default is `quick`'s where `--quick` is given.
     """
     chosen, document = _chosen(about, full, quick, arguments)
+    if arguments is None:
+        # Told to end, a benchmark still ends the servers that it started.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     measurements = measure(chosen)
     print(table(measurements))
     if document is not None:
