@@ -45,24 +45,34 @@ def end_held_mails(
     installation_id: int,
     *,
     now: datetime,
-    spared: datetime | None = None,
+    shelf_ends_before: datetime | None = None,
     ended_by: str = BY_ITSELF,
 ) -> dict[HeldMailEnding, int]:
     """End the wait of what is not to be sent any more, and return how many mails that were, by ending.
 
     What has expired, what a deleted campaign left, and what was held in a mail job of which nothing is sent.
-    `spared`: what expires at this very moment waits on.
+    A shelf life that ended at `shelf_ends_before` or later has not ended yet.
     """
     rows = connection.execute(
         STATEMENTS["end_held_mails"],
         {
             "installation_id": installation_id,
             **ensured_log_day(connection, now),
-            "spared": spared,
+            "shelf_ends_before": shelf_ends_before,
             "ended_by": ended_by,
         },
     )
     return {HeldMailEnding(row.ending): row.mails for row in rows}
+
+
+def last_end_of_shelf(connection: Connection, installation_id: int, *, now: datetime) -> datetime | None:
+    """The last moment by `now` at which a shelf life ended of a mail that waits still; None when none has.
+
+    Those do not count of which the release has expired.
+    """
+    binds = {"installation_id": installation_id, "now": now}
+    ended: datetime | None = connection.scalar(STATEMENTS["find_last_end_of_shelf"], binds)
+    return ended
 
 
 def delete_held_mails(

@@ -51,13 +51,18 @@ def count_anew(database: Database, installation_id: int, today: date) -> bool:
         if in_force is None or in_force.counted_for >= today:
             return False
         lock_frequency(connection, installation_id)
-        moved = connection.execute(
-            STATEMENTS["count_for_day"], {"installation_id": installation_id, "today": today}
-        )
-        if not moved.rowcount:
+        if not count_for(connection, installation_id, today):
             return False
-        _count_anew(connection, installation_id)
         crash_point("counters_rebuilt")
+    return True
+
+
+def count_for(connection: Connection, installation_id: int, day: date) -> bool:
+    """The same for any day, in a transaction that holds the lock."""
+    binds = {"installation_id": installation_id, "today": day}
+    if not connection.execute(STATEMENTS["count_for_day"], binds).rowcount:
+        return False
+    _count_anew(connection, installation_id)
     return True
 
 

@@ -59,9 +59,9 @@ def disable_policy(inst: Installation, *, by: str, now: datetime | None = None) 
     """
     with inst.database.begin() as connection:
         lock_frequency(connection, inst.installation_id)
-        _to_disable(inst, policy_in_force(connection, inst.installation_id))
+        in_force = _to_disable(inst, policy_in_force(connection, inst.installation_id))
         now = now or database_now(connection)
-        released = let_go(connection, inst, None, now=now, by=by)
+        released = let_go(connection, inst, in_force, now=now, by=by, is_disabled=True)
         forgotten = history(connection, inst.installation_id)
         drop_history(connection, inst.installation_id, now)
         crash_point("policy_dropped")

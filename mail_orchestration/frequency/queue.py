@@ -38,7 +38,7 @@ class Recovered:
 def rescan(inst: Installation, *, now: datetime | None = None) -> Rescanned:
     """Bring the counters up to date, and let go what they allow; now by the database's clock, or at `now`."""
     upkeep = bring_up_to_date(inst, now=now)
-    return Rescanned(upkeep=upkeep, released=release_held(inst, now=now))
+    return Rescanned(upkeep=upkeep, released=upkeep.released.then(release_held(inst, now=now)))
 
 
 def counts(inst: Installation) -> list[HeldCount]:
@@ -95,7 +95,7 @@ def recover(
     operator deleted, as long as the log of held mails has it. What the contact got or waits for by now, from another
     release, does not come back, nor what has passed its campaign's expiry. Then the queue is scanned.
     """
-    bring_up_to_date(inst, now=now)
+    upkeep = bring_up_to_date(inst, now=now)
     with inst.database.begin() as connection:
         in_force = policy_in_force(connection, inst.installation_id)
         found = recover_held_mails(
@@ -110,4 +110,4 @@ def recover(
             now=now or database_now(connection),
             by=by,
         )
-    return Recovered(recovered=found, released=release_held(inst, now=now))
+    return Recovered(recovered=found, released=upkeep.released.then(release_held(inst, now=now)))

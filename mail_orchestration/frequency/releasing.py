@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import Connection
 
@@ -18,6 +18,7 @@ from mail_orchestration.dispatch.held_mails import (
     end_held_mails,
 )
 from mail_orchestration.dispatch.later_releases import LaterRelease, release_held_mails
+from mail_orchestration.feedback.frequency_counters import count_for
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
@@ -44,6 +45,14 @@ class Released:
     def mails(self) -> int:
         """How many mails were let go."""
         return sum(each.mails + each.suppressed for each in self.later)
+
+    def then(self, after: Released) -> Released:
+        """This, and what became of the queue after it."""
+        return Released(
+            later=[*self.later, *after.later],
+            ended=Counter(self.ended) + Counter(after.ended),
+            waiting=after.waiting,
+        )
 
 
 def release_held(inst: Installation, *, now: datetime | None = None) -> Released:
@@ -75,6 +84,23 @@ def release_held(inst: Installation, *, now: datetime | None = None) -> Released
     return released
 
 
+def release_as_of(inst: Installation, day: date, *, now: datetime) -> Released:
+    """Count for a day whose night was missed, and let go what was allowed on it; not once a later day is counted for.
+
+    One transaction: nobody else counts for the next day before what this one lets go has gone.
+    """
+    with inst.database.begin() as connection:
+        lock_frequency(connection, inst.installation_id)
+        in_force = policy_in_force(connection, inst.installation_id)
+        if in_force is None or in_force.counted_for > day:
+            return Released()
+        count_for(connection, inst.installation_id, day)
+        in_force = policy_in_force(connection, inst.installation_id)
+        released = let_go(connection, inst, in_force, now=now)
+        crash_point("held_mails_released")
+    return released
+
+
 def let_go(
     connection: Connection,
     inst: Installation,
@@ -82,29 +108,29 @@ def let_go(
     *,
     now: datetime,
     by: str = BY_ITSELF,
+    is_disabled: bool = False,
 ) -> Released:
-    """`release_held` under `in_force` (None: all that waits), in a transaction that holds the policy's lock."""
-    today = day_of(now, inst.settings.zone)
-    # A shelf life ends as a day begins, at the very moment at which mails leave the windows: what may go then goes.
-    day_began, _ = day_bounds(today, inst.settings.zone)
-    ended = Counter(
-        end_held_mails(
-            connection, inst.installation_id, now=now, spared=None if in_force is None else day_began
-        )
-    )
+    """`release_held` under `in_force`, in a transaction that holds the policy's lock.
+
+    `is_disabled`: that policy ends, and all goes that waits.
+    """
+    today, zone = day_of(now, inst.settings.zone), inst.settings.zone
+    # A shelf life ends as a day begins, at the very moment at which mails leave the windows: what may go then goes. It
+    # ends by the day that is counted for: a night that has not come yet, or was missed, costs nobody a mail.
+    night, next_night = (None, None) if in_force is None else day_bounds(in_force.counted_for, zone)
+    passed = next_night if is_disabled else night
+    ended = Counter(end_held_mails(connection, inst.installation_id, now=now, shelf_ends_before=passed))
     later = release_held_mails(
         connection,
         inst.installation_id,
-        in_force,
+        None if is_disabled else in_force,
         released_on=today,
         small_audience_threshold=inst.settings.dispatcher.small_audience_threshold,
         now=now,
         ended_by=by,
     )
     for each in later:
-        if each.counts and in_force is not None:
+        if each.counts and in_force is not None and not is_disabled:
             take_places(connection, each.mail_job_id, each.released_on)
-    # By counters of yesterday nothing has left the windows yet: what was spared waits until they are those of today.
-    if in_force is None or in_force.counted_for >= today:
-        ended.update(end_held_mails(connection, inst.installation_id, now=now))
+    ended.update(end_held_mails(connection, inst.installation_id, now=now, shelf_ends_before=next_night))
     return Released(later=later, ended=ended, waiting=count_held_mails(connection, inst.installation_id))

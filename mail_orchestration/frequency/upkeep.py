@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from mail_orchestration.dispatch.held_mails import last_end_of_shelf
 from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
 from mail_orchestration.feedback.frequency_counters import count_anew, give_back_places
 from mail_orchestration.frequency.applying import apply_policy, has_policy, restartable_since
-from mail_orchestration.frequency.releasing import release_held
+from mail_orchestration.frequency.releasing import Released, release_as_of, release_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.kernel.frequency_in_force import policy_in_force
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,8 @@ class Upkeep:
     """Mails have left the windows since the counters were last counted: it is another day."""
     given_back: int = 0
     """Places of mails that never arrived and never will."""
+    released: Released = field(default_factory=Released)
+    """What became of the frequency queue on nights that were missed."""
 
     @property
     def may_free_held_mails(self) -> bool:
@@ -52,14 +56,45 @@ def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upke
             now = database_now(connection)
     database, installation_id, zone = inst.database, inst.installation_id, inst.settings.zone
     closed = close_days_due(database, installation_id, zone, now)
+    released, given_back = _catch_up(inst, now)
     is_rules_changed = apply_policy(inst, now=now)
     is_counted_anew = count_anew(database, installation_id, day_of(now, zone))
-    given_back = give_back_places(
-        database, installation_id, zone, queued_after=restartable_since(inst, now), now=now
-    )
+    given_back += _give_back(inst, now)
     return Upkeep(
         closed=closed,
         is_rules_changed=is_rules_changed,
         is_counted_anew=is_counted_anew,
         given_back=given_back,
+        released=released,
     )
+
+
+def _give_back(inst: Installation, now: datetime) -> int:
+    return give_back_places(
+        inst.database,
+        inst.installation_id,
+        inst.settings.zone,
+        queued_after=restartable_since(inst, now),
+        now=now,
+    )
+
+
+def _catch_up(inst: Installation, now: datetime) -> tuple[Released, int]:
+    """Night after night that was missed, let go what was allowed on it, as long as shelf lives ended meanwhile.
+
+    All that is in the daily log or has a place by now had one then: nothing passed a gate since, which would have been
+    here first. Returns also how many places were given back.
+    """
+    zone, released = inst.settings.zone, Released()
+    with inst.database.begin() as connection:
+        in_force = policy_in_force(connection, inst.installation_id)
+        ended_at = last_end_of_shelf(connection, inst.installation_id, now=now)
+    if in_force is None or ended_at is None or in_force.counted_for >= day_of(now, zone):
+        return released, 0
+    given_back = _give_back(inst, now)
+    last = min(day_of(ended_at, zone), day_of(now, zone) - timedelta(days=1))
+    # The day that is counted for comes once more: its night may have been cut off before it let anything go.
+    for after in range((last - in_force.counted_for).days + 1):
+        night = in_force.counted_for + timedelta(days=after)
+        released = released.then(release_as_of(inst, night, now=now))
+    return released, given_back

@@ -6,17 +6,19 @@
 -- Ends of waiting ------------------------------------------------------------------------------------------------
 
 -- name: end_held_mails
--- Mails whose wait is over without being sent, by how it ended: their time has passed, but not at the very moment that is
--- spared, or nothing of what they were held in is sent any more. One of which everybody was held or bypassed is STOPPED as well, and its held mails wait on.
+-- Mails whose wait is over without being sent, by how it ended: their time has passed, or nothing of what they were held in
+-- is sent any more. A shelf life that ended at shelf_ends_before or later waits for a night that has not come yet, unless
+-- the release itself has expired. One of which everybody was held or bypassed is STOPPED as well, and its held mails wait on.
 WITH ended AS (
     DELETE FROM held_mail AS h
     USING mail_job AS j, release AS r, campaign AS c
     WHERE h.installation_id = CAST(:installation_id AS integer)
         AND j.mail_job_id = h.release_id AND r.release_id = h.release_id AND c.campaign_id = h.campaign_id
         AND (
-            (
+            r.expires_at <= CAST(:now AS timestamptz)
+            OR (
                 h.expires_at <= CAST(:now AS timestamptz)
-                AND h.expires_at IS DISTINCT FROM CAST(:spared AS timestamptz)
+                AND h.expires_at < coalesce(CAST(:shelf_ends_before AS timestamptz), 'infinity')
             )
             OR c.state = 'deleted'
             OR (j.state = 'STOPPED' AND r.bypassed_count < r.recipient_count)
@@ -40,6 +42,13 @@ logged AS (
     RETURNING ending
 )
 SELECT ending, count(*) AS mails FROM logged GROUP BY ending;
+
+-- name: find_last_end_of_shelf
+-- The last moment before now at which the shelf life of a mail ended that waits still and whose release has not expired.
+SELECT max(h.expires_at) FROM held_mail AS h
+INNER JOIN release AS r ON r.release_id = h.release_id
+WHERE h.installation_id = CAST(:installation_id AS integer) AND h.expires_at <= CAST(:now AS timestamptz)
+    AND (r.expires_at IS NULL OR r.expires_at > CAST(:now AS timestamptz));
 
 -- name: delete_held_mails
 -- The operator deletes mails that wait: those of these numbers, of a campaign, or (both null) all.
@@ -85,7 +94,35 @@ CREATE TEMPORARY TABLE held_candidate (
 -- While a policy holds (most: its rules in the order of the counters' columns), the mails for which its rules, or those of
 -- their own campaign, leave room; but not of a paused campaign, nor before their release was queued or has nobody left to
 -- be written to at once, nor while that is stopped. Without a policy all that waits. What has room behind all that is ahead
--- of it is taken from the start.
+-- of it is taken from the start. What counts by campaigns' own rules is added up for all their contacts at once.
+WITH own_rule AS MATERIALIZED (
+    SELECT r.release_id, own.max_mails,
+        CAST(:today AS date) - own.days + CAST(CAST(:is_calendar AS boolean) AS integer) AS first_day
+    FROM release AS r
+    CROSS JOIN jsonb_to_recordset(r.frequency_rules) AS own (max_mails integer, days integer)
+    WHERE r.frequency_rules IS NOT NULL AND CAST(:most AS integer[]) IS NOT NULL
+        AND EXISTS (
+            SELECT FROM held_mail AS h
+            WHERE h.release_id = r.release_id AND h.installation_id = CAST(:installation_id AS integer)
+        )
+),
+logged AS (
+    SELECT d.contact_id, o.first_day, sum(d.mails) FILTER (WHERE d.day >= o.first_day) AS mails
+    FROM daily_mail_count AS d
+    CROSS JOIN (SELECT DISTINCT first_day FROM own_rule) AS o
+    WHERE d.day >= (SELECT min(u.first_day) FROM own_rule AS u)
+        AND d.contact_id IN (
+            SELECT h.contact_id FROM held_mail AS h WHERE h.release_id IN (SELECT u.release_id FROM own_rule AS u)
+        )
+    GROUP BY d.contact_id, o.first_day
+),
+own_room AS (
+    SELECT h.held_mail_id, CAST(min(o.max_mails - coalesce(l.mails, 0)) AS integer) AS room
+    FROM held_mail AS h
+    INNER JOIN own_rule AS o ON o.release_id = h.release_id
+    LEFT JOIN logged AS l ON l.contact_id = h.contact_id AND l.first_day = o.first_day
+    GROUP BY h.held_mail_id
+)
 INSERT INTO held_candidate (held_mail_id, contact_id, release_id, audience_id, place, room, counts, is_taken)
 SELECT w.held_mail_id, w.contact_id, w.release_id, w.audience_id, row_number() OVER importance, w.room, w.counts,
     CASE WHEN w.room > count(*) FILTER (WHERE w.counts) OVER importance - CAST(w.counts AS integer) THEN TRUE END
@@ -97,20 +134,14 @@ FROM (
                 (CAST(:most AS integer[]))[1] - coalesce(c.mails_1, 0), (CAST(:most AS integer[]))[2] - coalesce(c.mails_2, 0),
                 (CAST(:most AS integer[]))[3] - coalesce(c.mails_3, 0), (CAST(:most AS integer[]))[4] - coalesce(c.mails_4, 0)
             ) - coalesce(c.places, 0)
-            ELSE (
-                SELECT CAST(min(own.max_mails - (
-                    SELECT coalesce(sum(d.mails), 0) FROM daily_mail_count AS d
-                    WHERE d.contact_id = h.contact_id
-                        AND d.day >= CAST(:today AS date) - own.days + CAST(CAST(:is_calendar AS boolean) AS integer)
-                )) AS integer)
-                FROM jsonb_to_recordset(r.frequency_rules) AS own (max_mails integer, days integer)
-            ) - coalesce(c.places, 0)
+            ELSE own_room.room - coalesce(c.places, 0)
         END AS room
     FROM held_mail AS h
     INNER JOIN release AS r ON r.release_id = h.release_id
     INNER JOIN mail_job AS j ON j.mail_job_id = h.release_id
     INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
     LEFT JOIN frequency_counter AS c ON c.contact_id = h.contact_id
+    LEFT JOIN own_room ON own_room.held_mail_id = h.held_mail_id
     WHERE h.installation_id = CAST(:installation_id AS integer)
         AND (
             CAST(:most AS integer[]) IS NULL

@@ -59,6 +59,7 @@ def test_what_expired_or_was_deleted_comes_back_when_it_is_asked_for(database: D
     first = first_waiting(world)
     delete(world.inst, [first], by="me", now=days_later(2))
     world.execute("UPDATE held_mail SET expires_at = :at WHERE release_id = :r", at=days_later(3), r=held)
+    world.night(days_later(3))
     assert release_held(world.inst, now=days_later(3)).ended == {HeldMailEnding.EXPIRED: 2}
     assert recover(world.inst, by="me", now=days_later(4)).recovered.mails == 0
     assert recover(world.inst, deleted=True, by="me", now=days_later(4)).recovered.mails == 1

@@ -10,7 +10,7 @@ import pytest
 from mail_orchestration.dispatch.campaigns import delete_campaign, pause_campaign, resume_campaign
 from mail_orchestration.dispatch.held_mails import HeldMailEnding
 from mail_orchestration.frequency.disabling import disable_policy, what_disabling_does
-from mail_orchestration.frequency.queue import counts, delete, empty
+from mail_orchestration.frequency.queue import counts, delete, empty, rescan
 from mail_orchestration.frequency.releasing import release_held
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
@@ -59,6 +59,61 @@ def test_a_shelf_life_that_ends_as_the_rule_lets_go_outlasts_a_clean_up_before_t
     assert waiting(world) == [(held, 1), (held, 2)]
     world.night(midnight + timedelta(minutes=15))
     (later,) = release_held(world.inst, now=midnight + timedelta(minutes=15)).later
+    assert (later.held_from, later.mails) == (held, 2)
+
+
+@pytest.mark.rule("8.4")
+def test_what_a_missed_night_would_have_let_go_goes_late_and_does_not_expire(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 2)], contacts=2, shelf_life_days=3)
+    important(world, days_later(0), 0, "opens")
+    first = important(world, days_later(1), 1, "first")
+    second = important(world, days_later(1.1), 0, "second")
+    # Nobody closes a day any more. A mail of the first day counts on two more; so does what goes then, and until the
+    # shelf life ends, on the fifth day, no second one has become free. The clean-up ends nothing meanwhile.
+    late = days_later(12)
+    idle = release_held(world.inst, now=late)
+    assert (idle.mails, idle.ended, idle.waiting) == (0, {}, 4)
+    done = rescan(world.inst, now=late)
+    (later,) = done.released.later
+    assert (later.held_from, later.mails) == (first, 2)
+    assert done.released.ended == {HeldMailEnding.EXPIRED: 2}
+    assert endings(world) == {
+        (first, 1): "sent",
+        (first, 2): "sent",
+        (second, 1): "expired",
+        (second, 2): "expired",
+    }
+    assert world.faults() == []
+
+
+@pytest.mark.rule("8.4")
+def test_nights_are_caught_up_with_one_by_one(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 1), (2, 4)], contacts=1, shelf_life_days=2)
+    important(world, days_later(0), 0, "opens")
+    dull = important(world, days_later(0.1), 0, "dull")
+    long = important(world, days_later(0.2), 5, "long", shelf_life_days=20)
+    # Night by night "long" goes first, on the second day after, and "dull" would have been free no earlier.
+    done = rescan(world.inst, now=days_later(4))
+    assert [each.held_from for each in done.released.later] == [long]
+    assert endings(world) == {(long, 1): "sent", (dull, 1): "expired"}
+
+
+@pytest.mark.rule("3.6", "8.4")
+def test_what_its_campaigns_expiry_has_ended_is_not_let_go_after_missed_nights(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 2)], contacts=2, shelf_life_days=9)
+    important(world, days_later(0), 0, "opens")
+    dated = important(world, days_later(1), 0, "dated", expires_at=days_later(5))
+    assert rescan(world.inst, now=days_later(7)).released.later == []
+    assert endings(world) == {(dated, no): "expired" for no in (1, 2)}
+
+
+@pytest.mark.rule("8.4")
+def test_disabling_after_missed_nights_sends_what_they_would_have_let_go(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, 2)], contacts=2, shelf_life_days=3)
+    important(world, days_later(0), 0, "opens")
+    held = important(world, days_later(1), 0, "held")
+    world.wishes()
+    (later,) = disable_policy(world.inst, by="me", now=days_later(12)).released.later
     assert (later.held_from, later.mails) == (held, 2)
 
 
