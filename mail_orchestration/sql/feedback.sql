@@ -52,6 +52,7 @@ grown AS (
 logged AS (
     INSERT INTO daily_mail_count AS known (day, installation_id, contact_id, mails, placed)
     SELECT CAST(:day AS date), CAST(:installation_id AS integer), g.contact_id, g.mails, g.placed FROM grown AS g
+    ORDER BY g.contact_id
     ON CONFLICT (contact_id, day) DO UPDATE
     SET mails = greatest(known.mails, excluded.mails), placed = greatest(known.placed, excluded.placed)
 )
@@ -64,6 +65,7 @@ SELECT g.contact_id, CAST(:installation_id AS integer),
     -g.more_placed
 FROM grown AS g
 WHERE CAST(:firsts AS date[]) IS NOT NULL
+ORDER BY g.contact_id
 ON CONFLICT (contact_id) DO UPDATE
 SET mails_1 = counter.mails_1 + excluded.mails_1, mails_2 = counter.mails_2 + excluded.mails_2,
     mails_3 = counter.mails_3 + excluded.mails_3, mails_4 = counter.mails_4 + excluded.mails_4,
