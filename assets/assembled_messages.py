@@ -18,7 +18,6 @@ from mail_orchestration.broadcast import AssemblySummary, assemble_release, rele
 from mail_orchestration.campaigns import stop_if_edited
 from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import AssemblyFailed
 from mail_orchestration.kernel.states import MailJobState
 
@@ -92,7 +91,7 @@ def assemble_once(
     installation: Installation, release_id: int, context: dg.AssetExecutionContext
 ) -> AssemblySummary | None:
     """Assemble what is still to be assembled; None when nothing is."""
-    stop_if_edited(installation, release_id, now=utc_now())
+    stop_if_edited(installation, release_id, now=installation.now())
     found = release(installation, release_id)
     if found.assembled_at is not None or found.state is MailJobState.STOPPED:
         return None
@@ -105,7 +104,7 @@ def assemble_once(
             context.log.info("mail job %d: %d of %d recipients assembled", release_id, done, total)
 
     try:
-        return assemble_release(installation, release_id, now=utc_now(), progress=progress)
+        return assemble_release(installation, release_id, now=installation.now(), progress=progress)
     except AssemblyFailed:
         # The check says so too, although the asset is not materialised: it is what an operator looks at.
         failed = check_assembly_failures(installation, release_id)

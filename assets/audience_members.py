@@ -8,7 +8,6 @@ from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
 from mail_orchestration.audience.importing import ImportSummary
 from mail_orchestration.broadcast import fill_audience
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.settings import Settings
 
@@ -57,7 +56,7 @@ def audience_members(
         summaries: dict[str, ImportSummary] = {}
         for name in names:
             context.log.info("importing the audience %s", name)
-            summaries[name] = fill_audience(installation, name, now=utc_now())
+            summaries[name] = fill_audience(installation, name, now=installation.now())
     return dg.MaterializeResult(metadata=import_metadata(summaries))
 
 

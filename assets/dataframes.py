@@ -33,7 +33,6 @@ from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
 from mail_orchestration.audience.sources import DataFrameSource
 from mail_orchestration.broadcast import fill_audience
-from mail_orchestration.kernel.clock import utc_now
 
 
 def audience_from_dataframe(
@@ -73,7 +72,7 @@ def audience_from_dataframe(
             source = DataFrameSource(
                 frame=frame, address_column=address_column, label=f"asset {key.to_user_string()}"
             )
-            summary = fill_audience(installation, audience, source=source, mode=mode, now=utc_now())
+            summary = fill_audience(installation, audience, source=source, mode=mode, now=installation.now())
         return dg.MaterializeResult(metadata=import_metadata({audience: summary}))
 
     return dataframe_audience

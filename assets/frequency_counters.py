@@ -12,7 +12,6 @@ from mail_orchestration.dispatch.held_mails import HeldMailEnding
 from mail_orchestration.feedback.plots import held_plot
 from mail_orchestration.frequency.queue import Rescanned, rescan
 from mail_orchestration.frequency.showing import Overview, overview
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.maintenance import frequency_summary
 
 
@@ -47,7 +46,7 @@ def frequency_counters(
     with told_to_operators(), mail.opened("close of the day", context.run.run_id) as installation:
         done = rescan(installation)
         found = overview(installation)
-        windows = frequency_summary(installation, now=utc_now())
+        windows = frequency_summary(installation, now=installation.now())
         check = check_counters_equal_the_log(installation)
     add_keys(context.instance, MAIL_JOBS, [each.mail_job_id for each in done.released.later])
     context.log.info(

@@ -11,7 +11,6 @@ from assets.partitions import MAIL_JOBS, NO_FAN_OUT, mail_job_id_of, partition_k
 from mail_orchestration.broadcast import report_release
 from mail_orchestration.feedback.plots import timeline_plot
 from mail_orchestration.feedback.reports import MailJobReport
-from mail_orchestration.kernel.clock import utc_now
 
 
 @dg.asset(
@@ -46,7 +45,7 @@ def mail_job_report(
     """
     with told_to_operators(), mail.opened("report", context.run.run_id) as installation:
         release_id = mail_job_id_of(context.partition_key)
-        report = report_release(installation, release_id, now=utc_now())
+        report = report_release(installation, release_id, now=installation.now())
         check = check_books_balance(installation, release_id)
     return dg.MaterializeResult(metadata=report_metadata(report), check_results=[check])
 

@@ -12,7 +12,6 @@ from mail_orchestration.broadcast import release, release_again, resolve_release
 from mail_orchestration.campaigns import stop_if_edited
 from mail_orchestration.feedback.books import books
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.states import MailJobState
 
 
@@ -77,7 +76,7 @@ def recipients(context: dg.AssetExecutionContext, mail: dg.ResourceParam[MailSys
 
 def resolve_once(installation: Installation, release_id: int) -> str:
     """Dedup the release if that is still to be done, and tell which it was."""
-    stop_if_edited(installation, release_id, now=utc_now())
+    stop_if_edited(installation, release_id, now=installation.now())
     found = release(installation, release_id)
     if found.state is MailJobState.STOPPED:
         return "nothing: the mail job is STOPPED"
@@ -85,6 +84,6 @@ def resolve_once(installation: Installation, release_id: int) -> str:
         return "nothing: dedup was done before, and is done once for each release"
     again = found.state is MailJobState.INTERRUPTED
     if again:
-        release_again(installation, release_id, now=utc_now())
-    resolve_release(installation, release_id, now=utc_now())
+        release_again(installation, release_id, now=installation.now())
+    resolve_release(installation, release_id, now=installation.now())
     return "released again, as dedup had been cut off, and deduplicated" if again else "deduplicated"

@@ -11,7 +11,6 @@ from assets.failures import told_to_operators
 from assets.mail_system import MailSystem
 from jobs.tags import PROCESS
 from mail_orchestration import campaigns
-from mail_orchestration.kernel.clock import utc_now
 
 
 class Action(StrEnum):
@@ -46,7 +45,7 @@ def change(
             case Action.RESUME:
                 changed = campaigns.resume(installation, config.campaign)
             case Action.DELETE:
-                changed = campaigns.delete(installation, config.campaign, now=utc_now())
+                changed = campaigns.delete(installation, config.campaign, now=installation.now())
             case _:
                 assert_never(config.action)
     context.log.info("campaign %s was %s and is %s", changed.name, changed.left, changed.entered)

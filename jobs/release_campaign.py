@@ -10,7 +10,6 @@ from assets.partitions import MAIL_JOBS, add_keys, partition_key_of
 from jobs.tags import PROCESS
 from mail_orchestration import broadcast
 from mail_orchestration.campaigns import folder_named
-from mail_orchestration.kernel.clock import utc_now
 
 
 class CampaignToRelease(dg.Config):
@@ -44,7 +43,7 @@ def release_folder(
         released = broadcast.release_campaign(
             installation,
             folder,
-            now=utc_now(),
+            now=installation.now(),
             # A retry from Dagster's UI is a new run of the same root: it asks for the same thing again.
             request_key=f"dagster run {context.run.root_run_id or context.run_id}",
             priority=config.priority,

@@ -6,6 +6,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -14,8 +15,10 @@ from mail_orchestration.audience.importing import ensure_installation
 from mail_orchestration.dispatch.restore_fence import recognise
 from mail_orchestration.dispatch.turns import note_settings
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.dkim_keys import DkimKey, keys_for, load_dkim_keys
 from mail_orchestration.kernel.errors import DatabaseUnavailable
+from mail_orchestration.kernel.frequency_in_force import keep_time_zone
 from mail_orchestration.kernel.migrations import migrate
 from mail_orchestration.kernel.settings import Settings, load_settings
 from mail_orchestration.kernel.signing_secrets import load_signing_keys
@@ -37,6 +40,14 @@ class Installation:
         """Those that sign mail `From` this domain; none: it leaves unsigned (spec 2.6)."""
         return keys_for(domain, self.dkim_keys)
 
+    def now(self) -> datetime:
+        """The present moment by the database's clock: for all that is stored, or compared between hosts.
+
+        A host whose clock is ahead over midnight would else count its mails for tomorrow.
+        """
+        with self.database.begin() as connection:
+            return database_now(connection)
+
 
 @contextlib.contextmanager
 def open_installation(
@@ -45,7 +56,8 @@ def open_installation(
     """Read the settings, open the database (the embedded one when there is no DATABASE_URL) and bring it up to date.
 
     A database that was restored or copied is opened, and holds all sending. Raises BadSettings naming file, line and
-    key, or the DKIM key that cannot be used, or DatabaseUnavailable.
+    key, or the DKIM key that cannot be used, or a time zone that the frequency policy does not count by; or
+    DatabaseUnavailable.
     """
     settings = load_settings(settings_path)
     dkim_keys = load_dkim_keys(settings.dkim)
@@ -56,6 +68,7 @@ def open_installation(
         keys = load_signing_keys(settings.data_dir, may_create=database.is_embedded)
         with database.begin() as connection:
             installation_id = ensure_installation(connection, settings.installation)
+            keep_time_zone(connection, installation_id, settings.time_zone)
             note_settings(connection, installation_id, settings.for_others())
             look_at_database(connection, settings)
         yield Installation(

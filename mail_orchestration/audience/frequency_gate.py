@@ -24,6 +24,7 @@ from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.frequency import (
     CampaignPolicy,
+    Policy,
     Rule,
     first_day,
     rules_of_document,
@@ -35,10 +36,17 @@ from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
-def pass_frequency_gate(connection: Connection, release_id: int, time_zone: ZoneInfo, now: datetime) -> None:
+def pass_frequency_gate(
+    connection: Connection,
+    release_id: int,
+    time_zone: ZoneInfo,
+    now: datetime,
+    wished: Policy | None = None,
+) -> None:
     """Bypass the recipients of a release whom the policy forbids, and give everybody else a place where it counts.
 
-    Part of the transaction that made the recipients. A dry run bypasses whom a release would, and changes nothing else.
+    Part of the transaction that made the recipients. A dry run bypasses whom a release would, also by a policy that is
+    only `wished` yet, and changes nothing else.
     """
     release = connection.execute(STATEMENTS["find_release_at_gate"], {"release_id": release_id}).one()
     is_checked = release.frequency_policy != CampaignPolicy.OVERRIDE_POLICY
@@ -49,10 +57,13 @@ def pass_frequency_gate(connection: Connection, release_id: int, time_zone: Zone
         # Also where no policy holds: whoever enables one gives places to all that have passed here, and none is missed.
         lock_frequency(connection, release.installation_id)
     in_force = policy_in_force(connection, release.installation_id)
+    is_counted = True
+    if release.is_dry_run:
+        in_force, is_counted = _foreseen(in_force, wished, day_of(now, time_zone), now)
     if in_force is None:
         return
     if is_checked:
-        _stop_those_it_forbids(connection, release, in_force, time_zone, now)
+        _stop_those_it_forbids(connection, release, in_force, is_counted, time_zone, now)
         crash_point("gate_held")
     if takes_places:
         take_places(connection, release_id, release.released_on)
@@ -66,18 +77,39 @@ def take_places(connection: Connection, release_id: int, released_on: date) -> N
     connection.execute(STATEMENTS["mark_places_taken"], key)
 
 
+def _foreseen(
+    in_force: PolicyInForce | None, wished: Policy | None, today: date, now: datetime
+) -> tuple[PolicyInForce | None, bool]:
+    """The policy that would hold for a release made now, and whether the counters count by it already."""
+    policy = wished or (None if in_force is None else in_force.policy)
+    if policy is None:
+        return None, False
+    is_counted = (
+        in_force is not None
+        and in_force.counted_for >= today
+        and (in_force.policy.rules, in_force.window) == (policy.rules, policy.window)
+    )
+    return PolicyInForce(policy=policy, counted_for=today, applied_at=now), is_counted
+
+
 def _stop_those_it_forbids(
-    connection: Connection, release: Row[Any], in_force: PolicyInForce, time_zone: ZoneInfo, now: datetime
+    connection: Connection,
+    release: Row[Any],
+    in_force: PolicyInForce,
+    is_counted: bool,
+    time_zone: ZoneInfo,
+    now: datetime,
 ) -> None:
     key = {"release_id": release.release_id, "released_on": release.released_on}
     waits = in_force.policy.hold and release.frequency_policy == CampaignPolicy.PER_POLICY
     connection.execute(STATEMENTS["make_forbidden_recipients"])
     rules = in_force.policy.rules
     found = {**key, "reason": "held" if waits else "discarded"}
-    if release.frequency_rules is None:
+    if release.frequency_rules is None and is_counted:
         connection.execute(STATEMENTS["find_forbidden"], {**found, "most": in_force.most})
     else:
-        rules = rules_of_document(release.frequency_rules)
+        if release.frequency_rules is not None:
+            rules = rules_of_document(release.frequency_rules)
         firsts = [first_day(rule, in_force.window, in_force.counted_for) for rule in rules]
         connection.execute(
             STATEMENTS["find_forbidden_by_own_rules"],

@@ -36,6 +36,7 @@ from mail_orchestration.kernel.components import Component, run_components
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
+from mail_orchestration.kernel.frequency import Policy
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
@@ -74,6 +75,7 @@ def resolve_recipients(
     components: Sequence[Component] = (),
     history: timedelta | None = None,
     time_zone: ZoneInfo,
+    wished: Policy | None = None,
     now: datetime,
 ) -> ResolveSummary:
     """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on a connection of its own.
@@ -82,9 +84,9 @@ def resolve_recipients(
     counted again, so the call may be repeated after any crash. Raises NotFound, StateConflict (another session resolves
     it, or its mail job left QUEUING), ComponentFailed.
 
-    Days of the frequency policy are those of `time_zone`. Within `history` the same content is not queued for a contact
-    again (spec 6.6); None: that is not looked at. `components` of other stages than preprocess and filter are not
-    called. They run inside the transaction.
+    Days of the frequency policy are those of `time_zone`; a dry run foresees the one that is `wished`. Within `history`
+    the same content is not queued for a contact again (spec 6.6); None: that is not looked at. `components` of other
+    stages than preprocess and filter are not called. They run inside the transaction.
     """
     # The lock goes with this session: it is free again when we are done, or dead.
     with database.dedicated(autocommit=False) as connection:
@@ -99,7 +101,7 @@ def resolve_recipients(
                     bypass_duplicates(connection, release_id, release.released_on, history) if history else []
                 )
                 _run_components(connection, release_id, release.released_on, components)
-                pass_frequency_gate(connection, release_id, time_zone, now)
+                pass_frequency_gate(connection, release_id, time_zone, now, wished)
                 counted = _counted(connection, release_id, release.released_on)
                 summary = _settle(
                     connection,

@@ -49,7 +49,8 @@ def releases_to_report(inst: Installation) -> list[int]:
 def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> ResolveSummary:
     """Dedup, verify and filter (spec 1.3 to 1.6): who gets it, and who is bypassed and why.
 
-    Before the gate of the frequency policy its counters are brought up to date: nobody is held without need.
+    Before the gate of the frequency policy its counters are brought up to date: nobody is held without need. A dry run
+    brings nothing up to date, and foresees what the policy of the settings would do by the daily log.
     Whoever was queued the same content lately is bypassed as a duplicate (spec 6.6), but not of a release that was made
     again, nor of a campaign in state test.
 
@@ -60,7 +61,9 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
     stop_if_edited(inst, release_id, now=now)
     with inst.database.begin() as connection:
         frozen = read_frozen(connection, inst, release_id)
-    prepare_gate(inst, now=now)
+    is_dry_run = frozen.release.is_dry_run
+    if not is_dry_run:
+        prepare_gate(inst, now=now)
     definition = frozen.campaign.definition
     try:
         return resolve_recipients(
@@ -77,6 +80,7 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
             if frozen.release.again or definition.state == "test"
             else timedelta(days=inst.settings.retention.history_days),
             time_zone=inst.settings.zone,
+            wished=inst.settings.frequency.policy if is_dry_run else None,
             now=now,
         )
     except (ComponentFailed, NotFound) as failure:

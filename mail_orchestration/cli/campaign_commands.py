@@ -173,12 +173,11 @@ def test_send(
     addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Who gets it.")],
 ) -> ExitCode | None:
     """Send a campaign's message to some addresses now. It makes no mail job and is not counted."""
-    from mail_orchestration.kernel.clock import utc_now
     from mail_orchestration.kernel.model import Outcome
     from mail_orchestration.preview import test_send as send
 
     with face.open() as inst:
-        results = send(inst, campaign_folder(inst.settings, campaign), addresses, now=utc_now())
+        results = send(inst, campaign_folder(inst.settings, campaign), addresses, now=inst.now())
     answers = [
         {
             "address": address,

@@ -73,10 +73,9 @@ def delete_(face: Face, name: NameArgument) -> ExitCode | None:
     Releasing it again makes it live again.
     """
     from mail_orchestration.campaigns import delete
-    from mail_orchestration.kernel.clock import utc_now
 
     with face.open() as inst:
-        change = delete(inst, name, now=utc_now())
+        change = delete(inst, name, now=inst.now())
     _tell(face, change, f"going on; to stop them: mail-orchestration stop --campaign {name}")
     return None
 

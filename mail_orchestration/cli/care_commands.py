@@ -19,11 +19,10 @@ PANEL = "Care"
 @command("close-day", PANEL)
 def close_day(face: Face) -> ExitCode | None:
     """Write the daily mail counts of every past day that is not closed yet. Repeated, it gives the same figures."""
-    from mail_orchestration.kernel.clock import utc_now
     from mail_orchestration.maintenance import close_days
 
     with face.open() as inst:
-        closed = close_days(inst, now=utc_now())
+        closed = close_days(inst, now=inst.now())
     rows = [(str(each.day), each.mails, each.contacts) for each in closed]
     face.answer(
         {"closed": closed},
@@ -37,11 +36,10 @@ def close_day(face: Face) -> ExitCode | None:
 @command("clean", PANEL)
 def clean(face: Face) -> ExitCode | None:
     """Clean the delivery queue: mark what was cut off, take back what the dead had in hand, drop what is old."""
-    from mail_orchestration.kernel.clock import utc_now
     from mail_orchestration.maintenance import clean_delivery_queue
 
     with face.open() as inst:
-        summary = clean_delivery_queue(inst, now=utc_now())
+        summary = clean_delivery_queue(inst, now=inst.now())
     retained = summary.retained
     rows: list[tuple[str, object]] = [
         ("mail jobs INTERRUPTED", _numbers(summary.interrupted)),

@@ -15,7 +15,6 @@ from mail_orchestration.cli.demo_site import Site
 from mail_orchestration.cli.mail_job_commands import read_tree
 from mail_orchestration.dispatch.mail_jobs import MailJob
 from mail_orchestration.frequency.why import Why, waiting_mails, why
-from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import MailOrchestrationError, StateConflict
 from mail_orchestration.kernel.settings import AudienceSettings
 from mail_orchestration.kernel.states import MailJobState
@@ -40,17 +39,20 @@ class Filled:
 
 def fill(site: Site) -> Filled:
     """Import the three audiences from their files, then the suppression list."""
-    inst, now = site.inst, utc_now()
+    inst = site.inst
+    now = inst.now()
     done = {each.name: fill_audience(inst, each.name, now=now) for each in inst.settings.audiences}
     described = AudienceSettings(name="suppressions", csv=site.files.suppressions)
     source = source_of_settings(described, own_url=inst.database.url)
-    suppressed = import_suppressions(inst.database, inst.installation_id, source, "opted_out", now=utc_now())
+    suppressed = import_suppressions(inst.database, inst.installation_id, source, "opted_out", now=now)
     return Filled(audiences=done, suppressed=suppressed.rows_suppressed)
 
 
 def release(site: Site) -> int:
     """Release the campaign; nothing else is done here: the sensors find it. Returns the mail job's number."""
-    return release_campaign(site.inst, site.campaign_folder, now=utc_now(), request_key="demo").release_id
+    return release_campaign(
+        site.inst, site.campaign_folder, now=site.inst.now(), request_key="demo"
+    ).release_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +134,10 @@ def release_reminder(site: Site) -> Held:
 
     Raises DemoFailed when it is not resolved in time.
     """
-    made = release_campaign(site.inst, site.reminder_folder, now=utc_now(), request_key="demo reminder")
+    made = release_campaign(site.inst, site.reminder_folder, now=site.inst.now(), request_key="demo reminder")
     if not _eventually(lambda: _is_resolved(site, made.release_id), REPORT_WITHIN_SECONDS):
         raise DemoFailed(f"mail job {made.release_id} is not resolved in time")
-    resolved = resolve_release(site.inst, made.release_id, now=utc_now())
+    resolved = resolve_release(site.inst, made.release_id, now=site.inst.now())
     waiting = waiting_mails(site.inst, limit=1)
     return Held(
         mail_job_id=made.release_id,
@@ -147,7 +149,7 @@ def release_reminder(site: Site) -> Held:
 
 def _is_resolved(site: Site, mail_job_id: int) -> bool:
     try:
-        resolve_release(site.inst, mail_job_id, now=utc_now())
+        resolve_release(site.inst, mail_job_id, now=site.inst.now())
     except StateConflict:
         return False  # Dagster's sensor was quicker, and is at it.
     return True

@@ -246,11 +246,10 @@ def preview_(
     """
     from mail_orchestration.broadcast import dry_run
     from mail_orchestration.frequency.showing import policy_shown
-    from mail_orchestration.kernel.clock import utc_now
 
     with face.open() as inst:
         folder = campaign_folder(inst.settings, campaign)
-        found = dry_run(inst, folder, now=utc_now(), occurrence=occurrence, again=again, assemble=False)
+        found = dry_run(inst, folder, now=inst.now(), occurrence=occurrence, again=again, assemble=False)
         with inst.database.begin() as connection:
             policy = policy_shown(connection, inst)
     document = {
@@ -266,7 +265,9 @@ def preview_(
     def show(console: Console) -> None:
         console.print(f"[bold]{escaped(found.campaign)}[/], released now: nothing was held or sent")
         show_choice(console, found)
-        if policy.in_force is None:
+        if policy.difference:
+            console.print(policy.difference)
+        elif policy.in_force is None:
             console.print("No frequency policy holds: nobody is held.")
 
     face.answer(document, show)

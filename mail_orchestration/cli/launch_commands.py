@@ -30,15 +30,14 @@ def dry_run_(
     """Take a whole release through dedup and assembly, and send nothing. Exit code 1 when nobody would get it."""
     from mail_orchestration.broadcast import dry_run
     from mail_orchestration.forecasts import forecast_release
-    from mail_orchestration.kernel.clock import utc_now
 
     with face.open() as inst:
         with face.progress("assembling") as progress:
             folder = campaign_folder(inst.settings, campaign)
             found = dry_run(
-                inst, folder, now=utc_now(), occurrence=occurrence, again=again, progress=progress
+                inst, folder, now=inst.now(), occurrence=occurrence, again=again, progress=progress
             )
-        foreseen = forecast_release(inst, found.mail_job_id, now=utc_now())
+        foreseen = forecast_release(inst, found.mail_job_id, now=inst.now())
     document = {
         "mail_job_id": found.mail_job_id,
         "campaign": found.campaign,
@@ -66,10 +65,9 @@ def dry_run_(
 def forecast_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
     """When a mail job's unsent messages will be through, under the limits and with the fleet of the settings."""
     from mail_orchestration.forecasts import forecast_release
-    from mail_orchestration.kernel.clock import utc_now
 
     with face.open() as inst:
-        foreseen = forecast_release(inst, mail_job, now=utc_now())
+        foreseen = forecast_release(inst, mail_job, now=inst.now())
     face.answer(foreseen, lambda console: _show_forecast(console, foreseen))
     return None
 

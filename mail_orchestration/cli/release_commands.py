@@ -51,7 +51,6 @@ def release(
 ) -> ExitCode | None:
     """Freeze a campaign as it is now and make a mail job of it."""
     from mail_orchestration.broadcast import release_campaign
-    from mail_orchestration.kernel.clock import utc_now
 
     if key is not None and not key.strip():
         # Such as of an empty variable in a script: every later release would be the same mail job.
@@ -60,7 +59,7 @@ def release(
         made = release_campaign(
             inst,
             campaign_folder(inst.settings, campaign),
-            now=utc_now(),
+            now=inst.now(),
             request_key=key,
             priority=priority,
             occurrence=occurrence,
@@ -94,10 +93,9 @@ def release(
 def release_again_(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
     """Take an INTERRUPTED mail job up again."""
     from mail_orchestration.broadcast import release_again
-    from mail_orchestration.kernel.clock import utc_now
 
     with face.open() as inst:
-        made = release_again(inst, mail_job, now=utc_now())
+        made = release_again(inst, mail_job, now=inst.now())
     document = {"mail_job_id": mail_job, "campaign": made.campaign, "state": made.state}
     face.answer(document, lambda console: console.print(f"mail job {mail_job} is {made.state} again"))
     return None
@@ -131,13 +129,12 @@ def queue(face: Face, mail_job: MailJobArgument) -> ExitCode | None:
 
 def _assemble(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
     from mail_orchestration.broadcast import assemble_release, resolve_release
-    from mail_orchestration.kernel.clock import utc_now
 
-    resolved = resolve_release(inst, mail_job, now=utc_now())
+    resolved = resolve_release(inst, mail_job, now=inst.now())
     if resolved.recipients == sum(resolved.bypassed.values()):
         return {"resolved": resolved, "assembled": None}
     with face.progress("assembling", total=resolved.recipients) as progress:
-        assembled = assemble_release(inst, mail_job, now=utc_now(), progress=progress)
+        assembled = assemble_release(inst, mail_job, now=inst.now(), progress=progress)
     return {"resolved": resolved, "assembled": assembled}
 
 

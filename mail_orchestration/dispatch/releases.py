@@ -40,6 +40,7 @@ class Release:
     """What its recipients may have opted out of; '' is everything."""
     starts_at: datetime | None
     expires_at: datetime | None
+    is_dry_run: bool
     frequency_policy: CampaignPolicy
     frequency_rules: tuple[Rule, ...] | None
     """They hold in place of the policy's; None: the policy's."""

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.frequency import Policy, Window, first_day, policy_of_document
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -33,6 +34,19 @@ class PolicyInForce:
     def window(self) -> Window:
         """Which days a rule looks at."""
         return self.policy.window
+
+
+def keep_time_zone(connection: Connection, installation_id: int, time_zone: str) -> None:
+    """Raise BadSettings where the policy that holds has counted by days of another time zone.
+
+    Days that are closed would overlap those to come: mails of some hours would count twice, and leave places twice.
+    """
+    counted_in = connection.scalar(STATEMENTS["find_days_counted_in"], {"installation_id": installation_id})
+    if counted_in is not None and counted_in != time_zone:
+        raise BadSettings(
+            f"time_zone is {time_zone}, and the frequency policy that holds counts by days of {counted_in}: set it "
+            "back; it can be changed once the policy has ended (mail-orchestration frequency disable)"
+        )
 
 
 def policy_in_force(connection: Connection, installation_id: int) -> PolicyInForce | None:

@@ -8,6 +8,11 @@ SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.frequency.' ||
 -- The policy that holds for an installation, as it was applied last.
 SELECT policy, counted_for, applied_at FROM frequency_policy WHERE installation_id = CAST(:installation_id AS integer);
 
+-- name: find_days_counted_in
+-- The time zone in whose days the policy that holds has counted.
+SELECT i.settings ->> 'time_zone' FROM installation AS i
+INNER JOIN frequency_policy AS p ON p.installation_id = i.installation_id
+WHERE i.installation_id = CAST(:installation_id AS integer);
 
 
 -- The gate -------------------------------------------------------------------------------------------------------

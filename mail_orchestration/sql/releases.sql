@@ -55,7 +55,7 @@ INSERT INTO release (
 -- name: read_release
 -- One release with its campaign's name and its mail job's state.
 SELECT r.release_id, r.released_at, r.released_on, r.files, r.occurrence, r.again, r.topic, r.starts_at, r.expires_at,
-    r.frequency_policy, r.frequency_rules, r.shelf_life_days, r.counts, r.held_from, r.audience_ids,
+    r.is_dry_run, r.frequency_policy, r.frequency_rules, r.shelf_life_days, r.counts, r.held_from, r.audience_ids,
     r.excluded_audience_ids, r.resolved_at, r.audience_rows, r.duplicates, r.recipient_count, r.assembled_up_to,
     r.assembled_at, r.message_count, r.bypassed_count, r.dictionary, r.reported_at, c.name AS campaign, j.state, j.reason
 FROM release AS r

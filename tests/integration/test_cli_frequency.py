@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import text
 
 from mail_orchestration.broadcast import dry_run, fill_audience, release_campaign, resolve_release
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.cli.face import Face
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel import clock
 from tests.integration.cli_answers import Said, answer, said
 from tests.scenarios.installations import now, opened, write_site
 
@@ -124,6 +127,57 @@ def test_what_would_be_held_is_told_without_a_release(inst: Installation, capsys
     assert (again["held"], sum(again["bypassed"].values())) == (0, 3), "they were queued that one"
     assert answer(capsys, "frequency")["waiting"] == 3, "nothing more waits than before"
     assert {each["state"] for each in answer(capsys, "mail-jobs")["mail_jobs"][:3]} == {"STOPPED"}
+
+
+@pytest.mark.parametrize("days_off", [-2, 2])
+def test_a_host_whose_clock_is_off_counts_for_the_databases_day(
+    inst: Installation, capsys: Said, monkeypatch: pytest.MonkeyPatch, days_off: int
+) -> None:
+    monkeypatch.setattr(clock, "utc_now", lambda: now() + timedelta(days=days_off))
+    made = answer(capsys, "release", "letter", "--now", "--occurrence", "third")
+    assert made["state"] == "STOPPED", "everybody is held"
+    with inst.database.begin() as connection:
+        told = connection.execute(
+            text(
+                "SELECT abs(extract(epoch FROM r.released_at - now())) < 600, abs(r.released_on - current_date) <= 1, "
+                "abs(p.counted_for - current_date) <= 1 FROM release AS r, frequency_policy AS p "
+                "WHERE r.release_id = :r"
+            ),
+            {"r": made["mail_job_id"]},
+        ).one()
+    assert tuple(told) == (True, True, True)
+
+
+def test_the_time_zone_stays_as_long_as_a_policy_counts_by_its_days(
+    site: Site, inst: Installation, capsys: Said
+) -> None:
+    site.wishes(enabled=False)
+    before = site.settings.read_text()
+    site.settings.write_text(before.replace("frequency:", "time_zone: Asia/Tokyo\nfrequency:"))
+    refused = said(capsys, "frequency", code=ExitCode.BAD_INPUT)
+    assert "time_zone is Asia/Tokyo, and the frequency policy that holds counts by days of UTC" in refused
+    site.settings.write_text(before)
+    answer(capsys, "frequency", "disable", "--yes")
+    site.settings.write_text(before.replace("frequency:", "time_zone: Asia/Tokyo\nfrequency:"))
+    assert answer(capsys, "frequency")["waiting"] == 0
+
+
+def test_a_preview_has_no_effects(site: Site, inst: Installation, capsys: Said) -> None:
+    def rows() -> list[Any]:
+        with inst.database.begin() as connection:
+            return [
+                connection.execute(text(f"SELECT * FROM {table} ORDER BY 1, 2")).all()
+                for table in ("frequency_policy", "frequency_counter", "held_mail", "closed_day")
+            ]
+
+    before = rows()
+    site.wishes(enabled=True, rules=[{"max_mails": 2, "days": 7}], shelf_life_days=3)
+    told = answer(capsys, "frequency", "preview", "letter", "--occurrence", "third")
+    assert (told["held"], told["would_be_sent"]) == (0, 3), "by the rules that would hold"
+    site.wishes(enabled=True, rules=[{"max_mails": 1, "days": 7}, {"max_mails": 2, "days": 30}])
+    told = answer(capsys, "dry-run", "letter", "--occurrence", "third", code=ExitCode.NOT_WELL)
+    assert told["held_by_rule"] == {"1 in 7 days": 3}
+    assert rows() == before
 
 
 def test_a_dry_run_may_end_before_assembly(site: Site, database_url: str, monkeypatch: Any) -> None:
