@@ -11,7 +11,7 @@ from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
 from mail_orchestration.dispatch.held_mails import delete_held_mails, not_waiting
 from mail_orchestration.dispatch.recovering_held import RecoveredHeld, recover_held_mails
 from mail_orchestration.frequency.releasing import Released, release_held
-from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date
+from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date, finish_last_night
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import NotFound
@@ -37,8 +37,10 @@ class Recovered:
 
 def rescan(inst: Installation, *, now: datetime | None = None) -> Rescanned:
     """Bring the counters up to date, and let go what they allow; now by the database's clock, or at `now`."""
+    released = finish_last_night(inst, now=now)
     upkeep = bring_up_to_date(inst, now=now)
-    return Rescanned(upkeep=upkeep, released=upkeep.released.then(release_held(inst, now=now)))
+    released = released.then(upkeep.released).then(release_held(inst, now=now))
+    return Rescanned(upkeep=upkeep, released=released)
 
 
 def counts(inst: Installation) -> list[HeldCount]:

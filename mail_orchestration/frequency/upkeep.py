@@ -41,8 +41,21 @@ def prepare_gate(inst: Installation, *, now: datetime) -> None:
 
     Nothing is done where no policy holds and none is wished.
     """
-    if has_policy(inst) and bring_up_to_date(inst, now=now).may_free_held_mails:
-        release_held(inst, now=now)
+    if has_policy(inst):
+        finish_last_night(inst, now=now)
+        if bring_up_to_date(inst, now=now).may_free_held_mails:
+            release_held(inst, now=now)
+
+
+def finish_last_night(inst: Installation, *, now: datetime | None = None) -> Released:
+    """Let go what the day that is counted for allows, before another day is: its night may have been cut off."""
+    now = now or inst.now()
+    with inst.database.begin() as connection:
+        in_force = policy_in_force(connection, inst.installation_id)
+        ended_at = last_end_of_shelf(connection, inst.installation_id, now=now)
+    if in_force is None or ended_at is None or in_force.counted_for >= day_of(now, inst.settings.zone):
+        return Released()
+    return release_held(inst, now=now)
 
 
 def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upkeep:
@@ -93,8 +106,7 @@ def _catch_up(inst: Installation, now: datetime) -> tuple[Released, int]:
         return released, 0
     given_back = _give_back(inst, now)
     last = min(day_of(ended_at, zone), day_of(now, zone) - timedelta(days=1))
-    # The day that is counted for comes once more: its night may have been cut off before it let anything go.
-    for after in range((last - in_force.counted_for).days + 1):
-        night = in_force.counted_for + timedelta(days=after)
+    for after in range((last - in_force.counted_for).days):
+        night = in_force.counted_for + timedelta(days=after + 1)
         released = released.then(release_as_of(inst, night, now=now))
     return released, given_back

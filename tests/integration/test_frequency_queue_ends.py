@@ -98,6 +98,16 @@ def test_nights_are_caught_up_with_one_by_one(database: Database) -> None:
     assert endings(world) == {(long, 1): "sent", (dull, 1): "expired"}
 
 
+@pytest.mark.rule("8.4")
+def test_a_night_that_was_cut_off_before_it_let_anything_go_is_finished_first(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, WEEK)], contacts=2)
+    important(world, days_later(0), 0, "opens")
+    held = important(world, days_later(0.1), 0, "held")
+    world.night(days_later(8))
+    (later,) = rescan(world.inst, now=days_later(9)).released.later
+    assert (later.held_from, later.mails) == (held, 2)
+
+
 @pytest.mark.rule("3.6", "8.4")
 def test_what_its_campaigns_expiry_has_ended_is_not_let_go_after_missed_nights(database: Database) -> None:
     world = FrequencyWorld(database, [(1, 2)], contacts=2, shelf_life_days=9)
