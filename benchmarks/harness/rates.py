@@ -65,8 +65,11 @@ def measured_rates(folder: Path, port: int) -> dict[str, float]:
         "start_seconds": many.seconds["start"],
         "child_seconds": child_s,
         "mailcaster_microseconds": 1e6 * (many.seconds["delivery"] / MANY - child_s / LARGE_CHILD),
-        "mailcaster_cpu_microseconds": 1e6 * (many.cpu_s - few.cpu_s) / (MANY - FEW),
-        "database_cpu_microseconds": 1e6 * (many.database_cpu_s - few.database_cpu_s) / (MANY - FEW),
+        "mailcaster_cpu_microseconds": max(1.0, 1e6 * (many.cpu_s - few.cpu_s) / (MANY - FEW)),
+        # Autovacuum may have worked for the few only.
+        "database_cpu_microseconds": max(
+            1.0, 1e6 * (many.database_cpu_s - few.database_cpu_s) / (MANY - FEW)
+        ),
         "reply_milliseconds": 1000 * (few.seconds["delivery"] - child_s) / FEW,
         **{f"{what}_octets": count / MANY for what, count in many.octets.items()},
     }
