@@ -127,7 +127,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a message that is sent again counts twice for its contact": Mutation(
         promise="8.2",
-        file="sql/feedback.sql",
+        file="sql/daily_counts.sql",
         old="            r.result_no = 1\n",
         new="            r.result_no >= 1\n",
         caught_by="tests/integration/test_feedback_daily_counts.py -k uncertain",
@@ -151,7 +151,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a mail that is in the daily log keeps its place": Mutation(
         promise="8.2",
-        file="sql/feedback.sql",
+        file="sql/daily_counts.sql",
         old="    -g.more_placed\n",
         new="    0\n",
         caught_by="tests/integration/test_frequency_places.py::"
