@@ -1,0 +1,112 @@
+-- Statements of dispatch/held_mail_lists.py: what is shown of the frequency queue, and of what counts for a contact (spec 8.9).
+
+-- name: list_held_mails
+-- Mails that wait, most important first, of a campaign, a contact or all, with how many that count and may go are ahead of
+-- each for its contact.
+SELECT h.held_mail_id, h.contact_id, o.address, h.release_id AS mail_job_id, k.name AS campaign, h.priority, h.held_at,
+    h.expires_at, h.max_mails, h.days, r.frequency_rules, r.starts_at, k.state AS campaign_state, j.state AS mail_job_state,
+    (
+        SELECT count(*) FROM held_mail AS a
+        INNER JOIN release AS ar ON ar.release_id = a.release_id
+        INNER JOIN campaign AS ak ON ak.campaign_id = a.campaign_id
+        WHERE a.contact_id = h.contact_id AND ar.counts AND ak.state NOT IN ('paused', 'deleted')
+            AND (-a.priority, a.held_at, a.held_mail_id) < (-h.priority, h.held_at, h.held_mail_id)
+    ) AS ahead
+FROM (
+    SELECT * FROM held_mail
+    WHERE installation_id = CAST(:installation_id AS integer)
+        AND (CAST(:campaign_id AS integer) IS NULL OR campaign_id = CAST(:campaign_id AS integer))
+        AND (CAST(:contact_id AS bigint) IS NULL OR contact_id = CAST(:contact_id AS bigint))
+    ORDER BY priority DESC, held_at, held_mail_id
+    LIMIT CAST(:most AS bigint)
+) AS h
+INNER JOIN contact AS o ON o.contact_id = h.contact_id
+INNER JOIN release AS r ON r.release_id = h.release_id
+INNER JOIN mail_job AS j ON j.mail_job_id = h.release_id
+INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
+ORDER BY h.priority DESC, h.held_at, h.held_mail_id;
+
+-- name: count_held_mails
+-- How many mails wait, by campaign and the rule that held them, most first.
+SELECT k.name AS campaign, h.max_mails, h.days, count(*) AS mails, min(h.held_at) AS held_since, min(h.expires_at) AS first_expires_at
+FROM held_mail AS h
+INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
+WHERE h.installation_id = CAST(:installation_id AS integer)
+GROUP BY k.name, h.max_mails, h.days
+ORDER BY mails DESC, campaign, h.days, h.max_mails;
+
+-- name: list_past_held_mails
+-- How earlier waits of a contact ended, the latest first.
+SELECT e.held_mail_id, e.release_id AS mail_job_id, k.name AS campaign, e.priority, e.held_at, e.expires_at, e.max_mails,
+    e.days, e.ended_at, e.ending, e.ended_by, e.later_release_id AS later_mail_job_id
+FROM held_mail_log AS e
+INNER JOIN campaign AS k ON k.campaign_id = e.campaign_id
+WHERE e.contact_id = CAST(:contact_id AS bigint)
+ORDER BY e.ended_at DESC, e.held_mail_id DESC
+LIMIT CAST(:most AS bigint);
+
+-- name: count_ended_held_mails
+-- How many waits ended since a moment, by ending.
+SELECT ending, count(*) AS mails FROM held_mail_log
+WHERE installation_id = CAST(:installation_id AS integer) AND ended_at >= CAST(:since AS timestamptz)
+    AND day >= CAST(CAST(:since AS timestamptz) AT TIME ZONE 'UTC' AS date)
+GROUP BY ending
+ORDER BY ending;
+
+-- name: read_mails_by_day
+-- What contacts got on each day from one on, as the daily log has it.
+SELECT contact_id, day, mails FROM daily_mail_count
+WHERE contact_id = ANY(CAST(:contact_ids AS bigint[])) AND day >= CAST(:first_day AS date)
+ORDER BY contact_id, day;
+
+-- name: read_open_places
+-- How many places contacts have that the daily log has not counted yet.
+SELECT contact_id, places FROM frequency_counter
+WHERE contact_id = ANY(CAST(:contact_ids AS bigint[])) AND places > 0;
+
+-- name: find_places_of_contact
+-- The mail jobs in which a contact has a place that the daily log has not counted yet (not_before: where its days that are
+-- not closed begin). Recipients are in the order of contacts: each release is searched by halves.
+WITH RECURSIVE search AS (
+    SELECT r.release_id, r.released_on, r.bypassed_count, 1 AS low, r.recipient_count AS high
+    FROM release AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    WHERE r.takes_places AND r.recipient_count > 0
+        -- Settled before those days, all that it sent was accepted before them.
+        AND (r.places_settled_at IS NULL OR r.places_settled_at >= CAST(:not_before AS timestamptz))
+        AND j.installation_id = CAST(:installation_id AS integer)
+    UNION ALL
+    SELECT s.release_id, s.released_on, s.bypassed_count,
+        CASE WHEN m.contact_id < CAST(:contact_id AS bigint) THEN (s.low + s.high) / 2 + 1 ELSE s.low END,
+        CASE WHEN m.contact_id < CAST(:contact_id AS bigint) THEN s.high ELSE (s.low + s.high) / 2 END
+    FROM search AS s
+    INNER JOIN recipient AS m
+        ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.recipient_no = (s.low + s.high) / 2
+    WHERE s.low < s.high
+)
+SELECT p.release_id AS mail_job_id, k.name AS campaign, r.released_at, j.state, last.outcome, last.occurred_at
+FROM search AS s
+INNER JOIN recipient AS p
+    ON p.released_on = s.released_on AND p.release_id = s.release_id AND p.recipient_no = s.low
+        AND p.contact_id = CAST(:contact_id AS bigint) AND p.bypass_reason IS NULL
+INNER JOIN release AS r ON r.release_id = p.release_id
+INNER JOIN mail_job AS j ON j.mail_job_id = p.release_id
+INNER JOIN campaign AS k ON k.campaign_id = r.campaign_id
+LEFT JOIN LATERAL (
+    SELECT e.outcome, e.occurred_at FROM result AS e
+    WHERE e.released_on = p.released_on AND e.release_id = p.release_id AND e.contact_id = p.contact_id
+        AND e.message_no BETWEEN p.recipient_no - s.bypassed_count AND p.recipient_no
+    ORDER BY e.result_no DESC
+    LIMIT 1
+) AS last ON TRUE
+WHERE s.low = s.high
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    )
+    AND NOT EXISTS (
+        SELECT FROM place_given_back AS g
+        WHERE g.released_on = p.released_on AND g.release_id = p.release_id AND g.contact_id = p.contact_id
+    )
+    AND (last.outcome IS NULL OR last.outcome NOT IN ('accepted', 'uncertain') OR last.occurred_at >= CAST(:not_before AS timestamptz))
+ORDER BY r.released_at, p.release_id;
