@@ -155,8 +155,8 @@ def read_message(
         raise ValueError("name message_no, recipient_no or address, one of them")
     if address is not None:
         whose = {"release_id": release_id, "address_key": address_key(address)}
-        recipient_no = connection.scalar(STATEMENTS["find_recipient_of_address"], whose)
-        address = address if recipient_no is None else None
+        message_no = connection.scalar(STATEMENTS["find_message_of_address"], whose)
+        address = address if message_no is None else None
     row = connection.execute(
         STATEMENTS["read_message"],
         {

@@ -219,29 +219,28 @@ RETURNING message_count;
 SELECT resolved_at, assembled_at, recipient_count, message_count, bypassed_count
 FROM release WHERE release_id = CAST(:release_id AS bigint);
 
--- name: find_recipient_of_address
--- The recipient of a release who is the contact of an address. Recipients are in the order of contacts: the release is
--- searched by halves.
+-- name: find_message_of_address
+-- The message of a release to the contact of an address. Messages are in the order of contacts: they are searched by halves.
 WITH RECURSIVE search AS (
-    SELECT r.release_id, r.released_on, c.contact_id, 1 AS low, r.recipient_count AS high
+    SELECT r.release_id, r.released_on, c.contact_id, 1 AS low, r.message_count AS high
     FROM release AS r
     INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
     INNER JOIN contact AS c ON c.installation_id = j.installation_id AND c.address_key = :address_key
-    WHERE r.release_id = CAST(:release_id AS bigint) AND r.recipient_count > 0
+    WHERE r.release_id = CAST(:release_id AS bigint) AND r.message_count > 0
     UNION ALL
     SELECT s.release_id, s.released_on, s.contact_id,
         CASE WHEN m.contact_id < s.contact_id THEN (s.low + s.high) / 2 + 1 ELSE s.low END,
         CASE WHEN m.contact_id < s.contact_id THEN s.high ELSE (s.low + s.high) / 2 END
     FROM search AS s
-    INNER JOIN recipient AS m
-        ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.recipient_no = (s.low + s.high) / 2
+    INNER JOIN assembled_message AS m
+        ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.message_no = (s.low + s.high) / 2
     WHERE s.low < s.high
 )
-SELECT p.recipient_no
+SELECT m.message_no
 FROM search AS s
-INNER JOIN recipient AS p
-    ON p.released_on = s.released_on AND p.release_id = s.release_id AND p.recipient_no = s.low
-        AND p.contact_id = s.contact_id
+INNER JOIN assembled_message AS m
+    ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.message_no = s.low
+        AND m.contact_id = s.contact_id
 WHERE s.low = s.high;
 
 -- name: read_message
