@@ -40,6 +40,8 @@ BENCHMARKS = (
     "clean_up",
 )
 """In the order of the goals; then those that belong to none."""
+NEVER_QUICK = {"simulation"}
+"""It compares with releases that are sent for real, and measures rates before."""
 QUICK_AT_ONCE = 3
 """Of benchmarks whose figures are of no interest. Otherwise each has the machine to itself."""
 
@@ -57,7 +59,8 @@ def main() -> int:
     chosen.folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(QUICK_AT_ONCE if chosen.quick else 1) as executor:
         run = partial(_one, folder=chosen.folder, is_quick=chosen.quick)
-        gathered = list(executor.map(run, chosen.names or BENCHMARKS))
+        usual = [name for name in BENCHMARKS if not (chosen.quick and name in NEVER_QUICK)]
+        gathered = list(executor.map(run, chosen.names or usual))
     told = write_figures(chosen.folder, gathered, machine(server_version()), is_quick=chosen.quick)
     print(told)
     broken = [each.name for each in gathered if each.exit_code]

@@ -45,7 +45,7 @@ def measure(sizes: Sizes) -> list[Measurement]:
             addresses(sizes.contacts),
             connections=sizes.connections,
             mailcasters=tuple(CHILDREN),
-            smallest_jobs={"large": LARGE_CHILDREN},
+            parameters={"large": {"min_job_size": LARGE_CHILDREN}},
         )
         with open_installation(settings, application_name="benchmark") as inst:
             for _ in range(sizes.rounds):

@@ -26,7 +26,6 @@ from mail_orchestration.installation import open_installation
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from tests.scenarios.relays.arrivals import most_in_a_window
 
-CHILD = MailcasterParameters(name="usual").min_job_size
 UNBINDING = {
     "per_second": 100_000,
     "per_minute": 3_000_000,
@@ -41,6 +40,8 @@ class Sizes:
     """That each row of the table lasts, about."""
     fleets: str = "1,4,8"
     """How many mailcasters."""
+    child: int = MailcasterParameters(name="usual").min_job_size
+    """Messages of a child of several mailcasters'. Smaller ones end more often."""
     rows: str = "per_second,per_minute,domain"
     rounds: int = 5
     """Of the comparison."""
@@ -75,19 +76,19 @@ def measure(sizes: Sizes) -> list[Measurement]:
     with own_folder() as folder:
         for name in filter(None, sizes.rows.split(",")):
             for fleet in map(int, sizes.fleets.split(",")):
-                found += near(folder, name, fleet, sizes.seconds)
+                found += near(folder, name, fleet, sizes)
         if sizes.rounds:
             found += cost(folder, sizes)
     return found
 
 
-def near(folder: Path, name: str, fleet: int, at_least_s: float) -> list[Measurement]:
+def near(folder: Path, name: str, fleet: int, sizes: Sizes) -> list[Measurement]:
     """The most in a window, and the rate, beside the limit."""
     row = ROWS[name]
-    seconds = max(at_least_s, 1.5 * row.window_s)
-    # Children of the usual size, and one for each: who has come to the end of its work waits for no slot.
-    child = CHILD if at_least_s >= 10 else 100
-    heard = limited_messages(folder, fleet, row, max(int(row.per_second * seconds), fleet * child))
+    seconds = max(sizes.seconds, 1.5 * row.window_s)
+    # One child for each at least: who has come to the end of its work waits for no slot.
+    count = max(int(row.per_second * seconds), fleet * sizes.child)
+    heard = limited_messages(folder, fleet, row, count, sizes.child)
     most = row.per_second * row.window_s
     windows = {what: most_in_a_window(heard[what], row.window_s) for what in ("arrived", "read", "dots")}
     who = f"{name}, {fleet} mailcaster{'s' if fleet > 1 else ''}"
@@ -111,7 +112,7 @@ def near(folder: Path, name: str, fleet: int, at_least_s: float) -> list[Measure
     ]
 
 
-def limited_messages(folder: Path, fleet: int, row: Row, count: int) -> dict[str, list[float]]:
+def limited_messages(folder: Path, fleet: int, row: Row, count: int, child: int) -> dict[str, list[float]]:
     """When the limited messages of one release came to the relay."""
     names = [f"m{number}" for number in range(fleet)]
     contacts = addresses(count, "limited.example")
@@ -127,6 +128,7 @@ def limited_messages(folder: Path, fleet: int, row: Row, count: int) -> dict[str
             limits={} if row.is_of_domain else row.limits,
             domains=[{"name": "limited.example", "limits": row.limits}] if row.is_of_domain else (),
             mailcasters=names,
+            parameters=dict.fromkeys(names, {"min_job_size": child, "max_job_size": child + 1}),
         )
         released(settings)
         shifts(settings, names)
@@ -190,5 +192,5 @@ if __name__ == "__main__":
         __doc__,
         measure,
         full=Sizes(),
-        quick=Sizes(seconds=4, fleets="2", rows="per_second", rounds=1, contacts=2_000),
+        quick=Sizes(child=100, seconds=4, fleets="2", rows="per_second", rounds=1, contacts=2_000),
     )

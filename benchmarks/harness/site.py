@@ -35,13 +35,12 @@ def write_site(
     limits: Mapping[str, int] | None = None,
     domains: Sequence[Mapping[str, Any]] = (),
     mailcasters: Sequence[str] = ("m1",),
-    smallest_jobs: Mapping[str, int] = MappingProxyType({}),
+    parameters: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
 ) -> Path:
     """Settings, campaigns and a list of these addresses. Its relay listens on `port`.
 
-    Each mailcaster has `connections` connections, and the relay takes as many as all of them. `smallest_jobs` are the
-    `min_job_size` of those that do not have the default. Written again, the list
-    takes the place of the one before.
+    Each mailcaster has `connections` connections, and the relay takes as many as all of them; `parameters` are more of
+    those of some. Written again, the list takes the place of the one before.
     """
     shutil.copytree(CAMPAIGNS, folder / "campaigns", dirs_exist_ok=True)
     write_contacts(folder, contacts)
@@ -56,12 +55,7 @@ def write_site(
         ],
         "domains": [dict(each) for each in domains],
         "mailcasters": [
-            {
-                "name": name,
-                "connections": connections,
-                **({"min_job_size": smallest_jobs[name]} if name in smallest_jobs else {}),
-            }
-            for name in mailcasters
+            {"name": name, "connections": connections, **parameters.get(name, {})} for name in mailcasters
         ],
         "audiences": [{"name": "everybody", "csv": "everybody.csv", "mode": "replace"}],
     }
