@@ -40,8 +40,8 @@ BENCHMARKS = (
     "clean_up",
 )
 """In the order of the goals; then those that belong to none."""
-NEVER_QUICK = {"simulation"}
-"""It compares with releases that are sent for real, and measures rates before."""
+NEVER_QUICK = {"simulation", "single_mails"}
+"""They take a minute and more, however small: real releases to compare with, and Dagster at its own pace."""
 QUICK_AT_ONCE = 3
 """Of benchmarks whose figures are of no interest. Otherwise each has the machine to itself."""
 

@@ -128,7 +128,7 @@ def limited_messages(folder: Path, fleet: int, row: Row, count: int, child: int)
             limits={} if row.is_of_domain else row.limits,
             domains=[{"name": "limited.example", "limits": row.limits}] if row.is_of_domain else (),
             mailcasters=names,
-            parameters=dict.fromkeys(names, {"min_job_size": child, "max_job_size": child + 1}),
+            parameters={name: {"min_job_size": child, "max_job_size": child + 1} for name in names},
         )
         released(settings)
         shifts(settings, names)
