@@ -15,6 +15,8 @@ from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 _T = TypeVar("_T")
 
+_NO_COLUMNS = ((),) * len(DeliveryResult._fields)
+
 
 def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
     """The columns under the names of the binds of `append_results`, each an array literal in UTF-8."""
@@ -30,7 +32,7 @@ def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
         result_nos,
         superseded,
         *_,
-    ) = zip(*results, strict=True)
+    ) = zip(*results, strict=True) if results else _NO_COLUMNS
     return {
         "message_nos": _array(map(str, message_nos)),
         "contact_ids": _array(map(str, contact_ids)),
@@ -79,7 +81,7 @@ _moment = lru_cache(maxsize=64)(datetime.isoformat)
 
 def _column(values: Sequence[_T], element: Callable[[_T], str]) -> bytes:
     """Nearly always all values are equal, and an array of so many of them has been built before."""
-    if values.count(values[0]) == len(values):
+    if values and values.count(values[0]) == len(values):
         return _equal(element(values[0]), len(values))
     return _array(map(element, values))
 
