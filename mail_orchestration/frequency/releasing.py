@@ -71,7 +71,6 @@ def release_held(inst: Installation, *, now: datetime | None = None) -> Released
             policy_in_force(connection, inst.installation_id),
             now=now or database_now(connection),
         )
-        crash_point("held_mails_released")
     crash_point("held_mails_committed")
     for each in released.later:
         _log.info(
@@ -96,9 +95,7 @@ def release_as_of(inst: Installation, day: date, *, now: datetime) -> Released:
             return Released()
         count_for(connection, inst.installation_id, day)
         in_force = policy_in_force(connection, inst.installation_id)
-        released = let_go(connection, inst, in_force, now=now)
-        crash_point("held_mails_released")
-    return released
+        return let_go(connection, inst, in_force, now=now)
 
 
 def let_go(
@@ -133,4 +130,5 @@ def let_go(
         if each.counts and in_force is not None and not is_disabled:
             take_places(connection, each.mail_job_id, each.released_on)
     ended.update(end_held_mails(connection, inst.installation_id, now=now, shelf_ends_before=next_night))
+    crash_point("held_mails_released")
     return Released(later=later, ended=ended, waiting=count_held_mails(connection, inst.installation_id))
