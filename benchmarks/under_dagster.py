@@ -126,16 +126,12 @@ def has_ended(release_id: int) -> str:
 
 def seconds_of_a_child(inst: Installation, release_id: int) -> float:
     """The mean, from the first claim to the last."""
-    with inst.database.begin() as connection:
-        return float(
-            connection.execute(
-                text(
-                    "SELECT extract(epoch FROM max(started_at) - min(started_at)) / (count(*) - 1) "
-                    "FROM mail_job WHERE parent_id = :r"
-                ),
-                {"r": release_id},
-            ).scalar_one()
-        )
+    return answer(
+        inst,
+        "SELECT extract(epoch FROM max(started_at) - min(started_at)) / (count(*) - 1) "
+        "FROM mail_job WHERE parent_id = :r",
+        release_id,
+    )
 
 
 def first_message(inst: Installation) -> float:
@@ -162,16 +158,18 @@ def released(inst: Installation) -> int:
 
 
 def waited(inst: Installation, release_id: int) -> float:
+    return answer(
+        inst,
+        "SELECT extract(epoch FROM min(r.occurred_at) - min(j.created_at)) "
+        "FROM result AS r JOIN mail_job AS j ON j.mail_job_id = r.release_id WHERE r.release_id = :r",
+        release_id,
+    )
+
+
+def answer(inst: Installation, question: str, release_id: int) -> float:
+    """What the database answers of a release `:r`."""
     with inst.database.begin() as connection:
-        return float(
-            connection.execute(
-                text(
-                    "SELECT extract(epoch FROM min(r.occurred_at) - min(j.created_at)) "
-                    "FROM result AS r JOIN mail_job AS j ON j.mail_job_id = r.release_id WHERE r.release_id = :r"
-                ),
-                {"r": release_id},
-            ).scalar_one()
-        )
+        return float(connection.execute(text(question), {"r": release_id}).scalar_one())
 
 
 if __name__ == "__main__":

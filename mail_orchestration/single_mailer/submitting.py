@@ -232,31 +232,36 @@ class _Submission:
         contents: dict[str, SingleMailContent],
     ) -> dict[str, list[_Candidate]]:
         """By campaign those that were not queued within the history. One call for all: it locks in order."""
-        asked = [(digest, each) for digest in contents for each in by_campaign[digest] if each.is_remembered]
+        asked = [
+            (digest, each, _queued(each, content.campaign_id))
+            for digest, content in contents.items()
+            for each in by_campaign[digest]
+            if each.is_remembered
+        ]
         history = timedelta(days=self._inst.settings.retention.history_days)
         answers = remember(
             connection,
             self._inst.installation_id,
-            [_queued(each, contents[digest].campaign_id) for digest, each in asked],
+            [queued for _, _, queued in asked],
             history=history,
             now=self._now,
         )
-        repeated = [pair for pair, is_new in zip(asked, answers, strict=True) if not is_new]
+        repeated = [each for each, is_new in zip(asked, answers, strict=True) if not is_new]
         before = queued_at(
             connection,
             self._inst.installation_id,
-            [_queued(each, contents[digest].campaign_id) for digest, each in repeated],
+            [queued for _, _, queued in repeated],
             history=history,
             now=self._now,
         )
-        for (_, each), moment in zip(repeated, before, strict=True):
+        for (_, each, _), moment in zip(repeated, before, strict=True):
             self._answers[each.index] = Submitted(
                 index=each.index, submission=Submission.DUPLICATE, queued_at=moment, reason=_DUPLICATE
             )
         new: dict[str, list[_Candidate]] = {
             digest: [each for each in by_campaign[digest] if not each.is_remembered] for digest in contents
         }
-        for (digest, each), is_new in zip(asked, answers, strict=True):
+        for (digest, each, _), is_new in zip(asked, answers, strict=True):
             if is_new:
                 new[digest].append(each)
         return {digest: found for digest, found in new.items() if found}
