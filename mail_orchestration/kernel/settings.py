@@ -27,8 +27,8 @@ from mail_orchestration.kernel.limit_settings import DomainSettings, check_group
 from mail_orchestration.kernel.relay_settings import RelaySettings
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.kernel.sending_settings import SendWindowSettings
-from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName
-from mail_orchestration.kernel.yaml_document import read_yaml
+from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName, check_names
+from mail_orchestration.kernel.yaml_document import read_yaml_file
 
 SETTINGS_VARIABLE = "MAIL_ORCHESTRATION_SETTINGS"
 SETTINGS_FILE = "mail_orchestration.yaml"
@@ -155,10 +155,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _names_are_unique_and_known(self) -> Settings:
         for section in ("relays", "domains", "mailcasters", "audiences"):
-            names = [item.name for item in getattr(self, section)]
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"{section}: two are named {name!r}")
+            check_names(section, [item.name for item in getattr(self, section)])
         check_groups(self.domains)
         check_selectors(self.dkim)
         servers: dict[tuple[str, int], RelaySettings] = {}
@@ -240,11 +237,7 @@ def load_settings(path: Path | None = None) -> Settings:
             f"there is no settings file {file}; make one with `mail-orchestration init`, "
             f"or name one in {SETTINGS_VARIABLE}"
         )
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise BadSettings(f"{file}: cannot be read: {error.strerror}") from None
-    settings = read_yaml(content, file=str(file), model=Settings, error=BadSettings)
+    settings = read_yaml_file(file, model=Settings, error=BadSettings)
     folder = file.parent
 
     def absolute(value: Path | None) -> Path | None:

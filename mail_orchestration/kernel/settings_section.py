@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -14,6 +15,13 @@ class Section(BaseModel):
     """A mapping in the settings file: unknown keys are refused, and nothing changes it once it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def check_names(section: str, names: Sequence[str]) -> None:
+    """Raises ValueError where two have the same name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{section}: two are named {name!r}")
 
 
 def _time_zone(value: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -36,6 +37,15 @@ def read_yaml(text: str | bytes, *, file: str, model: type[Model], error: type[B
         faults = fault.errors()
         told = [_describe(each, model, file, lines) for each in faults if not _follows(each, faults)]
         raise error("\n".join(told)) from None
+
+
+def read_yaml_file(file: Path, *, model: type[Model], error: type[BadInput] = BadInput) -> Model:
+    """The document that `file` holds, as `read_yaml` reads it. Raises `error` too where it cannot be read."""
+    try:
+        text = file.read_bytes()
+    except OSError as fault:
+        raise error(f"{file}: cannot be read: {fault.strerror}") from None
+    return read_yaml(text, file=str(file), model=model, error=error)
 
 
 def parse_yaml(

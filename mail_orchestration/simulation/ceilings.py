@@ -77,6 +77,7 @@ def _crews(scenario: Scenario, total: int) -> list[_Crew]:
     """Those who take mail jobs of this size; not more mailcasters than there are children."""
     is_small = total < scenario.dispatcher.small_audience_threshold
     free = {relay.name: float(relay.connections) for relay in scenario.relays}
+    reply_s = {relay.name: scenario.reply_s(relay) for relay in scenario.relays}
     crews: list[_Crew] = []
     children = math.inf
     for each in scenario.mailcasters:
@@ -94,16 +95,11 @@ def _crews(scenario: Scenario, total: int) -> list[_Crew]:
         }
         held = shared_out(weights, free, float(count * each.connections))
         free = {name: room - held.get(name, 0.0) for name, room in free.items()}
-        rate = sum(share / _reply_s(scenario, name) for name, share in held.items()) / count
+        rate = sum(share / reply_s[name] for name, share in held.items()) / count
         rate = min(rate, 1e6 / scenario.rates.mailcaster_microseconds)
         rate = child / (child / rate + scenario.rates.child_seconds) if rate else 0.0
         crews.append(_Crew(parameters=each, count=count, child=child, per_second=rate, connections=held))
     return crews
-
-
-def _reply_s(scenario: Scenario, relay: str) -> float:
-    found = next(each.reply_milliseconds for each in scenario.relays if each.name == relay)
-    return (scenario.rates.reply_milliseconds if found is None else found) / 1000
 
 
 def _teams(crews: list[_Crew]) -> list[Team]:
@@ -147,7 +143,7 @@ def _relay(
     ramp = ramp_from(relay.ramp, scenario.zone, begins_at)
     limited = _slowed(ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp), idle)
     connections = sum(crew.connections.get(relay.name, 0.0) for crew in crews)
-    by_connections = connections / _reply_s(scenario, relay.name)
+    by_connections = connections / scenario.reply_s(relay)
     if by_connections < min(limited.per_second, fleet):
         limited = replace(limited, name=f"connections to relay {relay.name}")
     offered = min(limited.per_second, by_connections, fleet)

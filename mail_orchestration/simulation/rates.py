@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.settings_section import Section
-from mail_orchestration.kernel.yaml_document import read_yaml
+from mail_orchestration.kernel.yaml_document import read_yaml_file
 
 RATES_FILE = "simulation_rates.yaml"
 """In the installation's data_dir: what was measured on its own machine."""
@@ -50,7 +49,4 @@ class Rates(Section):
 
 def read_rates(file: Path) -> Rates:
     """The rates that a file holds; what it does not name is as measured elsewhere. Raises BadInput."""
-    try:
-        return read_yaml(file.read_bytes(), file=str(file), model=Rates)
-    except OSError as error:
-        raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
+    return read_yaml_file(file, model=Rates)

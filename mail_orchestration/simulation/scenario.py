@@ -23,8 +23,8 @@ from mail_orchestration.kernel.limit_settings import (
 from mail_orchestration.kernel.near_names import suggestion
 from mail_orchestration.kernel.sending_settings import SendWindowSettings
 from mail_orchestration.kernel.settings import Settings
-from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName
-from mail_orchestration.kernel.yaml_document import read_yaml
+from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName, check_names
+from mail_orchestration.kernel.yaml_document import read_yaml_file
 from mail_orchestration.simulation.rates import Rates
 
 MOST_DOMAINS = 100
@@ -136,6 +136,10 @@ class Scenario(Section):
         """Its time zone."""
         return ZoneInfo(self.time_zone)
 
+    def reply_s(self, relay: SimulatedRelay) -> float:
+        """Seconds from message to message of one connection."""
+        return (relay.reply_milliseconds or self.rates.reply_milliseconds) / 1000
+
     @field_validator("recipients", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
@@ -152,12 +156,9 @@ class Scenario(Section):
         return value
 
     @model_validator(mode="after")
-    def _names_are_unique_and_known(self) -> Scenario:
+    def _names_are_unique(self) -> Scenario:
         for section in ("mailcasters", "relays", "domains"):
-            names = [each.name for each in getattr(self, section)]
-            for name in names:
-                if names.count(name) > 1:
-                    raise ValueError(f"{section}: two are named {name!r}")
+            check_names(section, [each.name for each in getattr(self, section)])
         check_groups(self.domains)
         return self
 
@@ -189,11 +190,7 @@ def read_scenario(
     where = "the settings"
     if file is not None:
         where = str(file)
-        try:
-            text = file.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{file}: cannot be read: {error.strerror}") from None
-        named = read_yaml(text, file=where, model=Scenario)
+        named = read_yaml_file(file, model=Scenario)
         values = _laid_over(values, named.model_dump(mode="json", by_alias=True, exclude_unset=True))
     scenario = _validated(_laid_over(values, given or {}), where, given or {})
     _check_relays(scenario, where)

@@ -16,7 +16,7 @@ from mail_orchestration.simulation.preparing import Phase, prepare
 from mail_orchestration.simulation.retrying import pauses
 from mail_orchestration.simulation.scenario import Failures, Scenario
 from mail_orchestration.simulation.sending import Point, Sent, send
-from mail_orchestration.throttling.ceilings import OTHERS, group_of
+from mail_orchestration.throttling.ceilings import OTHERS, flow_name, groups_by_domain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,9 @@ def simulate(scenario: Scenario, recipients: int, *, now: datetime) -> Simulatio
     return Simulation(
         recipients=recipients,
         begins_at=begins_at,
-        first_message_s=None if first is None else starts_s + closed_s + _first_reply_s(scenario),
+        first_message_s=None
+        if first is None
+        else starts_s + closed_s + min(map(scenario.reply_s, scenario.relays)),
         half_s=after(sent.share_at.get(0.5)),
         ninety_percent_s=after(sent.share_at.get(0.9)),
         ninety_nine_percent_s=after(sent.share_at.get(0.99)),
@@ -128,11 +130,9 @@ def _name(domain: str) -> str:
 def _failures(scenario: Scenario) -> dict[str, Failures]:
     """By what has the same limits: the mean of the domains in it."""
     shares: dict[str, defaultdict[str, float]] = {}
+    named = groups_by_domain(scenario.domains)
     for each in scenario.mix:
-        name, own = _name(each.domain), each.failures or scenario.failures
-        group = None if name == OTHERS else group_of(name, scenario.domains)
-        if group is not None and group.name != EACH_OTHER_DOMAIN:
-            name = group.name
+        name, own = flow_name(_name(each.domain), named), each.failures or scenario.failures
         sums = shares.setdefault(name, defaultdict(float))
         for key in Failures.model_fields:
             sums[key] += each.share * getattr(own, key)
@@ -141,12 +141,6 @@ def _failures(scenario: Scenario) -> dict[str, Failures]:
         name: Failures(**{key: sums[key] / (sums["share"] or 1) for key in Failures.model_fields})
         for name, sums in shares.items()
     }
-
-
-def _first_reply_s(scenario: Scenario) -> float:
-    return (
-        min(relay.reply_milliseconds or scenario.rates.reply_milliseconds for relay in scenario.relays) / 1000
-    )
 
 
 def _sending_phases(scenario: Scenario, sent: Sent, queued_s: float, starts_s: float) -> list[Phase]:

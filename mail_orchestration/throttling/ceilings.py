@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -54,15 +54,19 @@ def ramp_from(
     return most_in_a_day
 
 
-def group_of(domain: str, groups: Sequence[DomainSettings]) -> DomainSettings | None:
-    """The group of domains that limits it; `*` stands for each other domain by itself."""
-    each_other = None
+def groups_by_domain(groups: Iterable[DomainSettings]) -> dict[str, DomainSettings]:
+    """By each domain, and by its own name, the group that limits it; `*` is among them."""
+    found: dict[str, DomainSettings] = {}
     for group in groups:
-        if domain == group.name or domain in group.members:
-            return group
-        if group.name == EACH_OTHER_DOMAIN:
-            each_other = group
-    return each_other
+        for domain in (group.name, *group.members):
+            found.setdefault(domain, group)
+    return found
+
+
+def flow_name(domain: str, named: Mapping[str, DomainSettings]) -> str:
+    """What `domain` has its limits with, of `groups_by_domain`: the group that names it, or itself alone."""
+    group = None if domain == OTHERS else named.get(domain)
+    return domain if group is None or group.name == EACH_OTHER_DOMAIN else group.name
 
 
 def flows_of(
@@ -75,9 +79,11 @@ def flows_of(
     largest = {domain for domain, _ in Counter(messages).most_common(most)}
     flows: Counter[str] = Counter()
     domains: dict[str, Ceiling] = {}
+    named = groups_by_domain(groups)
+    each_other = named.get(EACH_OTHER_DOMAIN)
     for domain, count in messages.items():
-        group = None if domain == OTHERS else group_of(domain, groups)
-        name = group.name if group is not None and group.name != EACH_OTHER_DOMAIN else domain
+        group = None if domain == OTHERS else named.get(domain, each_other)
+        name = flow_name(domain, named)
         if name == domain and domain not in largest:
             name = OTHERS
         elif group is not None and name not in domains:
