@@ -131,7 +131,7 @@ def _assemble(face: Face, inst: Installation, mail_job: int) -> dict[str, Any]:
     from mail_orchestration.broadcast import assemble_release, resolve_release
 
     resolved = resolve_release(inst, mail_job, now=inst.now())
-    if resolved.recipients == sum(resolved.bypassed.values()):
+    if not resolved.to_assemble:
         return {"resolved": resolved, "assembled": None}
     with face.progress("assembling", total=resolved.recipients) as progress:
         assembled = assemble_release(inst, mail_job, now=inst.now(), progress=progress)

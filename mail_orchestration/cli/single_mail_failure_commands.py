@@ -78,13 +78,14 @@ def resubmit_(
     with face.open() as inst:
         done = resubmit(inst, chosen, as_frozen=as_frozen)
         left = why_left(inst, chosen, done)
-        stopped = not done and single_mails_of(
+        is_unsaid = not (done or numbers) and code is None
+        stopped = is_unsaid and single_mails_of(
             inst, states=[LooseMailState.STOPPED], campaign=campaign, most=1
         )
 
     def tell(console: Console) -> None:
         console.print(_so_many(done, "resubmitted"))
-        if stopped and not numbers and code is None:
+        if stopped:
             console.print("Those of a deleted campaign stay STOPPED until it is back.")
         _tell_of_those_left(console, left)
 

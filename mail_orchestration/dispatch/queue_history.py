@@ -79,6 +79,8 @@ def queued_at(
     now: datetime,
 ) -> list[datetime | None]:
     """When each of the mails was queued last within `history` before `now`; None for one that was not."""
+    if not mails:
+        return []
     keys = [history_key(installation_id, mail) for mail in mails]
     since = now - history
     binds = {"mail_keys": keys, "first_day": since.astimezone(UTC).date(), "since": since}

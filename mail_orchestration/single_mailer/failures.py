@@ -22,7 +22,7 @@ from mail_orchestration.dispatch.single_mails import (
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import BadInput, NotFound
-from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
+from mail_orchestration.kernel.loose_mail_states import AT_REST, LooseMailKind
 from mail_orchestration.single_mailer.checking import Refused
 from mail_orchestration.single_mailer.contents import freeze_content, load_content
 
@@ -76,7 +76,7 @@ def _why_left(connection: Connection, inst: Installation, chosen: Chosen, number
         return str(error)
     if isinstance(found, EndedSingleMail):
         return f"it has ended, {found.outcome}"
-    if found.state not in (LooseMailState.FAILED, LooseMailState.STOPPED):
+    if found.state not in AT_REST:
         return f"it is {found.state}"
     if chosen.campaign not in (None, found.campaign):
         return f"it is of campaign {found.campaign}"
