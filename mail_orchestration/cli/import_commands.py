@@ -125,7 +125,6 @@ def _told(fault: ErrorDetails) -> str:
 def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: Mode | None) -> ImportSummary:
     from mail_orchestration.audience.described_source import source_of_settings
     from mail_orchestration.broadcast import fill_audience
-    from mail_orchestration.kernel.clock import utc_now
 
     source = source_of_settings(described, own_url=inst.database.url)
     with face.progress(f"importing {described.name}") as progress:
@@ -134,7 +133,7 @@ def _fill(face: Face, inst: Installation, described: AudienceSettings, mode: Mod
             described.name,
             source=source,
             mode=mode or described.mode,
-            now=utc_now(),
+            now=inst.now(),
             progress=lambda rows: progress(rows, None),
         )
 
@@ -213,14 +212,13 @@ def _import_suppressions(
 ) -> None:
     from mail_orchestration.audience.described_source import source_of_settings
     from mail_orchestration.audience.suppressing import import_suppressions
-    from mail_orchestration.kernel.clock import utc_now
 
     if (reason == "opted_out_of_topic") != bool(topic):
         raise BadInput("--topic goes with --reason opted_out_of_topic")
     described = _described("suppressions", file, "csv", None, address_column, encoding, delimiter)
     with face.open() as inst:
         source = source_of_settings(described, own_url=inst.database.url)
-        done = import_suppressions(inst.database, inst.installation_id, source, reason, topic, now=utc_now())
+        done = import_suppressions(inst.database, inst.installation_id, source, reason, topic, now=inst.now())
 
     def show(console: Console) -> None:
         why = f"{reason} {topic}".strip()
