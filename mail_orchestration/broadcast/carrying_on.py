@@ -97,9 +97,7 @@ def queue_release(inst: Installation, release_id: int, *, now: datetime | None =
     campaign was edited meanwhile (spec 3.4). Raises StateConflict before its start time (spec 3.6), and while the
     campaign's folder is being edited.
     """
-    if now is None:
-        with inst.database.begin() as connection:
-            now = database_now(connection)
+    now = now or inst.now()
     edit = stop_if_edited(inst, release_id, now=now)
     with inst.database.begin() as connection:
         found = releases.read_release(connection, inst.installation_id, release_id)

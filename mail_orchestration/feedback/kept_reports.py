@@ -29,12 +29,15 @@ def current_report(connection: Connection, release_id: int) -> MailJobReport:
             return _adapter().validate_json(kept)
         except ValidationError:
             pass  # an older version wrote it
-    return counted_report(connection, release_id)
+    return _counted(connection, release_id, signs)
 
 
 def counted_report(connection: Connection, release_id: int) -> MailJobReport:
     """Count every row, and keep the report if nobody works on the mail job. Raises NotFound."""
-    before = _signs(connection, release_id)
+    return _counted(connection, release_id, _signs(connection, release_id))
+
+
+def _counted(connection: Connection, release_id: int, before: str | None) -> MailJobReport:
     report = mail_job_report(connection, release_id)
     if before is not None and before == _signs(connection, release_id):
         kept = {"release_id": release_id, "signs": before, "report": _adapter().dump_json(report).decode()}

@@ -111,7 +111,8 @@ def let_go(
 
     `is_disabled`: that policy ends, and all goes that waits.
     """
-    today, zone = day_of(now, inst.settings.zone), inst.settings.zone
+    zone = inst.settings.zone
+    holds_on = None if is_disabled else in_force
     # A shelf life ends as a day begins, at the very moment at which mails leave the windows: what may go then goes. It
     # ends by the day that is counted for: a night that has not come yet, or was missed, costs nobody a mail.
     night, next_night = (None, None) if in_force is None else day_bounds(in_force.counted_for, zone)
@@ -120,15 +121,16 @@ def let_go(
     later = release_held_mails(
         connection,
         inst.installation_id,
-        None if is_disabled else in_force,
-        released_on=today,
+        holds_on,
+        released_on=day_of(now, zone),
         small_audience_threshold=inst.settings.dispatcher.small_audience_threshold,
         now=now,
         ended_by=by,
     )
-    for each in later:
-        if each.counts and in_force is not None and not is_disabled:
-            take_places(connection, each.mail_job_id, each.released_on)
+    if holds_on is not None:
+        for each in later:
+            if each.counts:
+                take_places(connection, each.mail_job_id, each.released_on)
     ended.update(end_held_mails(connection, inst.installation_id, now=now, shelf_ends_before=next_night))
     crash_point("held_mails_released")
     return Released(later=later, ended=ended, waiting=count_held_mails(connection, inst.installation_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -68,8 +68,6 @@ class Overview:
     """The policy with its figures."""
 
     shown: PolicyShown
-    today: date
-    """In the installation's time zone."""
     rules: Sequence[RuleFigures]
     """Those that hold, narrowest first."""
     held: Sequence[HeldCount]
@@ -98,7 +96,6 @@ def overview(inst: Installation, *, now: datetime | None = None) -> Overview:
         in_force = shown.in_force
         return Overview(
             shown=shown,
-            today=today,
             rules=[] if in_force is None else rule_figures(connection, inst.installation_id, in_force),
             held=held_counts(connection, inst.installation_id),
             ended=ended_counts(connection, inst.installation_id, now - ENDED_WITHIN),

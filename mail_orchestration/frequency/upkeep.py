@@ -12,8 +12,7 @@ from mail_orchestration.frequency.applying import apply_policy, has_policy, rest
 from mail_orchestration.frequency.releasing import Released, release_as_of, release_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
-from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.frequency_in_force import policy_in_force
+from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +49,7 @@ def prepare_gate(inst: Installation, *, now: datetime) -> None:
 def finish_last_night(inst: Installation, *, now: datetime | None = None) -> Released:
     """Let go what the day that is counted for allows, before another day is: its night may have been cut off."""
     now = now or inst.now()
-    with inst.database.begin() as connection:
-        in_force = policy_in_force(connection, inst.installation_id)
-        ended_at = last_end_of_shelf(connection, inst.installation_id, now=now)
-    if in_force is None or ended_at is None or in_force.counted_for >= day_of(now, inst.settings.zone):
-        return Released()
-    return release_held(inst, now=now)
+    return Released() if _behind(inst, now) is None else release_held(inst, now=now)
 
 
 def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upkeep:
@@ -64,9 +58,7 @@ def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upke
     Now by the database's clock, or at `now`. May be repeated, and be cut off anywhere: each step is a transaction of
     its own. Without it nobody is written to too often: counters of yesterday can only hold too much.
     """
-    if now is None:
-        with inst.database.begin() as connection:
-            now = database_now(connection)
+    now = now or inst.now()
     database, installation_id, zone = inst.database, inst.installation_id, inst.settings.zone
     closed = close_days_due(database, installation_id, zone, now)
     released, given_back = _catch_up(inst, now)
@@ -80,6 +72,16 @@ def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upke
         given_back=given_back,
         released=released,
     )
+
+
+def _behind(inst: Installation, now: datetime) -> tuple[PolicyInForce, datetime] | None:
+    """The policy that holds, and when a shelf life ended last, where nights are to be made up for."""
+    with inst.database.begin() as connection:
+        in_force = policy_in_force(connection, inst.installation_id)
+        ended_at = last_end_of_shelf(connection, inst.installation_id, now=now)
+    if in_force is None or ended_at is None or in_force.counted_for >= day_of(now, inst.settings.zone):
+        return None
+    return in_force, ended_at
 
 
 def _give_back(inst: Installation, now: datetime) -> int:
@@ -99,11 +101,9 @@ def _catch_up(inst: Installation, now: datetime) -> tuple[Released, int]:
     here first. Returns also how many places were given back.
     """
     zone, released = inst.settings.zone, Released()
-    with inst.database.begin() as connection:
-        in_force = policy_in_force(connection, inst.installation_id)
-        ended_at = last_end_of_shelf(connection, inst.installation_id, now=now)
-    if in_force is None or ended_at is None or in_force.counted_for >= day_of(now, zone):
+    if (behind := _behind(inst, now)) is None:
         return released, 0
+    in_force, ended_at = behind
     given_back = _give_back(inst, now)
     last = min(day_of(ended_at, zone), day_of(now, zone) - timedelta(days=1))
     for after in range((last - in_force.counted_for).days):
