@@ -142,7 +142,7 @@ ORDER BY later.release_id, t.contact_id;
 WITH gone AS (
     DELETE FROM held_mail AS h
     USING held_candidate AS t, release AS later
-    WHERE t.is_taken AND h.held_mail_id = t.held_mail_id
+    WHERE t.is_taken AND h.contact_id = t.contact_id AND h.release_id = t.release_id
         AND later.held_from = t.release_id AND later.release_id = ANY(CAST(:later_ids AS bigint[]))
     RETURNING h.*, later.release_id AS later_release_id
 )

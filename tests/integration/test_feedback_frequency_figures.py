@@ -97,7 +97,10 @@ def test_the_queue_is_told_day_by_day_in_the_days_of_the_installation(database: 
     main, other = add_installation(database), add_installation(database, "other")
     zone = ZoneInfo("Europe/Berlin")
     day = "2026-07-%02d 22:30+00"  # of the day after, in Berlin
-    waiting = "INSERT INTO held_mail VALUES (DEFAULT, :inst, 1, 1, 1, 1, 0, CAST(:held AS timestamptz), now(), 3, 7)"
+    waiting = (
+        "INSERT INTO held_mail VALUES "
+        "(DEFAULT, :inst, :contact, 1, 1, 1, 0, CAST(:held AS timestamptz), now(), 3, 7)"
+    )
     ended = (
         "INSERT INTO held_mail_log VALUES (:day, :number, :inst, 1, 1, 1, 1, 0, "
         "CAST(:held AS timestamptz), now(), 3, 7, CAST(:ended AS timestamptz), CAST(:ending AS held_mail_ending), "
@@ -105,8 +108,8 @@ def test_the_queue_is_told_day_by_day_in_the_days_of_the_installation(database: 
     )
     for date_of_month in range(10, 21):
         execute(database, "SELECT ensure_day_partitions(:day)", day=date(2026, 7, date_of_month))
-    for inst, held in ((main, 12), (main, 18), (main, 18), (other, 18)):
-        execute(database, waiting, inst=inst, held=day % held)
+    for contact, (inst, held) in enumerate(((main, 12), (main, 18), (main, 18), (other, 18))):
+        execute(database, waiting, inst=inst, contact=contact, held=day % held)
     for number, (inst, held, end, ending) in enumerate(
         (
             (main, 12, 15, "sent"),
