@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 from sqlalchemy import Connection
 
@@ -33,7 +35,7 @@ from mail_orchestration.kernel.states import MailJobState
 
 ASSEMBLY_BATCH = 500
 """Recipients that go to an assembly process at once; a batch that breaks it is cut down to the one to blame."""
-MODELS = 5
+MODELS = 8
 """Recipients after whose shape the dictionary is made."""
 PAGES_BATCH = 40
 """The same where bodies are pages of up to 2 MB, all of a batch in memory at once."""
@@ -161,13 +163,17 @@ class _Assembly:
         )
 
     def _models(self) -> Sequence[Recipient]:
-        """Some recipients out of the middle, whose numbers are as long as most; none where the dictionary is kept."""
+        """Some recipients, drawn by lot, always the same ones; none where the dictionary is kept."""
         if self._frozen.dictionary is not None:
             return ()
+        release_id, count = self._release.release_id, self._release.recipient_count or 0
+        chance = random.Random(release_id)  # noqa: S311 - whose messages are a sample guards nothing
+        models: list[Recipient] = []
         with self._inst.database.connect_autocommit() as reading:
-            half = (self._release.recipient_count or 0) // 2
-            batch = next(recipients_to_assemble(reading, self._release.release_id, half, MODELS), None)
-        return () if batch is None else batch.recipients
+            for before in sorted(chance.sample(range(count), min(MODELS, count))):
+                for batch in islice(recipients_to_assemble(reading, release_id, before, 1), 1):
+                    models += batch.recipients
+        return models
 
     def _batches(self, reading: Connection) -> Iterator[Sequence[Recipient]]:
         """Recipients in order. Whom a custom component bypasses, and who left the audience, is set aside."""

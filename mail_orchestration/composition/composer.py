@@ -7,13 +7,15 @@ and joins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 
-from jinja2 import Template
+from jinja2 import StrictUndefined, Template, Undefined
 
 from mail_orchestration.composition import dictionary
 from mail_orchestration.composition.attachments import attachment_part, inline_part
@@ -43,9 +45,11 @@ from mail_orchestration.kernel.dkim_keys import DkimKey
 from mail_orchestration.kernel.errors import BadCampaign
 from mail_orchestration.kernel.model import BodyFormat, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest
-from mail_orchestration.kernel.tokens import Purpose, SigningKeys
+from mail_orchestration.kernel.tokens import MINIMUM_SECRET_OCTETS, Purpose, SigningKeys
 
 _NOBODY = Recipient(recipient_no=0, contact_id=0, address="somebody@example.org")
+_MESSAGES = 32
+"""At least so many imagined ones for a dictionary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +78,18 @@ class Composer:
         keys: SigningKeys,
         *,
         dkim_keys: Sequence[DkimKey] = (),
+        undefined: type[Undefined] = StrictUndefined,
     ) -> None:
-        """`dkim_keys` are those of the campaign's `From` domain; each of them signs every message."""
+        """`dkim_keys` are those of the campaign's `From` domain; each of them signs every message.
+
+        `undefined` is what a template finds under a name that nobody has given a value.
+        """
         definition = campaign.definition
         self.campaign, self.facts = campaign, facts
         self._definition, self._keys = definition, keys
+        self._dkim_keys = dkim_keys
         self._signer = Signer(dkim_keys) if dkim_keys else None
-        self._text_environment = CampaignEnvironment(campaign.files)
+        self._text_environment = CampaignEnvironment(campaign.files, undefined=undefined)
         self._subject = self._line_template("subject", definition.subject)
         self._to_name = self._line_template("to_name", definition.to_name) if definition.to_name else None
         self._extra = [(name, self._line_template(name, value)) for name, value in definition.headers.items()]
@@ -88,7 +97,11 @@ class Composer:
         self._html = self._file_template(campaign.html_template)
         self._text = self._file_template(campaign.text_template)
         derives = campaign.html_template is not None and campaign.text_template is None
-        self._derive = TextDeriver(campaign.files, campaign.html_template or "").derive if derives else None
+        self._derive = (
+            TextDeriver(campaign.files, campaign.html_template or "", undefined=undefined).derive
+            if derives
+            else None
+        )
         seed = hashlib.sha256(
             f"{campaign.digest}:{facts.installation}:{facts.mail_job_id}".encode()
         ).hexdigest()
@@ -118,6 +131,9 @@ class Composer:
         detail naming attribute, field, or file and line.
         """
         self._verify_attributes(recipient)
+        return self._composed(recipient, page, dated)
+
+    def _composed(self, recipient: Recipient, page: Page | None, dated: datetime | None) -> ComposedMessage:
         links = recipient_links(self.facts, self._definition, recipient, self._keys)
         values = template_values(self.facts, self._definition, recipient, links, dated)
         html, text = self._render_bodies(recipient, values, page)
@@ -161,18 +177,15 @@ class Composer:
     def dictionary(self, *, rendered: bool = True, models: Sequence[Recipient] = ()) -> bytes:
         """What `compression.Compressor` needs to store this mail job's messages small; the same every time.
 
-        `rendered` runs the templates for an imagined contact, and for some who have attributes of the same shape as
-        these models, without limits: `AssemblyPool` does it in a worker. Nothing of the models themselves is in it.
+        `rendered` composes messages for imagined contacts, who are like the campaign's sample and like these models,
+        without limits: `AssemblyPool` does it in a worker. Nothing of the models themselves is in it.
         """
         inline, attached = self.static_parts
-        samples = [self._sample(*self._literal_bodies())]
-        imagined = [self._definition.sample_contact] if rendered else []
-        imagined += (
-            {name: dictionary.shape_of(value) for name, value in each.attributes.items()} for each in models
+        return dictionary.build(
+            text=self._literal_message(),
+            samples=self._imagined_messages(models) if rendered else (),
+            blobs=[part.body for part in (*inline, *attached)],
         )
-        bodies = map(self._imagined_bodies, imagined)
-        samples += (self._sample(*each) for each in bodies if each is not None)
-        return dictionary.build(samples=samples, blobs=[part.body for part in (*inline, *attached)])
 
     def _line_template(self, key: str, source: str) -> Template | str:
         if "{{" not in source and "{%" not in source and "{#" not in source:
@@ -272,39 +285,52 @@ class Composer:
             text=text,
         )
 
-    def _literal_bodies(self) -> tuple[str, str]:
+    def _literal_message(self) -> bytes:
+        """What the templates say by themselves, under the header fields of all messages."""
         files = self.campaign.files
         html = dictionary.literal_text(self._text_environment, files, html=True)
         text = dictionary.literal_text(self._text_environment, files, html=False)
-        return html, text or (text_of(html) if html else "")
-
-    def _imagined_bodies(self, attributes: Mapping[str, Any]) -> tuple[str, str] | None:
-        """The templates with these attributes; whatever else they name prints nothing."""
-        environment = CampaignEnvironment(self.campaign.files, undefined=dictionary.Imagined)
-        recipient = replace(_NOBODY, attributes=dict(attributes))
-        links = recipient_links(self.facts, self._definition, recipient, self._keys)
-        values = template_values(self.facts, self._definition, recipient, links)
-        html = text = ""
-        try:
-            if self.campaign.html_template is not None:
-                html = render(compile_template(environment, self.campaign.html_template), values)
-            if self.campaign.text_template is not None:
-                text = render(compile_template(environment, self.campaign.text_template), values)
-        except CompositionError:
-            return None
-        return html, text or (text_of(html) if html else "")
-
-    def _sample(self, html: str, text: str) -> bytes:
-        """A message as a model of all others."""
+        links = recipient_links(self.facts, self._definition, _NOBODY, self._keys)
+        text = text or (text_of(html) if html else "")
         return self._write(
-            _NOBODY,
-            recipient_links(self.facts, self._definition, _NOBODY, self._keys),
-            subject="",
-            to_name="",
-            extra=[],
-            html=html or None,
-            text=text,
+            _NOBODY, links, subject="", to_name="", extra=[], html=html or None, text=text
         ).data
+
+    def _imagined_messages(self, models: Sequence[Recipient]) -> list[bytes]:
+        """Several to each of those who are like these; whatever else their templates name prints nothing."""
+        keys = SigningKeys({self._keys.current: bytes(MINIMUM_SECRET_OCTETS)})
+        composer = Composer(
+            self.campaign, self.facts, keys, dkim_keys=self._dkim_keys, undefined=dictionary.Imagined
+        )
+        page = Page(url="", html="<p>.</p>\n") if self._definition.content_url is not None else None
+        chance = random.Random(0)  # noqa: S311 - nothing secret: the dictionary is the same every time
+        sample = replace(_NOBODY, attributes=self._definition.sample_contact)
+        domains = Counter(model.address.rpartition("@")[2] for model in models)
+        shared = {domain for domain, times in domains.items() if times > 1}
+        originals = [sample, *models]
+        messages = []
+        for somebody in (
+            sample,
+            *(_somebody_like(each, shared, chance) for each in originals * (1 + _MESSAGES // len(originals))),
+        ):
+            try:
+                messages.append(composer._composed(somebody, page, None).data)
+            except CompositionError:
+                continue
+        return messages
+
+
+def _somebody_like(model: Recipient, domains: Collection[str], chance: random.Random) -> Recipient:
+    """With another name at the same domain, if it is one of those."""
+    local, _, domain = model.address.rpartition("@")
+    return replace(
+        _NOBODY,
+        recipient_no=dictionary.alike(model.recipient_no, chance),
+        contact_id=dictionary.alike(model.contact_id, chance),
+        address=f"{dictionary.alike(local, chance)}@{domain if domain in domains else 'example.org'}",
+        body_format=model.body_format,
+        attributes={name: dictionary.alike(value, chance) for name, value in model.attributes.items()},
+    )
 
 
 def _date_field(moment: datetime) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from inscriptis import get_text
 from inscriptis.model.config import ParserConfig
-from jinja2 import Template, nodes, pass_eval_context
+from jinja2 import StrictUndefined, Template, Undefined, nodes, pass_eval_context
 from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
@@ -54,10 +54,16 @@ def text_of(html: str) -> str:
 class TextDeriver:
     """Derives text from what one HTML template renders. Not for several threads at once."""
 
-    def __init__(self, files: Mapping[str, bytes], html_template: str) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        html_template: str,
+        *,
+        undefined: type[Undefined] = StrictUndefined,
+    ) -> None:
         self._values: list[str] = []
         self._layouts: OrderedDict[str, list[str] | None] = OrderedDict()
-        environment = CampaignEnvironment(files, finalize=self._mark)
+        environment = CampaignEnvironment(files, finalize=self._mark, undefined=undefined)
         captures = any(
             parse_template(environment, path, content.decode("utf-8-sig")).find(kind) is not None
             for path, content in files.items()

@@ -195,8 +195,8 @@ MUTATIONS: dict[str, Mutation] = {
     "what was altered since it was looked at is taken for the same": Mutation(
         promise="2.4",
         file="composition/compression.py",
-        old=", write_checksum=True",
-        new="",
+        old="write_checksum=True",
+        new="write_checksum=False",
         caught_by="tests/unit/test_lines_are_known.py",
     ),
     "a stop does not wait for a claim that is being made": Mutation(

@@ -11,7 +11,7 @@ from mail_orchestration.composition.compression import BadStoredMessage, Compres
 from mail_orchestration.kernel.message_lines import Lines, dot_stuffed, fault_of_lines
 
 FILE = b"".join(b"%076d\r\n" % number for number in range(20))
-COMPRESSOR = Compressor(dictionary.build(samples=[b"Subject: hello\r\n\r\nworld\r\n"], blobs=[FILE]))
+COMPRESSOR = Compressor(dictionary.build(text=b"Subject: hello\r\n\r\nworld\r\n", blobs=[FILE]))
 PIECES = [b"x", b".", b"\r", b"\n", b"\r\n", b"\r\n.", b"\0", b"y" * 500, b"Subject: hello\r\n"]
 
 

@@ -303,13 +303,13 @@ CREATE TABLE bypass (
     PRIMARY KEY (release_id, recipient_no, released_on)
 ) PARTITION BY RANGE (released_on);
 
--- message is compressed against the release's dictionary.
+-- message is compressed against the release's dictionary. The wide columns come first: no octet goes to alignment.
 CREATE TABLE assembled_message (
-    released_on date NOT NULL,
     release_id bigint NOT NULL,
+    contact_id bigint NOT NULL,
+    released_on date NOT NULL,
     message_no integer NOT NULL,
     recipient_no integer NOT NULL,
-    contact_id bigint NOT NULL,
     size integer NOT NULL,
     address text NOT NULL,
     message bytea NOT NULL,
