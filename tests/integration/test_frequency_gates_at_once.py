@@ -1,4 +1,4 @@
-"""Two campaigns at the same moment, and processes that die in the gate: never more than the rules allow (spec 8.8)."""
+"""What meets at the gate, and processes that die in it: never more than the rules allow, nothing twice (spec 8.8)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from unittest.mock import patch
 
 import pytest
 
-from mail_orchestration.audience import frequency_gate
-from mail_orchestration.audience.resolving import mark_interrupted
+from mail_orchestration.audience import duplicates, frequency_gate, resolving
+from mail_orchestration.audience.resolving import mark_interrupted, resolve_recipients
+from mail_orchestration.dispatch import recovering_held
 from mail_orchestration.dispatch.campaigns import CampaignChange, delete_campaign
 from mail_orchestration.feedback.daily_counts import close_day
+from mail_orchestration.frequency import queue
 from mail_orchestration.kernel import crash_points
 from mail_orchestration.kernel.database import Database
+from tests.integration.frequency_queue_world import at_its_limit
 from tests.integration.frequency_world import NOON, FrequencyWorld, database, days_later
 
 __all__ = ["database"]
@@ -114,6 +117,67 @@ def test_a_campaign_that_is_deleted_waits_for_its_release_that_is_at_the_gate(da
         release.result(60)
         assert (deleted.result(60).stopped, deleted.result(60).held) == ((made,), 2)
     assert world.held() == 0
+
+
+@pytest.mark.rule("6.6", "8.9")
+@pytest.mark.parametrize("first", ["release", "recovery"])
+def test_what_is_recovered_while_the_same_is_released_goes_once(
+    database: Database, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, _ = at_its_limit(database)
+    queue.empty(world.inst, by="me", now=days_later(2))
+    at = days_later(9)
+    world.night(at)
+    made = world.made(at, campaign="second")
+    has_come, goes_on = Event(), Event()
+
+    def stop(name: str) -> None:
+        if name == first:
+            has_come.set()
+            assert goes_on.wait(60)
+
+    def gate(*arguments: Any) -> None:
+        """It is decided who has the same already, and nobody is at the gate yet."""
+        stop("release")
+        frequency_gate.pass_frequency_gate(*arguments)
+
+    def recover_held_mails(*arguments: Any, **more: Any) -> recovering_held.RecoveredHeld:
+        """The mails wait again, and nobody sees them yet."""
+        found = recovering_held.recover_held_mails(*arguments, **more)
+        stop("recovery")
+        return found
+
+    def release() -> None:
+        resolve_recipients(
+            database,
+            made,
+            small_audience_threshold=1000,
+            history=timedelta(days=30),
+            time_zone=world.inst.settings.zone,
+            now=at,
+        )
+
+    def recovery() -> queue.Recovered:
+        return queue.recover(world.inst, deleted=True, by="me", now=at)
+
+    monkeypatch.setattr(duplicates, "database_now", lambda _: at)
+    monkeypatch.setattr(resolving, "pass_frequency_gate", gate)
+    monkeypatch.setattr(queue, "recover_held_mails", recover_held_mails)
+    works: dict[str, Callable[[], Any]] = {"release": release, "recovery": recovery}
+    (second,) = works.keys() - {first}
+    with ThreadPoolExecutor(2) as pool:
+        done = {first: pool.submit(works[first])}
+        assert has_come.wait(60)
+        done[second] = pool.submit(works[second])
+        wait_for_a_waiting_lock(world, done[second])
+        goes_on.set()
+    done["release"].result()
+    recovered: queue.Recovered = done["recovery"].result()
+    passed = [world.passed(made), *(world.passed(each.mail_job_id) for each in recovered.released.later)]
+    assert (recovered.recovered.mails, passed) == (
+        (0, [{1, 2, 3}]) if first == "release" else (3, [set(), {1, 2, 3}])
+    )
+    assert world.faults() == []
 
 
 def test_gates_closes_and_places_given_back_at_the_same_moment_leave_the_books_right(
