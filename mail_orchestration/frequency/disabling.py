@@ -7,7 +7,7 @@ from datetime import datetime
 
 from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
 from mail_orchestration.feedback.frequency_history import History, drop_history, history
-from mail_orchestration.frequency.releasing import Released, let_go
+from mail_orchestration.frequency.releasing import Released, let_go, release_held
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database_clock import database_now
@@ -54,9 +54,12 @@ def disable_policy(inst: Installation, *, by: str, now: datetime | None = None) 
     """Send all that waits, whatever the rules say, and forget how often anybody was written to. `by`: who does it.
 
     What has expired is not sent; what is paused or was stopped goes when it goes on, and what has a start time then.
-    All or nothing, in one transaction. Raises StateConflict when no policy holds, and while the settings enable one,
-    which would hold again at once.
+    All or nothing, in one transaction, after what the policy itself lets go by now: a night may have been cut off.
+    Raises StateConflict when no policy holds, and while the settings enable one, which would hold again at once.
     """
+    with inst.database.begin() as connection:
+        _to_disable(inst, policy_in_force(connection, inst.installation_id))
+    owed = release_held(inst, now=now)
     with inst.database.begin() as connection:
         lock_frequency(connection, inst.installation_id)
         in_force = _to_disable(inst, policy_in_force(connection, inst.installation_id))
@@ -65,7 +68,7 @@ def disable_policy(inst: Installation, *, by: str, now: datetime | None = None) 
         forgotten = history(connection, inst.installation_id)
         drop_history(connection, inst.installation_id, now)
         crash_point("policy_dropped")
-    return Disabled(released=released, forgotten=forgotten)
+    return Disabled(released=owed.then(released), forgotten=forgotten)
 
 
 def _to_disable(inst: Installation, in_force: PolicyInForce | None) -> PolicyInForce:

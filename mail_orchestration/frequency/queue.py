@@ -97,7 +97,8 @@ def recover(
     operator deleted, as long as the log of held mails has it. What the contact got or waits for by now, from another
     release, does not come back, nor what has passed its campaign's expiry. Then the queue is scanned.
     """
-    upkeep = bring_up_to_date(inst, now=now)
+    released = finish_last_night(inst, now=now)
+    released = released.then(bring_up_to_date(inst, now=now).released)
     with inst.database.begin() as connection:
         in_force = policy_in_force(connection, inst.installation_id)
         found = recover_held_mails(
@@ -112,4 +113,4 @@ def recover(
             now=now or database_now(connection),
             by=by,
         )
-    return Recovered(recovered=found, released=upkeep.released.then(release_held(inst, now=now)))
+    return Recovered(recovered=found, released=released.then(release_held(inst, now=now)))

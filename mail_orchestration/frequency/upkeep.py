@@ -55,8 +55,9 @@ def finish_last_night(inst: Installation, *, now: datetime | None = None) -> Rel
 def bring_up_to_date(inst: Installation, *, now: datetime | None = None) -> Upkeep:
     """Apply the settings' policy, close the days that are over, count anew, and take back what never arrived.
 
-    Now by the database's clock, or at `now`. May be repeated, and be cut off anywhere: each step is a transaction of
-    its own. Without it nobody is written to too often: counters of yesterday can only hold too much.
+    Where mails are held `finish_last_night` comes first: what the last day allowed is forgotten here. Now by the
+    database's clock, or at `now`. May be repeated, and be cut off anywhere: each step is a transaction of its own.
+    Without it nobody is written to too often: counters of yesterday can only hold too much.
     """
     now = now or inst.now()
     database, installation_id, zone = inst.database, inst.installation_id, inst.settings.zone

@@ -127,6 +127,20 @@ def test_disabling_after_missed_nights_sends_what_they_would_have_let_go(databas
     assert (later.held_from, later.mails) == (held, 2)
 
 
+@pytest.mark.rule("8.4")
+@pytest.mark.parametrize("day", [8, 9])
+def test_disabling_after_a_night_that_was_cut_off_sends_what_it_would_have_let_go(
+    database: Database, day: int
+) -> None:
+    world = FrequencyWorld(database, [(1, WEEK)], contacts=2)
+    important(world, days_later(0), 0, "opens")
+    held = important(world, days_later(0.1), 0, "held")
+    world.night(days_later(8))
+    world.wishes()
+    (later,) = disable_policy(world.inst, by="me", now=days_later(day)).released.later
+    assert (later.held_from, later.mails) == (held, 2)
+
+
 @pytest.mark.rule("8.9")
 def test_the_operator_deletes_some_of_a_campaign_or_all(database: Database) -> None:
     world, held = at_its_limit(database)

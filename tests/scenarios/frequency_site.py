@@ -30,7 +30,12 @@ def rewrite(inst: Installation, says: str) -> Path:
 
 @contextmanager
 def site_that_holds(
-    folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, *, contacts: int
+    folder: Path,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    contacts: int,
+    shelf_life_days: int = 7,
 ) -> Iterator[tuple[Installation, Sink, int]]:
     """The installation, its relay, and the mail job that says `second` and is held for everybody."""
     with site_with_sink(
@@ -39,7 +44,7 @@ def site_that_holds(
         monkeypatch,
         contacts=contacts,
         dispatcher={"assembly_processes": 1},
-        frequency=ONE_A_DAY,
+        frequency={**ONE_A_DAY, "shelf_life_days": shelf_life_days},
     ) as (inst, sink):
         released(inst)
         run_shift(inst, "m1", stop=threading.Event())

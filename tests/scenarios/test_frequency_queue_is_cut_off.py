@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 from sqlalchemy import text
 
 from mail_orchestration.frequency.disabling import disable_policy
+from mail_orchestration.frequency.queue import recover
 from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.installation import Installation, open_installation
 from tests.scenarios.frequency_site import IN_THREE_DAYS, site_that_holds
@@ -33,9 +35,9 @@ if __name__ == "__main__":
 """
 
 
-def dies(inst: Installation, act: str, point: str) -> None:
-    """A process that does it dies at this point."""
-    moment = (now() + IN_THREE_DAYS).isoformat()
+def dies(inst: Installation, act: str, point: str, at: datetime | None = None) -> None:
+    """A process that does it, `at` a moment or in three days, dies at this point, or at its `point:passing`."""
+    moment = (at or now() + IN_THREE_DAYS).isoformat()
     died = subprocess.run(
         [sys.executable, "-c", _VICTIM.format(act=act), str(inst.settings.folder / SETTINGS), moment],
         env={**os.environ, "CRASH_AT": point},
@@ -43,7 +45,10 @@ def dies(inst: Installation, act: str, point: str) -> None:
         text=True,
         check=False,
     )
-    assert (died.returncode, f"dies at {point}" in died.stderr) == (-signal.SIGKILL, True), died.stderr
+    assert (died.returncode, f"dies at {point.partition(':')[0]}" in died.stderr) == (
+        -signal.SIGKILL,
+        True,
+    ), died.stderr
 
 
 def queue_of(inst: Installation) -> dict[str, int]:
@@ -77,6 +82,27 @@ def test_held_mails_are_let_go_once(
         dies(inst, _RESCAN, "held_mails_committed")
         assert queue_of(inst) == {**GONE, "places": CONTACTS, "policies": 1}
         assert release_held(inst, now=now() + IN_THREE_DAYS) == Released()
+
+
+@pytest.mark.rule("8.4", "8.9")
+def test_what_a_night_that_was_cut_off_would_have_let_go_is_not_lost_to_a_recovery(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site_that_holds(tmp_path, database_url, monkeypatch, contacts=CONTACTS, shelf_life_days=1) as (
+        inst,
+        _,
+        held,
+    ):
+        with inst.database.begin() as connection:
+            # A moment at which a day begins: the one on which the first mails count no more.
+            shelf_ends_at = connection.execute(text("SELECT DISTINCT expires_at FROM held_mail")).scalar_one()
+        night = shelf_ends_at + timedelta(minutes=15)
+        # Before, it finishes the last night and makes up for the one that was missed; then the day is counted for.
+        dies(inst, _RESCAN, "held_mails_chosen:3", night)
+        assert queue_of(inst) == {**WAITS, "places": 0, "policies": 1}
+        (later,) = recover(inst, by="me", now=night + timedelta(days=1)).released.later
+        assert (later.held_from, later.mails) == (held, CONTACTS)
+        assert queue_of(inst) == {**GONE, "places": CONTACTS, "policies": 1}
 
 
 @pytest.mark.rule("8.4")
