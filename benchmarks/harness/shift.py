@@ -1,6 +1,6 @@
-"""One shift of a mailcaster, in a process of its own as under Dagster.
+"""Shifts of mailcasters, each in a process of its own as under Dagster. They begin together.
 
-python -m benchmarks.harness.shift SETTINGS MAILCASTER
+python -m benchmarks.harness.shift SETTINGS MAILCASTER SECONDS
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.harness.cpu import cpu_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Shift:
@@ -21,9 +23,8 @@ class Shift:
 
     messages: int
     seconds: float
-    """Without the start of the process."""
     cpu_seconds: float
-    """With it."""
+    """Of both the start of the process is no part."""
     peak_megabytes: int
 
     @property
@@ -33,29 +34,52 @@ class Shift:
 
 
 def shifts(settings: Path, mailcasters: Sequence[str] = ("m1",)) -> list[Shift]:
-    """A shift of each, all at once."""
-    command = [sys.executable, "-m", "benchmarks.harness.shift", str(settings)]
-    running = [subprocess.Popen([*command, name], stdout=subprocess.PIPE) for name in mailcasters]
-    told = [process.communicate()[0] for process in running]
-    if any(process.returncode for process in running):
+    """A shift of each, all at once, until nothing is left."""
+    return shifts_beside([(settings, name) for name in mailcasters])
+
+
+def shifts_beside(each: Sequence[tuple[Path, str]], seconds: float = threading.TIMEOUT_MAX) -> list[Shift]:
+    """The same with settings of their own, for at most so many seconds."""
+    command = [sys.executable, "-m", "benchmarks.harness.shift"]
+    running = [
+        subprocess.Popen(
+            [*command, str(settings), name, str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for settings, name in each
+    ]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.close()
+    told = [process.stdout.read() for process in running if process.stdout is not None]
+    if any(process.wait() for process in running):
         raise SystemExit("a mailcaster's shift failed")
-    return [Shift(**json.loads(each)) for each in told]
+    return [Shift(**json.loads(shift)) for shift in told]
 
 
-def _work(settings: Path, name: str) -> Shift:
+def _work(settings: Path, name: str, seconds: float) -> Shift:
     from mail_orchestration.installation import open_installation
     from mail_orchestration.mailcaster import run_shift
 
     with open_installation(settings, application_name=name) as inst:
-        summary = run_shift(inst, name, stop=threading.Event())
-    used = resource.getrusage(resource.RUSAGE_SELF)
+        stop = threading.Event()
+        timer = threading.Timer(seconds, stop.set)
+        timer.daemon = True
+        print("ready", flush=True)
+        sys.stdin.read()
+        timer.start()
+        before = cpu_seconds()
+        summary = run_shift(inst, name, stop=stop)
+        used = cpu_seconds() - before
     return Shift(
         messages=summary.messages,
         seconds=summary.seconds,
-        cpu_seconds=used.ru_utime + used.ru_stime,
-        peak_megabytes=used.ru_maxrss // 1024,
+        cpu_seconds=used,
+        peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     )
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_work(Path(sys.argv[1]), sys.argv[2]))))
+    print(json.dumps(asdict(_work(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))))

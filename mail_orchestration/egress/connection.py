@@ -233,7 +233,7 @@ class Connection:
 
     def _look_ahead(self, lane: Lane, session: Session) -> tuple[OutgoingMessage | None, Prepared | None]:
         """The next message and its envelope, to leave behind the body that is about to be sent."""
-        if not session.pipelining or self._leaves(lane, session):
+        if not session.pipelining or self._leaves(lane, session) or not self._feed.is_at_hand:
             return None, None
         # The relay reads the envelope when it has answered the body before it, and may take longer than lately.
         ahead_s, slot = max(AHEAD_S, 2 * session.dot_took_s), None

@@ -83,6 +83,11 @@ class Feed:
         coming = 0 if self._is_exhausted else self._left_in_source()
         return coming + len(self._ready) + len(self._parking)
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether there is a message that does not wait for its domain."""
+        return bool(self._ready)
+
     def take_now(self) -> OutgoingMessage | None:
         """The next message if one is at hand that does not wait for its domain."""
         if not self._ready:

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from mail_orchestration.egress.ports import Scope, Slice, Unused
+from mail_orchestration.egress.ports import Scope, Slice, Unused, Wish
 from mail_orchestration.kernel.clock import steady_seconds
 
 LEAD_S = 0.2
 """More slots are asked for when those at hand end so soon."""
-HORIZON_S = 0.5
-"""So long a time's worth is asked for."""
+HORIZON_S, LONG_HORIZON_S = 0.5, 1.5
+"""So long a time's worth is asked for: the others wait for no longer, each. The long one, with a third of the
+transactions, is for where nobody waits and slots keep: there the others find what they wish for beside ours."""
+_KEEPS_S = 0.5
 _SPARE = 9 / 8
 """Somewhat more is asked for than was used, in case that there is more to send now."""
 _OPENINGS = 4
@@ -103,6 +105,8 @@ class Gate:
         """With more than so many messages at hand nothing is asked for, whatever their moments."""
         self._has_room = False
         """Whether the limit gave what was asked for without delay: then it may give more."""
+        self._horizon_s = HORIZON_S
+        """Of the last wish."""
         self._again_at = float("-inf")
         self._lateness_s = 0.0
         """Of the slots that came last."""
@@ -115,27 +119,30 @@ class Gate:
         self.parked = 0
         """Messages that wait elsewhere until this gate has slots."""
 
-    def wish(self, left: float = math.inf) -> int:
-        """How many messages to ask for, at the moment of asking; 0 when those at hand suffice.
+    def wish(self, left: float = math.inf) -> Wish | None:
+        """What to ask for, at the moment of asking; None when what is at hand suffices.
 
         At most `left` more are to come to the gate in this delivery.
         """
         now = steady_seconds()
         self._is_asked = False
-        if not self._is_short(now):
-            return 0
+        if not (self._is_short(now) or self.is_short_soon(now)):
+            return None
         self._close()
         waiting = len(self._line) + self.parked
-        used = HORIZON_S * self._used / max(now - self._used_since, LEAD_S)
+        is_easy = not waiting and self._lateness_s > _KEEPS_S
+        self._horizon_s = LONG_HORIZON_S if is_easy else HORIZON_S
+        used = self._horizon_s * self._used / max(now - self._used_since, LEAD_S)
         self._used, self._used_since = 0, now
         at_hand = sum(held.left for held in self._held) if self._has_slots(now) else 0
         # While nobody waits all the slots are had that can be used.
-        wish = waiting + int(2 * max(used, at_hand)) if waiting else max(1, int(used * _SPARE))
+        spare = at_hand if is_easy else 0
+        wish = waiting + int(2 * max(used, at_hand)) if waiting else max(1, int(used * _SPARE) - spare)
         if self._lateness_s < LEAD_S and left < math.inf:
             # Slots that are over so soon do not keep until the next delivery begins.
             wish = max(0, min(wish, int(left) + len(self._line) - at_hand))
         self._is_asked = wish > 0
-        return wish
+        return Wish(wish, self._horizon_s) if wish else None
 
     @property
     def is_exhausted(self) -> bool:
@@ -199,9 +206,9 @@ class Gate:
         if slice_.opens:
             self._held.append(_Held(slice_))
             self._ends_at = max(self._ends_at, slice_.opens[-1])
-            self._has_room = slice_.opens[-1] < steady_seconds() + HORIZON_S
+            self._has_room = slice_.opens[-1] < steady_seconds() + self._horizon_s
             is_one = len(slice_.opens) == 1
-            self._enough = int(slice_.messages * LEAD_S / HORIZON_S) if is_one else slice_.messages
+            self._enough = int(slice_.messages * LEAD_S / self._horizon_s) if is_one else slice_.messages
         self._let_in()
         if self._on_supply is not None:
             self._on_supply()
@@ -270,6 +277,11 @@ class Gate:
             opening.held.at -= opening.left
             opening.held.begun += opening.messages - opening.left
             self._used += opening.messages - opening.left
+
+    def is_short_soon(self, now: float) -> bool:
+        """Whether to ask at once where another gate asks: slots keep, nobody waits, and half of the time is over."""
+        is_easy = self._horizon_s == LONG_HORIZON_S and not self._line and not self.parked
+        return is_easy and self._again_at <= now and self._ends_at < now + LONG_HORIZON_S / 2
 
     def _is_short(self, now: float) -> bool:
         if now < self._again_at:

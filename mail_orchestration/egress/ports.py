@@ -46,6 +46,14 @@ class Scope(NamedTuple):
     name: str
 
 
+class Wish(NamedTuple):
+    """What one process can use of a scope's slots."""
+
+    messages: int
+    horizon_s: float
+    """They are to begin within this time."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Slice:
     """Slots of one scope that are ours alone. Moments are those of `steady_seconds`."""
@@ -133,7 +141,7 @@ class SlotSource(Protocol):
         """No connection is open any more."""
         ...
 
-    async def take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:
+    async def take(self, wishes: Mapping[Scope, Wish], unused: Sequence[Unused]) -> Sequence[Slice]:
         """A slice for each wish, with at most as many slots, after `unused` was given back.
 
         What it raises ends the delivery.

@@ -20,8 +20,6 @@ from mail_orchestration.egress.pace import MOST_LATENESS, SECOND, Limits, Pace, 
 TRACKS = 16
 """A line's slots are dealt out to so many tracks in turn. Who can only use a part of the line takes some tracks, and
 others take the rest of the same time."""
-HORIZON = SECOND // 2
-"""A taker gets slots for so long at once: the others wait for no longer, each."""
 CALM = 30 * SECOND
 """A line on which nobody was short for so long becomes more patient by a step."""
 
@@ -108,9 +106,12 @@ class Grant:
 
 
 def allot(
-    taken: Taken, limits: Limits, wanted: int, now: int, *, rate: float | None = None, horizon: int = HORIZON
+    taken: Taken, limits: Limits, wanted: int, now: int, *, horizon: int, rate: float | None = None
 ) -> tuple[Taken, Grant]:
-    """At most `wanted` messages (1 or more), and what is taken then; `rate`: per second, where less was asked for."""
+    """At most `wanted` messages (1 or more) that begin within `horizon`, and what is taken then.
+
+    `rate`: per second, where less was asked for.
+    """
     left = taken.ledger.left(limits.quotas, now)
     if left == 0:
         return taken, Grant(moments=(), opens_at=taken.ledger.opens_at(limits.quotas, now))

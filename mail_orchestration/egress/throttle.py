@@ -21,6 +21,8 @@ from mail_orchestration.kernel.model import Phase
 MOST_DOMAINS = 100_000
 """Of so many recipient domains we remember what they share their limits with."""
 MOST_GATES = 10_000
+FEW_GATES = 8
+"""Up to so many are looked at whenever one of them asks: a relay and a domain ask in one transaction."""
 STAND_S, SOONEST_S = 1.0, 0.1
 """How often the others are told what we hold, and how soon again after a complaint."""
 
@@ -218,6 +220,9 @@ class Throttle:
                 # Who asks in the same turn of the loop is served by the same transaction.
                 await asyncio.sleep(0)
                 hungry, self._hungry = self._hungry, {}
+                if len(self._gates) <= FEW_GATES:
+                    now = steady_seconds()
+                    hungry |= {scope: gate for scope, gate in self._gates.items() if gate.is_short_soon(now)}
                 left = self._left()
                 wishes = {scope: wish for scope, gate in hungry.items() if (wish := gate.wish(left))}
                 if not wishes:

@@ -30,7 +30,7 @@ from mail_orchestration.egress.aimd import STEPS, BackedOff, cut
 from mail_orchestration.egress.connection_shares import entitled
 from mail_orchestration.egress.ledger import Ledger
 from mail_orchestration.egress.pace import SECOND, fastest
-from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused
+from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused, Wish
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.slots import Grant, Line, Taken, allot, hand_back
 from mail_orchestration.kernel.clock import steady_seconds
@@ -69,7 +69,7 @@ class SharedThrottle:
         """Whether the settings limit it, or it asked for less."""
         return scope in self._backing_off or self._known.is_limited(scope)
 
-    async def take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:
+    async def take(self, wishes: Mapping[Scope, Wish], unused: Sequence[Unused]) -> Sequence[Slice]:
         """A slice for each wish. Raises DatabaseUnavailable."""
         return await asyncio.to_thread(self._take, wishes, unused)
 
@@ -89,7 +89,7 @@ class SharedThrottle:
         """Its connections are for others. Raises DatabaseUnavailable."""
         await asyncio.to_thread(self._leave)
 
-    def _take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:
+    def _take(self, wishes: Mapping[Scope, Wish], unused: Sequence[Unused]) -> Sequence[Slice]:
         scopes = {*wishes, *(each.slice.scope for each in unused)}
         with self._database.begin() as connection:
             rows, now = lock_throttles(connection, [(scope.kind, scope.name) for scope in scopes])
@@ -103,10 +103,17 @@ class SharedThrottle:
                 assert isinstance(grant, Grant)
                 taken[scope] = hand_back(taken[scope], limits[scope], grant, each.unreached, each.unused, now)
             granted: dict[Scope, Grant] = {}
-            for scope, wanted in wishes.items():
+            for scope, wish in wishes.items():
                 back_off = backed_off(rows[_key(scope)])
                 rate = back_off.rate_at(now, self._round) if back_off is not None else None
-                taken[scope], granted[scope] = allot(taken[scope], limits[scope], wanted, now, rate=rate)
+                taken[scope], granted[scope] = allot(
+                    taken[scope],
+                    limits[scope],
+                    wish.messages,
+                    now,
+                    horizon=round(wish.horizon_s * SECOND),
+                    rate=rate,
+                )
             asked_at = steady_seconds()
             told = advance_throttles(connection, [_row(rows[_key(scope)], taken[scope]) for scope in scopes])
             clocks = _Clocks(told, asked_at, steady_seconds())

@@ -172,6 +172,7 @@ def add_messages(
             text(
                 """
                 INSERT INTO assembled_message
+                    (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
                 SELECT released_on, release_id, :message_no, :recipient_no, :recipient_no, 3, :address, 'abc'
                 FROM release WHERE release_id = :release_id
                 """

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
 from mail_orchestration.dispatch.throttles import forget_unused_domains
-from mail_orchestration.egress.ports import Complaint, Held, Scope, Standing
+from mail_orchestration.egress.ports import Complaint, Held, Scope, Standing, Wish
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.settings import Settings, load_settings
@@ -36,7 +36,7 @@ def stand(process: SharedThrottle, held: int, *complaints: Complaint, wanted: in
 
 def slots(process: SharedThrottle, scope: Scope, wanted: int) -> list[float]:
     """The moment from which each message may begin."""
-    [found] = asyncio.run(process.take({scope: wanted}, []))
+    [found] = asyncio.run(process.take({scope: Wish(wanted, 0.5)}, []))
     return [found.opens[message // found.weight] for message in range(found.messages)]
 
 

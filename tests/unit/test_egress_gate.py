@@ -7,8 +7,9 @@ from collections.abc import Coroutine, Mapping, Sequence
 
 import pytest
 
+from mail_orchestration.egress.gate import HORIZON_S, LONG_HORIZON_S
 from mail_orchestration.egress.parking import Parking
-from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused
+from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused, Wish
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.kernel.clock import steady_seconds
@@ -26,6 +27,8 @@ class Slices:
     ) -> None:
         self.gives = list(gives)
         self.wishes: list[int] = []
+        self.horizons: list[float] = []
+        self.asked_together: list[set[str]] = []
         self.unused: list[Unused] = []
         self._again_s, self._lateness_s, self._weight = again_s, lateness_s, weight
 
@@ -44,8 +47,10 @@ class Slices:
     async def leave(self) -> None:
         pass
 
-    async def take(self, wishes: Mapping[Scope, int], unused: Sequence[Unused]) -> Sequence[Slice]:
-        self.wishes.extend(wishes.values())
+    async def take(self, wishes: Mapping[Scope, Wish], unused: Sequence[Unused]) -> Sequence[Slice]:
+        self.wishes.extend(wish.messages for wish in wishes.values())
+        self.asked_together.append({scope.kind for scope in wishes})
+        self.horizons.extend(wish.horizon_s for wish in wishes.values())
         self.unused.extend(unused)
         now, slices = steady_seconds(), []
         for scope in wishes:
@@ -74,6 +79,50 @@ def test_it_asks_for_more_while_somebody_waits() -> None:
         assert first == 1
         assert 2 * first <= second
         assert 2 * second <= third
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+@pytest.mark.parametrize(
+    ("lateness_s", "horizons"),
+    [(0.03, {HORIZON_S}), (LATE_S, {HORIZON_S, LONG_HORIZON_S})],
+    ids=["tight", "patient"],
+)
+def test_it_asks_for_a_longer_time_only_where_slots_keep_and_nobody_waits(
+    lateness_s: float, horizons: set[float]
+) -> None:
+    async def scenario() -> None:
+        source = Slices([1, 2, 4, 8, 16], lateness_s=lateness_s)
+        gate = Throttle(source).gate_of_relay(RELAY)
+        assert gate is not None
+        assert await gate.enter() is not None
+        # Somebody waits: the next is not for long.
+        assert await gate.enter() is not None
+        assert set(source.horizons) == {HORIZON_S}
+        while len(source.horizons) < 4:
+            gate.try_enter()
+            await asyncio.sleep(0)
+        assert set(source.horizons) == horizons
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_limits_that_are_easily_kept_are_asked_for_together() -> None:
+    """Each when half of its time is over and the other asks: not one after the other."""
+
+    async def scenario() -> None:
+        source = Slices([4] * 40, lateness_s=LATE_S)
+        throttle = Throttle(source)
+        gates = throttle.gate_of_relay(RELAY), throttle.gate_of_address("a@limited.example")
+        while len(source.asked_together) < 10:
+            for gate in gates:
+                assert gate is not None
+                if gate.try_enter() is None:
+                    assert await gate.enter() is not None
+            await asyncio.sleep(0)
+        assert source.asked_together[-5:] == [{"relay", "domain"}] * 5
 
     run(scenario())
 
