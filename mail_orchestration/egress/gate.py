@@ -280,8 +280,8 @@ class Gate:
 
     def is_short_soon(self, now: float) -> bool:
         """Whether to ask at once where another gate asks: slots keep, nobody waits, and half of the time is over."""
-        is_easy = self._horizon_s == LONG_HORIZON_S and not self._line and not self.parked
-        return is_easy and self._again_at <= now and self._ends_at < now + LONG_HORIZON_S / 2
+        is_easy = self._horizon_s == LONG_HORIZON_S and self._used and not self._line and not self.parked
+        return bool(is_easy) and self._again_at <= now and self._ends_at < now + LONG_HORIZON_S / 2
 
     def _is_short(self, now: float) -> bool:
         if now < self._again_at:

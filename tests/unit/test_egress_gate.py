@@ -123,6 +123,15 @@ def test_limits_that_are_easily_kept_are_asked_for_together() -> None:
                     assert await gate.enter() is not None
             await asyncio.sleep(0)
         assert source.asked_together[-5:] == [{"relay", "domain"}] * 5
+        # Nothing more goes to the domain: but for what it used before, nothing more is asked for it.
+        asked = len(source.asked_together)
+        while len(source.asked_together) < asked + 5:
+            relay = gates[0]
+            assert relay is not None
+            if relay.try_enter() is None:
+                assert await relay.enter() is not None
+            await asyncio.sleep(0)
+        assert source.asked_together[-4:] == [{"relay"}] * 4
 
     run(scenario())
 
