@@ -27,9 +27,9 @@ WITH own_rule AS MATERIALIZED (
         )
 ),
 logged AS (
-    SELECT d.contact_id, o.first_day, sum(d.mails) FILTER (WHERE d.day >= o.first_day) AS mails
+    SELECT d.contact_id, o.first_day, sum(d.mails) AS mails
     FROM daily_mail_count AS d
-    CROSS JOIN (SELECT DISTINCT first_day FROM own_rule) AS o
+    INNER JOIN (SELECT DISTINCT first_day FROM own_rule) AS o ON d.day >= o.first_day
     WHERE d.day >= (SELECT min(u.first_day) FROM own_rule AS u)
         AND d.contact_id IN (
             SELECT h.contact_id FROM held_mail AS h WHERE h.release_id IN (SELECT u.release_id FROM own_rule AS u)

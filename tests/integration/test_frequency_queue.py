@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -113,6 +114,75 @@ def fold(mails: list[tuple[int, bool]]) -> list[bool]:
     return decided
 
 
+def waits(
+    world: FrequencyWorld, release_id: int, contact_ids: list[int], at: datetime, priority: int = 0
+) -> None:
+    """Mails of a release to these contacts are held, for a week after the world's first day."""
+    world.execute(
+        "INSERT INTO held_mail (installation_id, contact_id, campaign_id, release_id, audience_id, priority, "
+        "held_at, expires_at, max_mails, days) "
+        "SELECT :i, c, campaign_id, release_id, audience_ids[1], :p, :at, :end, 4, 7 "
+        "FROM release CROSS JOIN unnest(CAST(:c AS bigint[])) AS c WHERE release_id = :r",
+        i=world.inst.installation_id,
+        c=contact_ids,
+        p=priority,
+        end=days_later(WEEK),
+        at=at,
+        r=release_id,
+    )
+
+
+@pytest.mark.rule("8.5")
+@pytest.mark.parametrize("window", ["rolling", "calendar"])
+def test_what_counts_by_own_rules_is_what_the_log_has_in_the_window_of_each(
+    database: Database, window: str
+) -> None:
+    dice = random.Random(5)
+    world = FrequencyWorld(database, [(90, 90)], contacts=30, window=window)
+    world.night(days_later(0))
+    today = days_later(0).date()
+    log = {
+        (contact_id, back): dice.choice([1, 1, 2])
+        for contact_id in world.contact_ids
+        for back in dice.sample([1, 2, 3, 4, 9, 10, 11, 29, 30, 31], dice.randrange(5))
+    }
+    for (contact_id, back), mails in log.items():
+        day = today - timedelta(days=back)
+        world.execute("SELECT ensure_day_partitions(:day)", day=day)
+        world.execute(
+            "INSERT INTO daily_mail_count (day, installation_id, contact_id, mails) VALUES (:day, :i, :c, :mails)",
+            day=day,
+            i=world.inst.installation_id,
+            c=contact_id,
+            mails=mails,
+        )
+    expected: dict[int, set[int]] = {}
+    # None of them counts, so that each is decided alone.
+    for number, own in enumerate(([(1, 3)], [(2, 10)], [(1, 3), (2, 10)], [(1, 1), (3, 10), (4, 30)])):
+        rules = json.dumps([{"max_mails": most, "days": days} for most, days in own])
+        release_id = world.made(
+            days_later(0), [1], campaign=f"c{number}", frequency_rules=rules, counts=False
+        )
+        world.becomes(release_id, "FINISHED", days_later(0))
+        waits(world, release_id, world.contact_ids, days_later(0))
+        expected[release_id] = {
+            no
+            for contact_id, no in world.number.items()
+            if all(
+                most
+                > sum(
+                    mails
+                    for (of, back), mails in log.items()
+                    if of == contact_id and back <= days - (window == "calendar")
+                )
+                for most, days in own
+            )
+        }
+    gone = release_held(world.inst, now=days_later(0))
+    assert {each.held_from: world.passed(each.mail_job_id) for each in gone.later} == expected
+    assert {len(passed) for passed in expected.values()}.isdisjoint({0, 30})
+
+
 @pytest.mark.rule("8.4", "8.5")
 def test_whatever_waits_is_decided_mail_by_mail_in_the_order_of_importance(database: Database) -> None:
     """Random mails of campaigns with rules of their own, or that do not count, against a loop over single mails."""
@@ -142,18 +212,7 @@ def test_whatever_waits_is_decided_mail_by_mail_in_the_order_of_importance(datab
         for release_id in dice.sample(sorted(releases), dice.randrange(6)):
             priority, minute = dice.randrange(3), dice.randrange(10_000)
             mails.append((-priority, minute, release_id))
-            world.execute(
-                "INSERT INTO held_mail (installation_id, contact_id, campaign_id, release_id, audience_id, priority, "
-                "held_at, expires_at, max_mails, days) "
-                "SELECT :i, :c, campaign_id, release_id, audience_ids[1], :p, :at, :end, 4, 7 "
-                "FROM release WHERE release_id = :r",
-                i=world.inst.installation_id,
-                c=contact_id,
-                p=priority,
-                end=days_later(WEEK),
-                at=days_later(0) + timedelta(minutes=minute),
-                r=release_id,
-            )
+            waits(world, release_id, [contact_id], days_later(0) + timedelta(minutes=minute), priority)
         ordered = [release_id for _, _, release_id in sorted(mails)]
         rooms = [(releases[release_id][0] - had, releases[release_id][1]) for release_id in ordered]
         expected.update(r for r, goes in zip(ordered, fold(rooms), strict=True) if goes)
