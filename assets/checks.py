@@ -13,10 +13,11 @@ from assets import shown
 from mail_orchestration.broadcast import release
 from mail_orchestration.dispatch.releases import assembly_so_far
 from mail_orchestration.feedback.books import Books, books
-from mail_orchestration.feedback.frequency_figures import wrong_counters
+from mail_orchestration.feedback.frequency_figures import wrong_counters, wrong_places
 from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.frequency_in_force import policy_in_force
+from mail_orchestration.kernel.frequency_lock import lock_frequency
 
 NO_CONTACT_TWICE = "no_contact_twice"
 ASSEMBLY_FAILURES = "assembly_failures"
@@ -82,7 +83,8 @@ def counters_equal_the_log(asset: str) -> dg.AssetCheckSpec:
         asset=asset,
         description=(
             "The counters of every contact are what the daily log adds up to in each window of the frequency "
-            "policy, counted row by row."
+            "policy, and their places what is on its way or was accepted on a day that is not closed, counted "
+            "row by row."
         ),
     )
 
@@ -134,19 +136,24 @@ def check_books_balance(installation: Installation, release_id: int) -> dg.Asset
 
 
 def check_counters_equal_the_log(installation: Installation) -> dg.AssetCheckResult:
-    """Add up the daily log once more, and compare."""
+    """Add up the daily log once more, and the mails that have places, and compare."""
+    wrong, misplaced = 0, 0
     with installation.database.begin() as connection:
+        lock_frequency(connection, installation.installation_id)
         in_force = policy_in_force(connection, installation.installation_id)
-        wrong = 0 if in_force is None else wrong_counters(connection, installation.installation_id, in_force)
+        if in_force is not None:
+            wrong = wrong_counters(connection, installation.installation_id, in_force)
+            misplaced = wrong_places(connection, installation.installation_id, installation.settings.zone)
     return dg.AssetCheckResult(
         check_name=COUNTERS_EQUAL_THE_LOG,
-        passed=wrong == 0,
+        passed=wrong == misplaced == 0,
         description=(
             "No frequency policy holds, so nothing is counted."
             if in_force is None
-            else f"The counters of {wrong:,} contacts are not what the daily log adds up to."
+            else f"The counters of {wrong:,} contacts are not what the daily log adds up to, and {misplaced:,} have "
+            "other places than their mails."
         ),
-        metadata={"wrong_counters": wrong},
+        metadata={"wrong_counters": wrong, "wrong_places": misplaced},
     )
 
 

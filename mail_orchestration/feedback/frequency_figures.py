@@ -85,3 +85,22 @@ def wrong_counters(connection: Connection, installation_id: int, in_force: Polic
     firsts = in_force.first_days(in_force.counted_for)
     binds = {"installation_id": installation_id, "first_days": firsts, "first_of_all": min(firsts)}
     return int(connection.execute(STATEMENTS["count_wrong_counters"], binds).scalar_one())
+
+
+def wrong_places(connection: Connection, installation_id: int, zone: ZoneInfo) -> int:
+    """Contacts who have other places than their mails on their way, and those of days that are not closed, come to.
+
+    There should be none (spec 8.2). Reads the recipients and results of releases that have places; in a transaction
+    that holds the lock of the policy nothing moves meanwhile.
+    """
+    found = connection.execute(
+        STATEMENTS["find_releases_with_places"], {"installation_id": installation_id, "time_zone": zone.key}
+    ).all()
+    binds = {
+        "installation_id": installation_id,
+        "release_ids": [row.release_id for row in found],
+        "open_ids": [row.release_id for row in found if row.is_open],
+        "days": sorted({row.released_on for row in found}),
+        "closed_up_to": found[0].closed_up_to if found else None,
+    }
+    return int(connection.execute(STATEMENTS["count_wrong_places"], binds).scalar_one())

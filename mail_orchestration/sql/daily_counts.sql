@@ -152,6 +152,58 @@ FULL JOIN (
 WHERE coalesce(c.mails_1, 0) <> coalesce(l.first, 0) OR coalesce(c.mails_2, 0) <> coalesce(l.second, 0)
     OR coalesce(c.mails_3, 0) <> coalesce(l.third, 0) OR coalesce(c.mails_4, 0) <> coalesce(l.fourth, 0);
 
+-- name: find_releases_with_places
+-- Releases that may have places in the counters, and whether all of theirs may still come back; closed_up_to: the end of the
+-- last day that is closed, null before the first one. Those that were settled before it have none: what they sent is in the daily log.
+SELECT r.release_id, r.released_on, r.places_settled_at IS NULL AS is_open, c.closed_up_to
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+CROSS JOIN (
+    SELECT CAST(max(day) + 1 AS timestamp) AT TIME ZONE CAST(:time_zone AS text) AS closed_up_to
+    FROM closed_day WHERE installation_id = CAST(:installation_id AS integer)
+) AS c
+WHERE r.takes_places AND j.installation_id = CAST(:installation_id AS integer)
+    AND (r.places_settled_at IS NULL OR c.closed_up_to IS NULL OR r.places_settled_at >= c.closed_up_to);
+
+-- name: count_wrong_places
+-- Contacts whose places in the counters are not what recipients, results and places given back of those releases make of
+-- them. Of a release that is open (open_ids) a mail of a closed day may have its place still: its result came later.
+WITH arrived AS (
+    SELECT release_id, contact_id, min(occurred_at) AS first_at FROM result
+    WHERE release_id = ANY(CAST(:release_ids AS bigint[])) AND released_on = ANY(CAST(:days AS date[]))
+        AND outcome IN ('accepted', 'uncertain')
+    GROUP BY release_id, contact_id
+),
+owned AS (
+    SELECT p.contact_id,
+        count(*) FILTER (WHERE (a.first_at < CAST(:closed_up_to AS timestamptz)) IS NOT TRUE) AS least,
+        count(*) FILTER (
+            WHERE (a.first_at < CAST(:closed_up_to AS timestamptz)) IS NOT TRUE
+                OR p.release_id = ANY(CAST(:open_ids AS bigint[]))
+        ) AS most
+    FROM recipient AS p
+    LEFT JOIN arrived AS a ON a.release_id = p.release_id AND a.contact_id = p.contact_id
+    WHERE p.release_id = ANY(CAST(:release_ids AS bigint[])) AND p.released_on = ANY(CAST(:days AS date[]))
+        AND p.bypass_reason IS NULL
+        AND NOT EXISTS (
+            SELECT FROM bypass AS b
+            WHERE b.released_on = ANY(CAST(:days AS date[])) AND b.release_id = p.release_id
+                AND b.recipient_no = p.recipient_no AND b.stage IN ('preprocess', 'filter', 'frequency')
+        )
+        AND NOT EXISTS (
+            SELECT FROM place_given_back AS g
+            WHERE g.released_on = ANY(CAST(:days AS date[])) AND g.release_id = p.release_id AND g.contact_id = p.contact_id
+        )
+    GROUP BY p.contact_id
+)
+SELECT count(*)
+FROM (
+    SELECT contact_id, places FROM frequency_counter
+    WHERE installation_id = CAST(:installation_id AS integer) AND places <> 0
+) AS c
+FULL JOIN owned AS o USING (contact_id)
+WHERE coalesce(c.places, 0) NOT BETWEEN coalesce(o.least, 0) AND coalesce(o.most, 0);
+
 -- name: count_held_mails_by_day
 -- Mails that began to wait, that went later, and whose wait ended otherwise, by day, from one on; waiting: those that wait
 -- still, by the day on which they began to. What expired at once never waited.

@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from mail_orchestration.audience.importing import ensure_audience, ensure_installation
 from mail_orchestration.audience.resolving import resolve_recipients
+from mail_orchestration.feedback.frequency_figures import wrong_places
 from mail_orchestration.frequency import Upkeep, bring_up_to_date
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
@@ -265,6 +266,8 @@ class FrequencyWorld:
 
     def faults(self) -> list[Any]:
         """Contacts whose counters are not what log, gate and places given back make of them."""
+        with self.inst.database.begin() as connection:
+            assert wrong_places(connection, self.inst.installation_id, self.inst.settings.zone) == 0
         return self.rows(
             COUNTERS_THAT_ARE_WRONG,
             i=self.inst.installation_id,

@@ -102,9 +102,12 @@ def test_counters_that_are_not_what_the_log_adds_up_to_fail_their_check(world: W
     checked = evaluations(world, world.run("close_of_the_day"))["counters_equal_the_log"]
     assert checked.passed
     execute(world, "UPDATE frequency_counter SET mails_1 = 1 WHERE contact_id <= 2")
+    execute(world, "UPDATE frequency_counter SET places = places + 1 WHERE contact_id <= 3")
 
     checked = evaluations(world, world.run("close_of_the_day"))["counters_equal_the_log"]
 
     assert not checked.passed
     assert not checked.blocking
-    assert checked.description == "The counters of 2 contacts are not what the daily log adds up to."
+    assert checked.description == (
+        "The counters of 2 contacts are not what the daily log adds up to, and 3 have other places than their mails."
+    )

@@ -6,6 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
+from mail_orchestration.feedback.frequency_figures import wrong_places
 from mail_orchestration.kernel.database import Database
 from tests.integration.frequency_world import NOON, FrequencyWorld, database, days_later
 
@@ -229,3 +230,29 @@ def test_days_are_those_of_the_installation(database: Database) -> None:
     assert world.places() == {1: 1}
     world.night(late + timedelta(days=1))
     assert world.log() == {(date(2026, 5, 21), 1): (1, 1)}
+
+
+@pytest.mark.parametrize("more", [1, -1])
+def test_a_place_that_nobody_has_or_that_somebody_lacks_is_found(database: Database, more: int) -> None:
+    world = FrequencyWorld(database, contacts=4)
+    world.sent(world.released(NOON, [1, 2]), NOON)
+    under_way = world.released(days_later(1), [2, 3])
+    world.becomes(under_way, "RUNNING", days_later(1))
+    world.night(days_later(1))
+    assert world.places() == {2: 1, 3: 1}
+    inst = world.inst
+
+    def wrong() -> int:
+        with database.begin() as connection:
+            return wrong_places(connection, inst.installation_id, inst.settings.zone)
+
+    for number, contact_id in enumerate(world.contact_ids):
+        assert wrong() == number
+        world.execute(
+            "INSERT INTO frequency_counter AS c (contact_id, installation_id, places) VALUES (:c, :i, :more) "
+            "ON CONFLICT (contact_id) DO UPDATE SET places = c.places + :more",
+            c=contact_id,
+            i=inst.installation_id,
+            more=more,
+        )
+    assert wrong() == 4
