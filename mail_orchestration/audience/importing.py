@@ -235,11 +235,11 @@ def _add(connection: Connection, chunk: Chunk) -> bool:
 def _merge(connection: Connection, key: dict[str, int], chunk: Chunk) -> int:
     """Merge a chunk; the number of members that it made or refreshed."""
     fill_staging(connection, chunk)
-    made = connection.execute(STATEMENTS["merge_new_members"], key).rowcount
-    # A statement of its own, which sees contacts that another session has made meanwhile.
-    return (
-        made if made == chunk.rows else made + connection.execute(STATEMENTS["merge_members"], key).rowcount
-    )
+    merged, missed = connection.execute(STATEMENTS["merge_chunk"], key).one()
+    if missed:
+        # A statement of its own, which sees contacts that another session has made meanwhile.
+        merged += connection.execute(STATEMENTS["merge_members"], key).rowcount
+    return int(merged)
 
 
 def _store_rejects(connection: Connection, import_id: int, found: list[Reject]) -> None:

@@ -95,14 +95,16 @@ def resolve_recipients(
         if release.resolved_at is None:
             crash_point("dedup_begun")
             with connection.begin():
-                audience_rows = _insert_recipients(connection, release_id, release, required_attributes)
+                audience_rows, recipients = _insert_recipients(
+                    connection, release_id, release, required_attributes
+                )
                 crash_point("dedup_inserted")
                 earlier = (
                     bypass_duplicates(connection, release_id, release.released_on, history) if history else []
                 )
                 _run_components(connection, release_id, release.released_on, components)
                 pass_frequency_gate(connection, release_id, time_zone, now, wished)
-                counted = _counted(connection, release_id, release.released_on)
+                counted = _counted(connection, release_id, release.released_on, recipients)
                 summary = _settle(
                     connection,
                     release_id,
@@ -161,10 +163,10 @@ def _begin(connection: Connection, release_id: int, now: datetime) -> Row[Any]:
 
 def _insert_recipients(
     connection: Connection, release_id: int, release: Row[Any], required_attributes: Sequence[str]
-) -> int:
-    """Dedup, verify and filter in SQL; the number of rows before dedup."""
+) -> tuple[int, int]:
+    """Dedup, verify and filter in SQL; the number of rows before dedup, and after."""
     connection.execute(STATEMENTS["set_sort_memory"])
-    audience_rows = connection.scalars(
+    audience_rows, recipients = connection.execute(
         STATEMENTS["insert_recipients"],
         {
             "released_on": release.released_on,
@@ -177,7 +179,7 @@ def _insert_recipients(
     ).one()
     # Without it the planner knows nothing of the new rows until autovacuum comes by. Its name is of a date alone.
     connection.exec_driver_sql(f"ANALYZE recipient_{release.released_on:%Y%m%d}")
-    return int(audience_rows)
+    return int(audience_rows), int(recipients)
 
 
 def _run_components(
@@ -196,12 +198,15 @@ def _run_components(
             copy_rows(connection, STATEMENTS["copy_component_bypasses"], rows)
 
 
-def _counted(connection: Connection, release_id: int, released_on: date) -> Counter[str | None]:
-    """The recipients by bypass reason; those whom nothing has bypassed under None."""
+def _counted(
+    connection: Connection, release_id: int, released_on: date, recipients: int
+) -> Counter[str | None]:
+    """The recipients, so many, by bypass reason; those whom nothing has bypassed under None."""
     key = {"release_id": release_id, "released_on": released_on}
-    found = connection.execute(STATEMENTS["count_recipients"], key)
-    counted: Counter[str | None] = Counter({row.bypass_reason: row.recipients for row in found})
-    for row in connection.execute(STATEMENTS["count_later_bypasses"], key):
+    counted: Counter[str | None] = Counter({None: recipients})
+    early = connection.execute(STATEMENTS["count_early_bypasses"], key)
+    later = connection.execute(STATEMENTS["count_later_bypasses"], key)
+    for row in (*early, *later):
         counted[row.reason] += row.recipients
         counted[None] -= row.recipients
     return counted
@@ -274,6 +279,6 @@ def _summary(connection: Connection, release_id: int, released_on: date) -> Reso
         audience_rows=found.audience_rows,
         duplicates=found.duplicates,
         recipients=found.recipient_count,
-        bypassed=_reasons(_counted(connection, release_id, released_on)),
+        bypassed=_reasons(_counted(connection, release_id, released_on, found.recipient_count)),
         is_small=found.kind == MailJobKind.SMALL,
     )

@@ -72,23 +72,45 @@ COPY contact (contact_id, address_key, address, installation_id) FROM STDIN;
 -- Members who were new contacts a moment ago, and so are in no audience yet.
 COPY audience_member (contact_id, body_format, locale, guid, url, attributes, audience_id, import_id) FROM STDIN;
 
--- name: merge_new_members
--- Make contacts of the chunk's new addresses, in whose order it lies, and members of those contacts: being new, they are
--- in no audience yet. Their numbers come straight from the insert, which saves half the time of looking them up.
-WITH made AS (
+-- name: merge_chunk
+-- Make contacts of the chunk's new addresses, in whose order it lies, and make or refresh the memberships of all of it; a
+-- row of this very import came first and stays as it is. Each address is looked up once, and only new ones are tried to
+-- insert: to let INSERT … ON CONFLICT find the known ones takes half as long again. missed: addresses that another
+-- session has made contacts of meanwhile, which this statement cannot see.
+WITH looked_up AS MATERIALIZED (
+    SELECT s.address_key, s.address, s.body_format, s.locale, s.guid, s.url, s.attributes, c.contact_id
+    FROM audience_staging AS s
+    LEFT JOIN contact AS c
+        ON c.address_key = s.address_key AND c.installation_id = CAST(:installation_id AS integer)
+),
+made AS (
     INSERT INTO contact (installation_id, address, address_key)
-    SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
+    SELECT CAST(:installation_id AS integer), new.address, new.address_key
+    FROM looked_up AS new WHERE new.contact_id IS NULL
     ON CONFLICT (installation_id, address_key) DO NOTHING
     RETURNING contact_id, address_key
+),
+merged AS (
+    INSERT INTO audience_member AS known (
+        audience_id, contact_id, body_format, locale, guid, url, attributes, import_id
+    )
+    SELECT CAST(:audience_id AS integer), coalesce(l.contact_id, made.contact_id) AS contact_id, l.body_format, l.locale,
+        l.guid, l.url, l.attributes, CAST(:import_id AS bigint)
+    FROM looked_up AS l
+    LEFT JOIN made USING (address_key)
+    WHERE coalesce(l.contact_id, made.contact_id) IS NOT NULL
+    ORDER BY contact_id
+    ON CONFLICT (audience_id, contact_id) DO UPDATE
+    SET body_format = excluded.body_format, locale = excluded.locale, guid = excluded.guid, url = excluded.url,
+        attributes = excluded.attributes, import_id = excluded.import_id
+    WHERE known.import_id <> excluded.import_id
+    RETURNING 1
 )
-INSERT INTO audience_member (audience_id, contact_id, body_format, locale, guid, url, attributes, import_id)
-SELECT CAST(:audience_id AS integer), made.contact_id, s.body_format, s.locale, s.guid, s.url, s.attributes,
-    CAST(:import_id AS bigint)
-FROM made
-INNER JOIN audience_staging AS s USING (address_key);
+SELECT (SELECT count(*) FROM merged) AS merged,
+    (SELECT count(*) FROM looked_up WHERE contact_id IS NULL) - (SELECT count(*) FROM made) AS missed;
 
 -- name: merge_members
--- Make or refresh the memberships of the chunk; a row of this very import came first and stays as it is.
+-- Make or refresh the memberships of the chunk, of contacts that are all there by now; see above.
 INSERT INTO audience_member AS known (
     audience_id, contact_id, body_format, locale, guid, url, attributes, import_id
 )
@@ -172,9 +194,10 @@ WHERE release_id = CAST(:release_id AS bigint) AND resolved_at IS NULL;
 
 -- name: insert_recipients
 -- Dedup, verify and filter. Dedup reads nothing but the index of the memberships, in one narrow sort which serves for
--- the numbers too; of a contact's rows the one in the audience named first counts. The checks are joined after it: body
--- formats by their partial index, attributes (a scan of their own) only when the campaign requires some. Returned are
--- the rows before dedup; a count of its own would be another scan, of another snapshot.
+-- the numbers too; of a contact's rows the one in the audience named first counts. The checks are joined after it, those
+-- of a membership and those of a contact, of each the first that fails: body formats by their partial index, attributes
+-- (a scan of their own) only when the campaign requires some. Returned are the rows before dedup and after; a count of
+-- its own would be another scan, of another snapshot.
 WITH resolved AS MATERIALIZED (
     SELECT CAST(row_number() OVER (ORDER BY m.contact_id) AS integer) AS recipient_no, m.contact_id, m.audience_rows,
         (CAST(:audience_ids AS integer[]))[m.place] AS audience_id
@@ -189,38 +212,49 @@ WITH resolved AS MATERIALIZED (
 stored AS (
     INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
     SELECT CAST(:released_on AS date), CAST(:release_id AS bigint), r.recipient_no, r.audience_id, r.contact_id,
-        coalesce(bad.reason, lacking.reason, everything.reason, topic.reason, excluded.reason)
+        coalesce(membership.reason, contact.reason)
     FROM resolved AS r
     LEFT JOIN (
-        SELECT audience_id, contact_id, 'bad_body_format' AS reason FROM audience_member
-        WHERE audience_id = ANY(CAST(:audience_ids AS integer[])) AND body_format NOT IN ('text', 'mime', 'mhtml')
-    ) AS bad ON bad.audience_id = r.audience_id AND bad.contact_id = r.contact_id
+        SELECT DISTINCT ON (found.contact_id, found.audience_id) found.contact_id, found.audience_id, found.reason
+        FROM (
+            SELECT contact_id, audience_id, 1 AS place, 'bad_body_format' AS reason FROM audience_member
+            WHERE audience_id = ANY(CAST(:audience_ids AS integer[]))
+                AND body_format NOT IN ('text', 'mime', 'mhtml')
+            UNION ALL
+            SELECT am.contact_id, am.audience_id, 2, 'missing_attribute:' || lacking.name
+            FROM audience_member AS am
+            CROSS JOIN LATERAL (
+                SELECT needed.name FROM unnest(CAST(:required AS text[])) WITH ORDINALITY AS needed (name, place)
+                WHERE coalesce(btrim(CASE needed.name
+                    WHEN 'rcp_url' THEN am.url WHEN 'locale' THEN am.locale WHEN 'guid' THEN am.guid
+                    ELSE am.attributes ->> needed.name
+                END), '') = ''
+                ORDER BY needed.place LIMIT 1
+            ) AS lacking
+            WHERE CAST(:required AS text[]) <> '{}' AND am.audience_id = ANY(CAST(:audience_ids AS integer[]))
+        ) AS found
+        ORDER BY found.contact_id, found.audience_id, found.place
+    ) AS membership ON membership.contact_id = r.contact_id AND membership.audience_id = r.audience_id
     LEFT JOIN (
-        SELECT am.audience_id, am.contact_id, 'missing_attribute:' || (
-            SELECT needed.name FROM unnest(CAST(:required AS text[])) WITH ORDINALITY AS needed (name, place)
-            WHERE coalesce(btrim(CASE needed.name
-                WHEN 'rcp_url' THEN am.url WHEN 'locale' THEN am.locale WHEN 'guid' THEN am.guid
-                ELSE am.attributes ->> needed.name
-            END), '') = ''
-            ORDER BY needed.place LIMIT 1
-        ) AS reason
-        FROM audience_member AS am
-        WHERE CAST(:required AS text[]) <> '{}' AND am.audience_id = ANY(CAST(:audience_ids AS integer[]))
-    ) AS lacking ON lacking.audience_id = r.audience_id AND lacking.contact_id = r.contact_id
-    LEFT JOIN suppression AS everything ON everything.contact_id = r.contact_id AND everything.topic = ''
-    LEFT JOIN suppression AS topic
-        ON topic.contact_id = r.contact_id AND topic.topic = nullif(CAST(:topic AS text), '')
-    LEFT JOIN (
-        SELECT DISTINCT x.contact_id, 'excluded_audience' AS reason FROM audience_member AS x
-        WHERE x.audience_id = ANY(CAST(:excluded_audience_ids AS integer[]))
-    ) AS excluded ON excluded.contact_id = r.contact_id
+        SELECT DISTINCT ON (found.contact_id) found.contact_id, found.reason
+        FROM (
+            SELECT contact_id, 1 AS place, reason FROM suppression WHERE topic = ''
+            UNION ALL
+            SELECT contact_id, 2, reason FROM suppression WHERE topic = nullif(CAST(:topic AS text), '')
+            UNION ALL
+            SELECT contact_id, 3, 'excluded_audience' FROM audience_member
+            WHERE audience_id = ANY(CAST(:excluded_audience_ids AS integer[]))
+        ) AS found
+        ORDER BY found.contact_id, found.place
+    ) AS contact ON contact.contact_id = r.contact_id
 )
-SELECT CAST(coalesce(sum(audience_rows), 0) AS bigint) FROM resolved;
+SELECT CAST(coalesce(sum(audience_rows), 0) AS bigint) AS audience_rows, count(*) AS recipients FROM resolved;
 
--- name: count_recipients
--- The recipients of a release, those bypassed by dedup's own checks by their reason.
-SELECT bypass_reason, count(*) AS recipients FROM recipient
+-- name: count_early_bypasses
+-- The recipients of a release whom dedup's own checks have bypassed, by their reason.
+SELECT bypass_reason AS reason, count(*) AS recipients FROM recipient
 WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
+    AND bypass_reason IS NOT NULL
 GROUP BY bypass_reason;
 
 -- name: count_later_bypasses
