@@ -93,28 +93,24 @@ class BodyWriter:
         return head % subtype + self._quote(text)
 
 
-class LineQuoter:
-    """Quoted-printable (RFC 2045 §6.7), line by line.
+class LineQuoter(dict[str, bytes]):
+    """Quoted-printable (RFC 2045 §6.7), line by line: what each line became.
 
     Most lines of a mail job's messages are the same, and no line's encoding depends on another: so each is
     encoded once and looked up after that, five times as fast as `binascii.b2a_qp` on the whole.
     """
 
-    def __init__(self) -> None:
-        self._lines: dict[str, bytes] = {}
-
     def quote(self, text: str) -> bytes:
         """`text`, whose lines end with LF, in UTF-8; CRLF after every line, soft ones at 76 characters."""
-        known = self._lines
-        return b"".join([known.get(line) or self._learn(line) for line in text[:-1].split("\n")])
+        return b"".join(map(self.__getitem__, text[:-1].split("\n")))
 
-    def _learn(self, line: str) -> bytes:
+    def __missing__(self, line: str) -> bytes:
         octets = line.encode("utf-8", errors="replace")
         quoted = binascii.b2a_qp(octets, istext=True).replace(b"\n", b"\r\n") + b"\r\n"
         if len(line) <= _LONGEST_REMEMBERED:
-            if len(self._lines) >= _REMEMBERED_LINES:
-                self._lines.clear()
-            self._lines[line] = quoted
+            if len(self) >= _REMEMBERED_LINES:
+                self.clear()
+            self[line] = quoted
         return quoted
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, repeat
+from typing import AnyStr
 
 from mail_orchestration.composition.errors import CompositionError, FaultReason
 
@@ -145,38 +147,47 @@ def encoded_words(text: str, column: int) -> list[str]:
 
     `column` is where the first one starts; Q or B, whichever is shorter for the whole.
     """
-    octets = [character.encode("utf-8") for character in text]
-    in_q = [len(each) if each.isalnum() or each == b" " else _size_in_q(each) for each in octets]
-    total = sum(map(len, octets))
-    use_q = sum(in_q) <= (total + 2) // 3 * 4
-    # Octets that fit into a word: as they are in Q, three for every four characters in B.
-    room, rest = (_room(column, use_q), _room(1, use_q))
-    words: list[str] = []
-    start = used = 0
-    for index, size in enumerate(in_q if use_q else map(len, octets)):
-        if used + size > room and index > start:
-            words.append(_encoded_word(b"".join(octets[start:index]), use_q))
-            start, used, room = index, 0, rest
-        used += size
-    words.append(_encoded_word(b"".join(octets[start:]), use_q))
-    return words
+    octets = text.encode("utf-8")
+    quoted = octets.decode("latin-1").translate(_Q)
+    if len(quoted) <= (len(octets) + 2) // 3 * 4:
+        rooms = chain((_room(column),), repeat(_room(1)))
+        return [f"=?utf-8?q?{word}?=" for word in _cut(quoted, rooms, _end_in_q)]
+    # Three octets for every four characters.
+    rooms = chain((_room(column) // 4 * 3,), repeat(_room(1) // 4 * 3))
+    return [f"=?utf-8?b?{base64.b64encode(word).decode()}?=" for word in _cut(octets, rooms, _end_in_b)]
 
 
-def _room(column: int, use_q: bool) -> int:
+def _cut(whole: AnyStr, rooms: Iterator[int], end_before: Callable[[AnyStr, int], int]) -> Iterator[AnyStr]:
+    """Pieces that each fill their room as far as a character's end allows."""
+    start = 0
+    for room in rooms:
+        end = start + room
+        if end >= len(whole):
+            yield whole[start:]
+            return
+        end = end_before(whole, end)
+        yield whole[start:end]
+        start = end
+
+
+def _end_in_q(quoted: str, end: int) -> int:
+    """The last place up to `end` that is neither within an octet's three characters nor within a character's octets."""
+    end -= 1 if quoted[end - 1] == "=" else 2 if quoted[end - 2] == "=" else 0
+    while quoted[end] == "=" and quoted[end + 1] in "89AB":
+        end -= 3
+    return end
+
+
+def _end_in_b(octets: bytes, end: int) -> int:
+    while octets[end] & 0xC0 == 0x80:
+        end -= 1
+    return end
+
+
+def _room(column: int) -> int:
     characters = min(75, _WITH_ENCODED_WORD - column) - len("=?utf-8?q??=")
-    if characters < 12:  # after a long field name the first word stands on the next line
-        characters = 63
-    return characters if use_q else characters // 4 * 3
-
-
-def _size_in_q(octets: bytes) -> int:
-    return sum(len(_Q[octet]) for octet in octets)
-
-
-def _encoded_word(octets: bytes, use_q: bool) -> str:
-    if use_q:
-        return "=?utf-8?q?" + "".join([_Q[octet] for octet in octets]) + "?="
-    return "=?utf-8?b?" + base64.b64encode(octets).decode("ascii") + "?="
+    # After a long field name the first word stands on the next line.
+    return characters if characters >= 12 else 63
 
 
 def _phrase(display: str, column: int) -> list[str]:
