@@ -1,4 +1,4 @@
-"""What each step takes for one message on one machine, as `python -m benchmarks.simulation --calibrate` measures it."""
+"""What each step takes for one message on one machine, as `python -m benchmarks.simulation` measures it."""
 
 from __future__ import annotations
 
