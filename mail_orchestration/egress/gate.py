@@ -16,8 +16,8 @@ from mail_orchestration.kernel.clock import steady_seconds
 LEAD_S = 0.2
 """More slots are asked for when those at hand end so soon."""
 HORIZON_S, LONG_HORIZON_S = 0.5, 1.5
-"""So long a time's worth is asked for: the others wait for no longer, each. The long one, with a third of the
-transactions, is for where nobody waits and slots keep: there the others find what they wish for beside ours."""
+"""So long a time's worth is asked for. The long one, with a third of the transactions, is for where nobody waits and
+slots keep: the others find what they wish for beside ours, or wait for so long once, when the line turns tight."""
 _KEEPS_S = 0.5
 _SPARE = 9 / 8
 """Somewhat more is asked for than was used, in case that there is more to send now."""
@@ -103,6 +103,8 @@ class Gate:
         """When the last slot opens that is at hand."""
         self._enough = 0
         """With more than so many messages at hand nothing is asked for, whatever their moments."""
+        self._half = 0
+        """Of what was at hand when slots came last."""
         self._has_room = False
         """Whether the limit gave what was asked for without delay: then it may give more."""
         self._horizon_s = HORIZON_S
@@ -208,7 +210,9 @@ class Gate:
             self._ends_at = max(self._ends_at, slice_.opens[-1])
             self._has_room = slice_.opens[-1] < steady_seconds() + self._horizon_s
             is_one = len(slice_.opens) == 1
-            self._enough = int(slice_.messages * LEAD_S / self._horizon_s) if is_one else slice_.messages
+            at_hand = self._at_hand()
+            self._half = at_hand // 2
+            self._enough = int(at_hand * LEAD_S / self._horizon_s) if is_one else slice_.messages
         self._let_in()
         if self._on_supply is not None:
             self._on_supply()
@@ -279,9 +283,9 @@ class Gate:
             self._used += opening.messages - opening.left
 
     def is_short_soon(self, now: float) -> bool:
-        """Whether to ask at once where another gate asks: slots keep, nobody waits, and half of the time is over."""
-        is_easy = self._horizon_s == LONG_HORIZON_S and self._used and not self._line and not self.parked
-        return bool(is_easy) and self._again_at <= now and self._ends_at < now + LONG_HORIZON_S / 2
+        """Whether to ask at once where another gate asks: slots keep, nobody waits, and half of them are gone."""
+        is_easy = self._horizon_s == LONG_HORIZON_S and self._used > 0 and not self._line and not self.parked
+        return is_easy and self._again_at <= now and self._at_hand() <= self._half
 
     def _is_short(self, now: float) -> bool:
         if now < self._again_at:
@@ -290,8 +294,11 @@ class Gate:
             return True
         if self._ends_at >= now + LEAD_S:
             return False
-        at_hand = sum(held.left for held in self._held)
-        return at_hand + (0 if self._opening is None else self._opening.left) <= self._enough
+        return self._at_hand() <= self._enough
+
+    def _at_hand(self) -> int:
+        left = sum(held.left for held in self._held)
+        return left if self._opening is None else left + self._opening.left
 
     def _ask_in_time(self, now: float) -> None:
         if not self._is_asked and self._is_short(now):

@@ -220,7 +220,7 @@ class Throttle:
                 # Who asks in the same turn of the loop is served by the same transaction.
                 await asyncio.sleep(0)
                 hungry, self._hungry = self._hungry, {}
-                if len(self._gates) <= FEW_GATES:
+                if hungry and len(self._gates) <= FEW_GATES:
                     now = steady_seconds()
                     hungry |= {scope: gate for scope, gate in self._gates.items() if gate.is_short_soon(now)}
                 left = self._left()

@@ -137,6 +137,28 @@ def test_limits_that_are_easily_kept_are_asked_for_together() -> None:
 
 
 @pytest.mark.rule("6.7")
+@pytest.mark.parametrize("weight", [1, 1000], ids=["a line", "a quota alone, of one moment"])
+def test_what_is_half_at_hand_is_not_asked_for_beside_others(weight: int) -> None:
+    async def scenario() -> None:
+        source = Slices([40] * 100, lateness_s=LATE_S, weight=weight)
+        throttle = Throttle(source)
+        relay, domain = throttle.gate_of_relay(RELAY), throttle.gate_of_address("a@limited.example")
+        assert relay is not None
+        assert domain is not None
+        for turn in range(2000):
+            for gate in (relay, domain) if turn % 10 == 0 else (relay,):
+                if gate.try_enter() is None:
+                    assert await gate.enter() is not None
+            await asyncio.sleep(0)
+        asked = sum("domain" in each for each in source.asked_together)
+        # 200 messages in slices of 40 of which at most half is left.
+        assert 5 <= asked <= 15
+        assert len(source.asked_together) > 2 * asked
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
 @pytest.mark.parametrize(("lateness_s", "is_bounded"), [(0.1, True), (LATE_S, False)])
 def test_slots_that_do_not_keep_are_not_taken_beyond_what_is_left(
     lateness_s: float, is_bounded: bool

@@ -13,6 +13,7 @@ from mail_orchestration.egress import pace
 from mail_orchestration.egress.pace import DAY, HOUR, SECOND, SLOTS_A_SECOND, Limits
 from mail_orchestration.egress.slots import CALM, Grant, Taken, allot, hand_back
 
+HALF_A_SECOND = SECOND // 2
 WINDOWS = {"per_second": SECOND, "per_minute": 60 * SECOND, "per_hour": HOUR, "per_day": DAY}
 
 
@@ -28,7 +29,7 @@ class Step:
     gives_back: float = 0.0
     """The part of the slots, from the end, that it gives back instead."""
     rate: float | None = None
-    horizon: int = SECOND // 2
+    horizon: int = HALF_A_SECOND
 
 
 anything = st.builds(
@@ -39,7 +40,7 @@ anything = st.builds(
     transit=st.floats(0, 1),
     gives_back=st.one_of(st.just(0.0), st.floats(0, 1)),
     rate=st.sampled_from([None, None, None, 20.0, 3.0, 0.5]),
-    horizon=st.sampled_from([SECOND // 2, SECOND * 3 // 2]),
+    horizon=st.sampled_from([HALF_A_SECOND, 3 * HALF_A_SECOND]),
 ).map(lambda step: [step])
 little_and_late = st.builds(
     lambda times, pause, wanted: [Step(pause, wanted, [1.0], 1.0)] * times,
@@ -132,7 +133,7 @@ def test_who_always_has_work_gets_nearly_all_of_it(
     taken, begin = Taken(), 1_800_000_000 * SECOND
     come, used = [begin] * takers, 0
     while (now := min(come)) < begin + seconds * SECOND:
-        taken, grant = allot(taken, limits, 100, now, horizon=SECOND // 2)
+        taken, grant = allot(taken, limits, 100, now, horizon=HALF_A_SECOND)
         used += grant.messages
         come[come.index(now)] = max(now + 1, grant.moments[-1] if grant.moments else grant.opens_at)
     assert used >= 0.95 * most
@@ -143,7 +144,7 @@ def test_takers_that_can_use_a_part_each_share_the_same_time() -> None:
     """Four that can do a quarter of the limit each: none of them waits for another's slots to pass."""
     taken, grants, limits = Taken(), list[Grant](), Limits(per_second=400)
     for _ in range(4):
-        taken, grant = allot(taken, limits, 24, SECOND, horizon=SECOND // 2)
+        taken, grant = allot(taken, limits, 24, SECOND, horizon=HALF_A_SECOND)
         grants.append(grant)
     assert all(grant.moments[0] < SECOND * 5 // 4 for grant in grants)
     assert all(grant.moments[-1] - grant.moments[0] > SECOND * 3 // 20 for grant in grants)
@@ -152,25 +153,25 @@ def test_takers_that_can_use_a_part_each_share_the_same_time() -> None:
 @pytest.mark.rule("6.7")
 def test_what_is_given_back_goes_to_the_next() -> None:
     limits = Limits(per_second=10, per_hour=12)
-    taken, first = allot(Taken(), limits, 2, SECOND, horizon=SECOND // 2)
-    taken, second = allot(taken, limits, 9, SECOND, horizon=SECOND // 2)
+    taken, first = allot(Taken(), limits, 2, SECOND, horizon=HALF_A_SECOND)
+    taken, second = allot(taken, limits, 9, SECOND, horizon=HALF_A_SECOND)
     assert len(second.moments) > 1
     taken = hand_back(taken, limits, second, len(second.moments), len(second.moments), SECOND)
-    taken, third = allot(taken, limits, 9, SECOND, horizon=SECOND // 2)
+    taken, third = allot(taken, limits, 9, SECOND, horizon=HALF_A_SECOND)
     assert third.moments == second.moments
     # Of those that somebody came after nothing is given twice.
     taken = hand_back(taken, limits, first, 2, 0, SECOND)
-    _, fourth = allot(taken, limits, 9, SECOND, horizon=SECOND // 2)
+    _, fourth = allot(taken, limits, 9, SECOND, horizon=HALF_A_SECOND)
     assert not set(fourth.moments) & set(third.moments)
 
 
 @pytest.mark.rule("6.7")
 def test_an_exhausted_quota_says_when_to_come_again() -> None:
     limits, now = Limits(per_hour=5), 1_800_000_000 * SECOND
-    taken, grant = allot(Taken(), limits, 9, now, horizon=SECOND // 2)
+    taken, grant = allot(Taken(), limits, 9, now, horizon=HALF_A_SECOND)
     assert grant.messages == 5
-    taken, nothing = allot(taken, limits, 9, now + SECOND, horizon=SECOND // 2)
+    taken, nothing = allot(taken, limits, 9, now + SECOND, horizon=HALF_A_SECOND)
     assert nothing.moments == ()
     assert HOUR < nothing.opens_at - now < HOUR * 102 // 100
-    assert not allot(taken, limits, 9, nothing.opens_at - 1, horizon=SECOND // 2)[1].moments
-    assert allot(taken, limits, 9, nothing.opens_at, horizon=SECOND // 2)[1].messages == 5
+    assert not allot(taken, limits, 9, nothing.opens_at - 1, horizon=HALF_A_SECOND)[1].moments
+    assert allot(taken, limits, 9, nothing.opens_at, horizon=HALF_A_SECOND)[1].messages == 5
