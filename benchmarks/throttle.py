@@ -165,6 +165,7 @@ def cost(sizes: Sizes) -> list[Measurement]:
             found = shifts_beside([(sites[is_limited], "m1") for is_limited in order], sizes.round_seconds)
             for is_limited, shift in zip(order, found, strict=True):
                 runs[is_limited].append(shift)
+    assert all(each.messages for done in runs.values() for each in done), "somebody sent nothing in a round"
     left = {
         is_limited: sizes.contacts - sum(each.messages for each in done) for is_limited, done in runs.items()
     }
@@ -208,6 +209,6 @@ if __name__ == "__main__":
         measure,
         full=Sizes(),
         quick=Sizes(
-            child=100, seconds=4, fleets="2", rows="per_second", rounds=1, round_seconds=1, contacts=20_000
+            child=100, seconds=4, fleets="2", rows="per_second", rounds=1, round_seconds=2, contacts=20_000
         ),
     )

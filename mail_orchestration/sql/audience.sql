@@ -73,7 +73,7 @@ COPY contact (contact_id, address_key, address, installation_id) FROM STDIN;
 COPY audience_member (contact_id, body_format, locale, guid, url, attributes, audience_id, import_id) FROM STDIN;
 
 -- name: merge_chunk
--- Make contacts of the chunk's new addresses, in whose order it lies, and make or refresh the memberships of all of it; a
+-- Make contacts of the chunk's new addresses, in their order, as all do who might wait for each other, and make or refresh the memberships of all of it; a
 -- row of this very import came first and stays as it is. Each address is looked up once, and only new ones are tried to
 -- insert: to let INSERT … ON CONFLICT find the known ones takes half as long again. missed: addresses that another
 -- session has made contacts of meanwhile, which this statement cannot see.
@@ -87,6 +87,7 @@ made AS (
     INSERT INTO contact (installation_id, address, address_key)
     SELECT CAST(:installation_id AS integer), new.address, new.address_key
     FROM looked_up AS new WHERE new.contact_id IS NULL
+    ORDER BY new.address_key COLLATE "C"
     ON CONFLICT (installation_id, address_key) DO NOTHING
     RETURNING contact_id, address_key
 ),
