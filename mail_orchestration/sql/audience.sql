@@ -73,10 +73,10 @@ COPY contact (contact_id, address_key, address, installation_id) FROM STDIN;
 COPY audience_member (contact_id, body_format, locale, guid, url, attributes, audience_id, import_id) FROM STDIN;
 
 -- name: merge_chunk
--- Make contacts of the chunk's new addresses, in their order, as all do who might wait for each other, and make or refresh the memberships of all of it; a
--- row of this very import came first and stays as it is. Each address is looked up once, and only new ones are tried to
--- insert: to let INSERT … ON CONFLICT find the known ones takes half as long again. missed: addresses that another
--- session has made contacts of meanwhile, which this statement cannot see.
+-- Make contacts of the chunk's new addresses, in their order, as all do who might wait for each other, and make or
+-- refresh the memberships of all of it; a row of this very import came first and stays as it is. Each address is looked
+-- up once, and only new ones are tried to insert: to let INSERT … ON CONFLICT find the known ones takes half as long
+-- again. missed: addresses that another session has made contacts of meanwhile, which this statement cannot see.
 WITH looked_up AS MATERIALIZED (
     SELECT s.address_key, s.address, s.body_format, s.locale, s.guid, s.url, s.attributes, c.contact_id
     FROM audience_staging AS s
