@@ -1,7 +1,8 @@
 """Create cookies: what each recipient's links and page requests claim, signed (spec 2.3).
 
 The same claims, under one key per purpose, make the personalisation cookie and the links. They hold numbers
-and names of ours, no address.
+and names of ours, no address. The cookie is JSON, since sites read it in any language; the links, which only we
+read, are of a fixed length.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from urllib.parse import quote
+
+import orjson
 
 from mail_orchestration.kernel.tokens import BadToken, Purpose, SigningKeys
 
@@ -30,13 +33,39 @@ class Claims:
 
 
 def personalisation_cookie(claims: Claims, keys: SigningKeys) -> str:
-    """The value of the cookie `COOKIE_NAME`."""
-    return keys.sign(Purpose.COOKIE, _packed(claims))
+    """The value of the cookie `COOKIE_NAME`: `SigningKeys.sign` of a JSON list."""
+    payload = [
+        claims.installation,
+        claims.site,
+        claims.campaign,
+        claims.mail_job_id,
+        claims.contact_id,
+        claims.recipient_no,
+    ]
+    return keys.sign(Purpose.COOKIE, orjson.dumps(payload))
 
 
 def verify_cookie(value: str, keys: SigningKeys) -> Claims:
     """Whom the cookie speaks of. Raises `BadToken`."""
-    return _unpacked(keys.verify(Purpose.COOKIE, value))
+    match orjson.loads(keys.verify(Purpose.COOKIE, value)):
+        case [
+            str() as installation,
+            str() as site,
+            str() as campaign,
+            int() as job,
+            int() as contact,
+            int() as no,
+        ]:
+            return Claims(
+                installation=installation,
+                site=site,
+                campaign=campaign,
+                mail_job_id=job,
+                contact_id=contact,
+                recipient_no=no,
+            )
+        case _:
+            raise BadToken
 
 
 def unsubscribe_token(claims: Claims, keys: SigningKeys) -> str:

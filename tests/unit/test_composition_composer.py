@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
+import json
 from dataclasses import replace
 from email.message import EmailMessage
 from typing import Any
@@ -232,7 +234,12 @@ def test_a_page_is_asked_for_with_the_recipients_own_cookie() -> None:
     request = made.page_request(recipient(3, city="São Paulo & co"))
     assert request is not None
     assert request.url == "https://pages.example/news?c=S%C3%A3o%20Paulo%20%26%20co"
-    assert verify_cookie(request.cookie_value, KEYS).recipient_no == 3
+    assert verify_cookie(request.cookie_value, KEYS) == FACTS.claims("news", recipient(3))
+    key_id, payload, _mac = request.cookie_value.split(".")
+    assert (key_id, json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))) == (
+        "k1",
+        ["demo", "main", "news", 101, 1003, 3],
+    ), "as docs/how-to/personalise-by-page.md tells those who read it in another language"
     own = made.page_request(replace(recipient(3), url="https://own.example/3"))
     assert own is not None
     assert own.url == "https://own.example/3"
