@@ -18,11 +18,14 @@ from mail_orchestration.dispatch.mail_jobs import best_rates, releases_before
 from mail_orchestration.dispatch.releases import Release, read_release
 from mail_orchestration.dispatch.send_window import send_window
 from mail_orchestration.dispatch.sizing import mean_child_size
+from mail_orchestration.dispatch.throttles import Key, used_throttles
 from mail_orchestration.dispatch.unsent import unsent_by_domain
 from mail_orchestration.egress.parking import MOST_PARKED
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.throttling.ceilings import ceiling_of, flows_of, ramp_from
+from mail_orchestration.throttling.ceilings import as_used, ceiling_of, flows_of, ramp_from
+from mail_orchestration.throttling.known_limits import relay_scope
 
 ASSUMED_PER_SECOND = 50.0
 """Of a mailcaster that has not sent yet: what twenty connections do with a relay that takes its time."""
@@ -39,7 +42,7 @@ class ReleaseForecast:
     ahead: int
     """Messages of other mail jobs that wait or are being sent, and come first or beside it."""
     mailcasters: Mapping[str, float]
-    """The fleet: the most messages per second that each has done in 30 days."""
+    """The fleet: the most messages per second that each has done in 30 days, maybe under a limit."""
     assumed: tuple[str, ...]
     """Mailcasters that have not sent yet: theirs is a guess."""
     in_its_way: tuple[str, ...]
@@ -59,14 +62,11 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
         before: Counter[str] = Counter()
         for other in releases_before(connection, release_id):
             before.update(unsent_by_domain(connection, other))
+        flows, domains = flows_of(messages + before, inst.settings.domains)
+        relays, domains = _as_used(connection, inst.settings, domains, now)
         measured = best_rates(connection, inst.installation_id, now - MEASURED_FOR)
     names = [mailcaster.name for mailcaster in inst.settings.mailcasters]
     rates = {name: measured.get(name, ASSUMED_PER_SECOND) for name in names}
-    relays = [
-        ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp_from(relay.ramp, inst.settings.zone, now))
-        for relay in inst.settings.relays
-    ]
-    flows, domains = flows_of(messages + before, inst.settings.domains)
     children = [mean_child_size(release.message_count, each) for each in inst.settings.mailcasters]
     window = send_window(inst.settings)
     found = forecast(
@@ -95,6 +95,27 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
         in_its_way=tuple(in_its_way),
         forecast=found,
     )
+
+
+def _as_used(
+    connection: Connection, settings: Settings, domains: Mapping[str, Ceiling], now: datetime
+) -> tuple[list[Ceiling], dict[str, Ceiling]]:
+    """The relays and those domains, with their quotas and ramps as far as they are used."""
+    scopes = [relay_scope(relay.host, relay.port) for relay in settings.relays]
+    keys: set[Key] = {(scope.kind, scope.name) for scope in scopes} | {("domain", name) for name in domains}
+    used = used_throttles(connection, keys)
+    relays = []
+    for relay, scope in zip(settings.relays, scopes, strict=True):
+        state = used.get((scope.kind, scope.name))
+        ramp = ramp_from(
+            relay.ramp, settings.zone, now, first_used=None if state is None else state.first_used
+        )
+        ceiling = ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp)
+        relays.append(ceiling if state is None else as_used(ceiling, state.taken, now))
+    return relays, {
+        name: as_used(ceiling, state.taken, now) if (state := used.get(("domain", name))) else ceiling
+        for name, ceiling in domains.items()
+    }
 
 
 def _in_its_way(connection: Connection, inst: Installation, release: Release, now: datetime) -> list[str]:

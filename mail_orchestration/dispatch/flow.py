@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STEPS = 2000
 """Into so many parts the time is divided that messages take at least."""
@@ -31,6 +31,8 @@ class Ceiling:
     """(messages, seconds): so many in any window of that length."""
     ramp: Callable[[float], float] | None = None
     """The most in any day, as it grows: of seconds from now; infinite once it limits nothing."""
+    used: Mapping[float, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    """Of a window's seconds what went through before: (seconds from now until it counts no more, messages)."""
 
     def most_in(self, seconds: float) -> float:
         """No more than this goes through in so many seconds from now."""
@@ -38,11 +40,17 @@ class Ceiling:
             return 0.0
         most = self.per_second * seconds
         for messages, window_s in self.quotas:
-            most = min(most, messages * (math.floor(seconds / window_s) + 1))
+            most = min(
+                most, messages * (math.floor(seconds / window_s) + 1) - self._still_used(window_s, seconds)
+            )
         if self.ramp is not None:
             days = range(1, math.floor(seconds / DAY_S) + 2)
-            most = min(most, sum(self.ramp(min(day * DAY_S, seconds)) for day in days))
-        return most
+            ramped = sum(self.ramp(min(day * DAY_S, seconds)) for day in days)
+            most = min(most, ramped - self._still_used(DAY_S, seconds))
+        return max(most, 0.0)
+
+    def _still_used(self, window_s: float, seconds: float) -> float:
+        return sum(messages for until_s, messages in self.used.get(window_s, ()) if until_s > seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +77,10 @@ class Through:
 class _Window:
     """What went through lately, of one quota. Where steps are too long to see it, it is a bucket that fills."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, before: Sequence[tuple[float, float]] = ()) -> None:
+        """`before`: what went through already, as in `Ceiling.used`."""
         self._seconds = seconds
+        self._before = before
         self._past: deque[tuple[float, float]] = deque()
         self._used = 0.0
         """In the window; of a bucket what is missing."""
@@ -82,7 +92,11 @@ class _Window:
             refill = most / self._seconds
             # Empty at first: so it never lets through what the window would not.
             if self._looked_at is None:
-                self._used = most
+                self._used = most + sum(
+                    messages * (until_s - now) / self._seconds
+                    for until_s, messages in self._before
+                    if until_s > now
+                )
             else:
                 self._used = max(0.0, self._used - (now - self._looked_at) * refill)
             self._looked_at = now
@@ -91,7 +105,7 @@ class _Window:
             self._used -= self._past.popleft()[1]
         if not self._past:
             self._used = 0.0
-        return most - self._used
+        return most - self._used - sum(messages for until_s, messages in self._before if until_s > now)
 
     def take(self, now: float, messages: float, step_s: float) -> None:
         self._used += messages
@@ -104,8 +118,11 @@ class _Meter:
 
     def __init__(self, ceiling: Ceiling) -> None:
         self.ceiling = ceiling
-        self._quotas = [(messages, _Window(window_s)) for messages, window_s in ceiling.quotas]
-        self._day = _Window(DAY_S)
+        self._quotas = [
+            (messages, _Window(window_s, ceiling.used.get(window_s, ())))
+            for messages, window_s in ceiling.quotas
+        ]
+        self._day = _Window(DAY_S, ceiling.used.get(DAY_S, ()))
 
     def room(self, now: float, step_s: float) -> float:
         """How many may go through in the step that begins now."""

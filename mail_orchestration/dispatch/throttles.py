@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -62,6 +62,25 @@ def lock_throttles(connection: Connection, keys: Collection[Key]) -> tuple[dict[
         connection.execute(STATEMENTS["add_throttles"], binds)
     rows = [_row(row) for row in found]
     return {row.key: row for row in rows}, microseconds(max(row.now for row in found))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedThrottle:
+    """What is used of one limit's quotas, and since when; as in `ThrottleRow`."""
+
+    taken: dict[int, dict[int, int]]
+    first_used: int
+
+
+def used_throttles(connection: Connection, keys: Collection[Key]) -> dict[Key, UsedThrottle]:
+    """What is used of these limits; nothing is locked, and those that nobody has sent under are left out."""
+    rows = connection.execute(STATEMENTS["read_used_throttles"], _names(sorted(keys)))
+    return {
+        (row.scope, row.name): UsedThrottle(
+            taken=_taken(row.taken), first_used=microseconds(row.first_used_at)
+        )
+        for row in rows
+    }
 
 
 def advance_throttles(connection: Connection, rows: Sequence[ThrottleRow]) -> int:
@@ -139,13 +158,17 @@ def _row(row: Row[Any]) -> ThrottleRow:
         line_lateness=row.line_lateness,
         line_heads=tuple(row.line_heads),
         line_short_at=row.line_short_at,
-        taken={
-            int(window): {int(period): messages for period, messages in periods.items()}
-            for window, periods in row.taken.items()
-        },
+        taken=_taken(row.taken),
         first_used=microseconds(row.first_used_at),
         back_off=_back_off(row),
     )
+
+
+def _taken(document: Mapping[str, Mapping[str, int]]) -> dict[int, dict[int, int]]:
+    return {
+        int(window): {int(period): messages for period, messages in periods.items()}
+        for window, periods in document.items()
+    }
 
 
 def _back_off(row: Row[Any]) -> BackOffRow | None:

@@ -27,13 +27,20 @@ class Ledger:
         """The moment from which at least one more may begin."""
         opens = now
         for window, most in quotas.items():
-            counted, used = sorted(self._counted(window, now).items()), self.used(window, now)
-            for period, messages in counted:
+            used = self.used(window, now)
+            for moment, messages in self.leaving(window, now):
                 if used < most:
                     break
                 used -= messages
-                opens = max(opens, (period + 1) * (window // PERIODS) + window)
+                opens = max(opens, moment)
         return opens
+
+    def leaving(self, window: int, now: int) -> list[tuple[int, int]]:
+        """When which number of messages is used no more, the soonest first: their sum is `used`."""
+        return [
+            ((period + 1) * (window // PERIODS) + window, messages)
+            for period, messages in sorted(self._counted(window, now).items())
+        ]
 
     def charged(self, quotas: Mapping[int, int], moment: int, messages: int, now: int) -> Ledger:
         """With messages that begin at `moment` at the latest, or less than none: given back. Old ones are left out."""

@@ -12,6 +12,13 @@ WHERE (scope, name) IN (
 ORDER BY scope, name
 FOR UPDATE;
 
+-- name: read_used_throttles
+-- What was taken of some limits, and since when they are used; locks nothing.
+SELECT t.scope, t.name, t.taken, t.first_used_at
+FROM throttle AS t
+INNER JOIN unnest(CAST(:scopes AS text []), CAST(:names AS text [])) AS wanted (scope, name)
+    ON t.scope = wanted.scope AND t.name = wanted.name;
+
 -- name: add_throttles
 -- The rows of limits that nobody has sent under before.
 INSERT INTO throttle (scope, name)

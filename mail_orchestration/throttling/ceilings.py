@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from mail_orchestration.dispatch.flow import Ceiling
+from mail_orchestration.egress.ledger import Ledger
 from mail_orchestration.egress.pace import SECOND, fastest
 from mail_orchestration.kernel.limit_settings import (
     EACH_OTHER_DOMAIN,
@@ -36,16 +38,31 @@ def ceiling_of(
     )
 
 
+def as_used(ceiling: Ceiling, taken: Mapping[int, Mapping[int, int]], now: datetime) -> Ceiling:
+    """The ceiling as it is after that was `taken` of its windows: microseconds → number of a period → messages."""
+    moment = int(now.timestamp() * SECOND)
+    ledger = Ledger(taken)
+    used = {
+        window / SECOND: [
+            ((until - moment) / SECOND, messages) for until, messages in ledger.leaving(window, moment)
+        ]
+        for window in taken
+    }
+    return replace(ceiling, used=used)
+
+
 def ramp_from(
-    settings: RampSettings | None, zone: ZoneInfo, now: datetime
+    settings: RampSettings | None, zone: ZoneInfo, now: datetime, *, first_used: int | None = None
 ) -> Callable[[float], float] | None:
     """How the day limit of a new relay grows with the seconds from `now`; None where it has no ramp.
 
-    A relay whose settings do not say since when it is used is taken to be used from now on.
+    A relay whose settings do not say since when it is used is so since `first_used`, microseconds since 1970; where
+    that is not known either, from now on.
     """
     if settings is None:
         return None
     ramp, since = ramp_of(settings, zone)
+    since = first_used if since is None else since
     used_for = 0 if since is None else int(now.timestamp() * SECOND) - since
 
     def most_in_a_day(seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mail_orchestration.broadcast import (
     resolve_release,
 )
 from mail_orchestration.cli.commands import run
+from mail_orchestration.egress.ledger import PERIODS
 from mail_orchestration.forecasts import ASSUMED_PER_SECOND, ReleaseForecast, forecast_release
 from mail_orchestration.holding import hold
 from mail_orchestration.installation import Installation
@@ -160,3 +162,61 @@ def test_what_else_is_in_its_way_is_told(
     _, found = foresee(slow, mail_job)
     assert found.finish_at is None
     assert found.in_its_way[-1] == "it expires at 2035-01-02 11:00:00 UTC, before it is through"
+
+
+def throttled(inst: Installation, scope: str, name: str, *, taken: dict[int, datetime], at: datetime) -> None:
+    """Of the windows in seconds all 400 messages of a quota were taken at a moment; first used at another."""
+    document = {
+        window * 1_000_000: {int(moment.timestamp()) * PERIODS // window: CONTACTS}
+        for window, moment in taken.items()
+    }
+    execute(
+        inst,
+        "INSERT INTO throttle (scope, name, taken, first_used_at) "
+        "VALUES (:scope, :name, CAST(:taken AS jsonb), CAST(:at AS timestamptz))",
+        scope=scope,
+        name=name,
+        taken=json.dumps(document),
+        at=at,
+    )
+
+
+@pytest.mark.rule("6.7")
+def test_what_is_used_of_quotas_is_waited_for(inst: Installation) -> None:
+    mail_job = released(inst)
+    day = limited(inst, relay={"per_day": CONTACTS})
+    now, found = foresee(day, mail_job)
+    assert found.finish_at is not None
+    assert found.finish_at - now < timedelta(minutes=1)
+    throttled(
+        inst, "relay", "127.0.0.1:9", taken={86400: now - timedelta(hours=6)}, at=now - timedelta(days=1)
+    )
+    now, found = foresee(day, mail_job)
+    assert found.finish_at is not None
+    # A day's quota is kept by a hundredth longer.
+    assert found.finish_at - now == pytest.approx(timedelta(hours=18), abs=timedelta(minutes=16))
+    assert found.forecast.limited_by == "relay sink"
+
+    slow = {"name": "slow", "domains": ["slow.example"], "limits": {"per_hour": CONTACTS}}
+    throttled(inst, "domain", "slow", taken={3600: now - timedelta(minutes=15)}, at=now)
+    now, found = foresee(limited(inst, relay={"per_day": 0}, domains=[slow]), mail_job)
+    through = {each.domain: each.seconds for each in found.forecast.domains}
+    assert through["example.net"] < 60
+    assert through["slow"] == pytest.approx(45 * 60, abs=60)
+
+
+@pytest.mark.rule("6.7")
+def test_a_ramp_goes_on_from_the_day_that_it_is_at(inst: Installation) -> None:
+    mail_job = released(inst)
+    ramp = {"messages_on_first_day": 1, "growth": 2}
+    file = inst.settings.folder / "mail_orchestration.yaml"
+    relays = yaml.safe_load(file.read_text())["relays"]
+    ramped = limited(inst, relays=[{**relays[0], "ramp": ramp}])
+    now, found = foresee(ramped, mail_job)
+    assert found.finish_at is not None
+    assert found.finish_at - now > timedelta(days=7)
+    throttled(inst, "relay", "127.0.0.1:9", taken={}, at=now - timedelta(days=9))
+    now, found = foresee(ramped, mail_job)
+    assert found.finish_at is not None
+    # On its tenth day it may get 512.
+    assert found.finish_at - now < timedelta(minutes=1)

@@ -81,3 +81,23 @@ def test_children_are_counted_about_right(total: int) -> None:
         sizes.append(child_size(left, total, not sizes, parameters))
         left -= sizes[-1]
     assert total / mean_child_size(total, parameters) == pytest.approx(len(sizes), rel=0.05, abs=1)
+
+
+@pytest.mark.rule("6.7")
+def test_what_is_used_of_a_window_is_waited_for() -> None:
+    used = {DAY: [(3600.0, 400.0), (7200.0, 600.0)]}
+
+    def through(messages: int, ceiling: Ceiling) -> float | None:
+        return forecast({"example.org": messages}, fleet=FLEET, relays=[ceiling], domains={}).seconds
+
+    quota = Ceiling(name="quota", quotas=((1000, DAY),), used=used)
+    ramp = Ceiling(name="ramp", ramp=lambda seconds: 1000.0, used=used)
+    for ceiling in (quota, ramp):
+        assert through(400, ceiling) == pytest.approx(3600, rel=0.01)
+        assert through(1000, ceiling) == pytest.approx(7200, rel=0.01)
+        assert through(1001, ceiling) == pytest.approx(DAY + 3600, rel=0.01)
+    # In steps that are too long to see a day.
+    assert through(100_000, quota) == pytest.approx(99 * DAY + 7200, rel=0.02)
+    half = Ceiling(name="half", quotas=((1000, DAY),), used={DAY: [(3600.0, 400.0)]})
+    assert through(600, half) == pytest.approx(0.6, rel=0.1)
+    assert through(601, half) == pytest.approx(3600, rel=0.01)
