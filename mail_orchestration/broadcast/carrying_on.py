@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from mail_orchestration.audience.resolving import AUDIENCE_STAGES, ResolveSummary, resolve_recipients
 from mail_orchestration.campaigns import stop_if_edited
@@ -78,7 +78,7 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
             ],
             history=None
             if frozen.release.again or definition.state == "test"
-            else timedelta(days=inst.settings.retention.history_days),
+            else inst.settings.retention.history,
             time_zone=inst.settings.zone,
             wished=inst.settings.frequency.policy if is_dry_run else None,
             now=now,

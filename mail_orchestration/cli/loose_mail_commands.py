@@ -13,6 +13,7 @@ from mail_orchestration.kernel.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from rich.console import Console, RenderableType
 
@@ -88,10 +89,15 @@ def dead_letters(
     """List the loose mails that nobody will try again unasked, resubmit or delete them.
 
     Those are FAILED, after the most attempts or since they cannot be composed, or STOPPED with a deleted campaign.
-    Exit code 1 when a number that was given is none of theirs.
+    Exit code 1 when a number that was given is none of theirs, or repeats another mail.
     """
     from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
-    from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
+    from mail_orchestration.dispatch.loose_mails import (
+        Chosen,
+        delete_loose_mails,
+        repeats_at_rest,
+        resubmit_loose_mails,
+    )
     from mail_orchestration.holding import operator
     from mail_orchestration.kernel.database_clock import database_now
     from mail_orchestration.kernel.loose_mail_states import AT_REST
@@ -103,20 +109,24 @@ def dead_letters(
         raise BadInput("say which ones: their numbers, --campaign NAME, or --all, one of them")
     chosen = Chosen(loose_mail_ids=set(numbers) if numbers else None, campaign=campaign)
     done: list[int] = []
+    repeats: dict[int, datetime] = {}
     with face.open() as inst, inst.database.begin() as connection:
         now = database_now(connection)
         if resubmit:
-            done = resubmit_loose_mails(connection, inst.installation_id, chosen, now=now)
+            history = inst.settings.retention.history
+            done = resubmit_loose_mails(connection, inst.installation_id, chosen, history=history, now=now)
+            repeats = repeats_at_rest(connection, inst.installation_id, chosen, history=history, now=now)
         if delete:
             done = delete_loose_mails(connection, inst.installation_id, chosen, by=operator(), now=now)
         left = list_loose_mails(
             connection, inst.installation_id, states=AT_REST, campaign=campaign, most=limit
         )
     is_asked = resubmit or delete
-    missed = sorted(set(numbers or ()) - set(done)) if is_asked else []
+    missed = sorted(set(numbers or ()) - set(done) - set(repeats)) if is_asked else []
     document = {
         "resubmitted": done if resubmit else [],
         "deleted": done if delete else [],
+        "repeats": sorted(repeats),
         "not_found": missed,
         "dead_letters": left,
     }
@@ -124,6 +134,9 @@ def dead_letters(
     def show(console: Console) -> None:
         if is_asked:
             console.print(f"[green]{'resubmitted' if resubmit else 'deleted'}[/] {len(done):,}")
+        if repeats:
+            said_anew = ", ".join(map(str, repeats))
+            console.print(f"[yellow]left, the same was queued by another mail[/] {said_anew}")
         if missed:
             console.print(f"[yellow]no dead letter[/] {', '.join(map(str, missed))}")
         if left:
@@ -132,7 +145,7 @@ def dead_letters(
             console.print("There is no dead letter.")
 
     face.answer(document, show)
-    return ExitCode.NOT_WELL if missed else None
+    return ExitCode.NOT_WELL if missed or (numbers and repeats) else None
 
 
 @command("delivery-log", PANEL)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.holds import is_held
+from mail_orchestration.dispatch.queue_history import lock_keys
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.kernel.model import Outcome
@@ -222,15 +223,47 @@ def ensure_delivery_log(connection: Connection, now: datetime) -> date:
 
 
 def resubmit_loose_mails(
-    connection: Connection, installation_id: int, chosen: Chosen, *, now: datetime
+    connection: Connection, installation_id: int, chosen: Chosen, *, history: timedelta, now: datetime
 ) -> list[int]:
     """FAILED, STOPPED → QUEUED, due at once, with all attempts before them. Returns their numbers.
 
     SCHEDULED are retries, until a worker looks; what was never attempted before its moment; and what is of a paused
-    campaign. Those of a deleted campaign stay as they are. Raises NotFound for a campaign that is not known.
+    campaign. Those of a deleted campaign stay as they are, and so do single mails that another one repeats (see
+    `repeats_at_rest`). What goes is queued anew: its history begins now (spec 6.6). Raises NotFound for a campaign that
+    is not known.
     """
-    binds = {**chosen.binds(connection, installation_id), "now": now}
-    return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], binds))
+    binds = chosen.binds(connection, installation_id)
+    ensure_day(connection, now.astimezone(UTC).date())
+    repeats = repeats_at_rest(connection, installation_id, chosen, history=history, now=now)
+    going = {**binds, "repeats": sorted(repeats), "now": now}
+    return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], going))
+
+
+def repeats_at_rest(
+    connection: Connection, installation_id: int, chosen: Chosen, *, history: timedelta, now: datetime
+) -> dict[int, datetime]:
+    """Of the single mails that rest, by number, those that would be repeats, and when the other one was queued.
+
+    The other one says the same for the same occurrence to the same address: it was queued after this one and within
+    `history` before `now`, or waits, or is chosen as well and is the later one (spec 6.6). Nobody submits the same
+    until the caller's transaction ends. Raises NotFound for a campaign that is not known.
+    """
+    binds = chosen.binds(connection, installation_id)
+    resting = connection.execute(STATEMENTS["find_remembered_at_rest"], binds).all()
+    if not resting:
+        return {}
+    keys = [bytes(row.history_key) for row in resting]
+    lock_keys(connection, keys)
+    since = now - history
+    asked = {
+        "loose_mail_ids": [row.loose_mail_id for row in resting],
+        "history_keys": keys,
+        "moments": [row.remembered_at for row in resting],
+        "first_day": since.astimezone(UTC).date(),
+        "since": since,
+    }
+    rows = connection.execute(STATEMENTS["find_repeats_at_rest"], asked)
+    return {row.loose_mail_id: row.queued_at for row in rows}
 
 
 def delete_loose_mails(

@@ -40,6 +40,7 @@ def remember(
 ) -> list[bool]:
     """Which of the mails were not queued within `history` before `now`; those are remembered from now on.
 
+    One that waits in the queue counts as queued, however long ago that was.
     One answer for each mail, in their order; of mails that come twice here the first is new. Part of the caller's
     transaction, which queues them: rolled back, nothing is remembered. Call it once in a transaction; another caller
     with the same mail waits for its end. `now` is the database's clock.
@@ -49,8 +50,7 @@ def remember(
         return []
     day = now.astimezone(UTC).date()
     ensure_day(connection, day)
-    # A statement of its own: what the other caller remembered is seen only by one that begins after its end.
-    connection.execute(STATEMENTS["lock_history"], {"mail_keys": keys})
+    lock_keys(connection, keys)
     since = now - history
     remembered = connection.scalars(
         STATEMENTS["remember_mails"],
@@ -78,7 +78,7 @@ def queued_at(
     history: timedelta,
     now: datetime,
 ) -> list[datetime | None]:
-    """When each of the mails was queued last within `history` before `now`; None for one that was not."""
+    """When each of the mails was queued last within `history` before `now`, or the one that waits; else None."""
     if not mails:
         return []
     keys = [history_key(installation_id, mail) for mail in mails]
@@ -87,6 +87,14 @@ def queued_at(
     rows = connection.execute(STATEMENTS["find_remembered_mails"], binds)
     moments = {bytes(row.mail_key): row.queued_at for row in rows}
     return [moments.get(key) for key in keys]
+
+
+def lock_keys(connection: Connection, keys: Sequence[bytes]) -> None:
+    """Whoever else asks about these mails waits until the caller's transaction ends.
+
+    A statement of its own: what another caller remembered is seen only by one that begins after its end.
+    """
+    connection.execute(STATEMENTS["lock_history"], {"mail_keys": keys})
 
 
 def history_key(installation_id: int, mail: QueuedMail) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from pydantic import Field, model_validator
 
 from mail_orchestration.kernel.settings_section import Section
@@ -24,6 +26,11 @@ class RetentionSettings(Section):
     """Mail jobs and releases, without what they held."""
     dagster_days: int = Field(default=30, ge=7)
     """Runs, their events, and partition keys in Dagster's own books."""
+
+    @property
+    def history(self) -> timedelta:
+        """`history_days` as a span of time."""
+        return timedelta(days=self.history_days)
 
     @model_validator(mode="after")
     def _what_explains_goes_last(self) -> RetentionSettings:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
+from mail_orchestration.dispatch.loose_mails import (
+    Chosen,
+    delete_loose_mails,
+    repeats_at_rest,
+    resubmit_loose_mails,
+)
 from mail_orchestration.dispatch.single_mails import (
     EndedSingleMail,
     FailureGroup,
@@ -38,14 +43,17 @@ def resubmit(inst: Installation, chosen: Chosen, *, as_frozen: bool = False) -> 
 
     One that was composed is sent as it is. One that never was says what its campaign says now, since what failed of
     what was frozen would only fail again; with `as_frozen` it says what it said. Those of a deleted campaign stay as
-    they are. Raises BadInput, and changes nothing, when a campaign cannot be sent as it is now.
+    they are, and so do those of which another mail says the same and was queued since, within the history (spec 6.6).
+    Raises BadInput, and changes nothing, when a campaign cannot be sent as it is now.
     """
     chosen = replace(chosen, kind=LooseMailKind.SINGLE)
     with inst.database.begin() as connection:
         now = database_now(connection)
         if not as_frozen:
             _freeze_anew(connection, inst, chosen, now)
-        return resubmit_loose_mails(connection, inst.installation_id, chosen, now=now)
+        return resubmit_loose_mails(
+            connection, inst.installation_id, chosen, history=inst.settings.retention.history, now=now
+        )
 
 
 def delete(inst: Installation, chosen: Chosen, *, by: str) -> list[int]:
@@ -62,14 +70,25 @@ def delete(inst: Installation, chosen: Chosen, *, by: str) -> list[int]:
 
 def why_left(inst: Installation, chosen: Chosen, done: Collection[int]) -> dict[int, str]:
     """Of each number that was chosen, and neither resubmitted nor deleted: why it was left as it is."""
+    left = sorted(set(chosen.loose_mail_ids or ()) - set(done))
     with inst.database.begin() as connection:
-        return {
-            number: _why_left(connection, inst, chosen, number)
-            for number in sorted(set(chosen.loose_mail_ids or ()) - set(done))
-        }
+        repeats = repeats_at_rest(
+            connection,
+            inst.installation_id,
+            Chosen(loose_mail_ids=left),
+            history=inst.settings.retention.history,
+            now=database_now(connection),
+        )
+        return {number: _why_left(connection, inst, chosen, number, repeats) for number in left}
 
 
-def _why_left(connection: Connection, inst: Installation, chosen: Chosen, number: int) -> str:
+def _why_left(
+    connection: Connection,
+    inst: Installation,
+    chosen: Chosen,
+    number: int,
+    repeats: Mapping[int, datetime],
+) -> str:
     try:
         found = read_single_mail(connection, inst.installation_id, number)
     except NotFound as error:
@@ -82,6 +101,8 @@ def _why_left(connection: Connection, inst: Installation, chosen: Chosen, number
         return f"it is of campaign {found.campaign}"
     if chosen.code not in (None, found.code):
         return f"it did not fail for {chosen.code}"
+    if number in repeats:
+        return f"the same was queued by another mail, {repeats[number].astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     return f"campaign {found.campaign} is deleted; it goes when that is back"
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
@@ -238,7 +238,7 @@ class _Submission:
             for each in by_campaign[digest]
             if each.is_remembered
         ]
-        history = timedelta(days=self._inst.settings.retention.history_days)
+        history = self._inst.settings.retention.history
         answers = remember(
             connection,
             self._inst.installation_id,

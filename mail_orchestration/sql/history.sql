@@ -10,7 +10,7 @@ FROM (
 ) AS b;
 
 -- name: remember_mails
--- Remember the mails that are not in the history, and return their keys.
+-- Remember the mails that are not in the history and of which none waits, however old, and return their keys.
 INSERT INTO queue_history (queued_on, mail_key, queued_at)
 SELECT DISTINCT CAST(:day AS date), k.mail_key, CAST(:now AS timestamptz)
 FROM unnest(CAST(:mail_keys AS bytea[])) AS k (mail_key)
@@ -18,16 +18,63 @@ WHERE NOT EXISTS (
     SELECT FROM queue_history AS h
     WHERE h.mail_key = k.mail_key AND h.queued_on >= CAST(:first_day AS date) AND h.queued_at > CAST(:since AS timestamptz)
 )
+AND NOT EXISTS (
+    SELECT FROM loose_mail AS l
+    WHERE l.history_key = k.mail_key AND l.state IN ('SCHEDULED', 'QUEUED', 'SENDING', 'PAUSED')
+)
 ON CONFLICT (mail_key, queued_on) DO NOTHING
 RETURNING mail_key;
 
 -- name: find_remembered_mails
--- When mails that are in the history were queued.
-SELECT h.mail_key, max(h.queued_at) AS queued_at
-FROM queue_history AS h
-WHERE h.mail_key = ANY(CAST(:mail_keys AS bytea[])) AND h.queued_on >= CAST(:first_day AS date)
-    AND h.queued_at > CAST(:since AS timestamptz)
-GROUP BY h.mail_key;
+-- When mails that are in the history, or wait, were queued.
+SELECT known.mail_key, max(known.queued_at) AS queued_at
+FROM (
+    SELECT h.mail_key, h.queued_at FROM queue_history AS h
+    WHERE h.mail_key = ANY(CAST(:mail_keys AS bytea[])) AND h.queued_on >= CAST(:first_day AS date)
+        AND h.queued_at > CAST(:since AS timestamptz)
+    UNION ALL
+    SELECT l.history_key, coalesce(l.remembered_at, l.created_at) FROM loose_mail AS l
+    WHERE l.history_key = ANY(CAST(:mail_keys AS bytea[])) AND l.state IN ('SCHEDULED', 'QUEUED', 'SENDING', 'PAUSED')
+) AS known
+GROUP BY known.mail_key;
+
+-- name: find_remembered_at_rest
+-- Single mails that rest, what the history knows each by, and when it took it up.
+SELECT l.loose_mail_id, l.history_key, coalesce(l.remembered_at, l.created_at) AS remembered_at
+FROM loose_mail AS l
+WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
+    AND l.history_key IS NOT NULL
+    AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+    AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+    AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
+    AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer));
+
+-- name: find_repeats_at_rest
+-- Of single mails that rest those whose content another one was queued with since, which is in the history or waits, or
+-- rests as well and came later; and when it was.
+SELECT r.loose_mail_id, max(another.queued_at) AS queued_at
+FROM (
+    SELECT
+        l.loose_mail_id, l.history_key, l.remembered_at,
+        max(l.remembered_at) OVER (
+            PARTITION BY l.history_key ORDER BY l.loose_mail_id ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+        ) AS later_one_at
+    FROM unnest(
+        CAST(:loose_mail_ids AS bigint[]), CAST(:history_keys AS bytea[]), CAST(:moments AS timestamptz[])
+    ) AS l (loose_mail_id, history_key, remembered_at)
+) AS r
+CROSS JOIN LATERAL (
+    SELECT r.later_one_at AS queued_at WHERE r.later_one_at IS NOT NULL
+    UNION ALL
+    SELECT h.queued_at FROM queue_history AS h
+    WHERE h.mail_key = r.history_key AND h.queued_on >= CAST(:first_day AS date)
+        AND h.queued_at > CAST(:since AS timestamptz) AND h.queued_at > r.remembered_at
+    UNION ALL
+    SELECT coalesce(w.remembered_at, w.created_at) FROM loose_mail AS w
+    WHERE w.history_key = r.history_key AND w.state IN ('SCHEDULED', 'QUEUED', 'SENDING', 'PAUSED')
+) AS another
+GROUP BY r.loose_mail_id
+ORDER BY r.loose_mail_id;
 
 
 -- name: lock_dedup_of_campaign

@@ -57,44 +57,59 @@ RETURNING loose_mail.loose_mail_id;
 -- name: resubmit_loose_mails
 -- What is FAILED or STOPPED is due at once, unless it was never attempted and its moment is to come; its attempts begin anew.
 -- What is of a deleted campaign would be STOPPED again. A single mail that is due is QUEUED; a retry, which its mail job may
--- hold, and what is of a campaign that is paused or just being changed, waits for the next look of a worker.
+-- hold, and what is of a campaign that is paused or just being changed, waits for the next look of a worker. What repeats
+-- another mail is left; the queue history takes the others up anew, as queued now.
 WITH let_go AS (
     SELECT c.campaign_id FROM campaign AS c
     WHERE c.installation_id = CAST(:installation_id AS integer) AND c.state NOT IN ('deleted', 'paused')
         AND (CAST(:campaign_id AS integer) IS NULL OR c.campaign_id = CAST(:campaign_id AS integer))
     FOR SHARE SKIP LOCKED
+),
+
+resubmitted AS (
+    UPDATE loose_mail
+    SET state = CASE
+            WHEN loose_mail.kind = 'single' AND meant.due_at <= CAST(:now AS timestamptz)
+                AND loose_mail.campaign_id = ANY(ARRAY(SELECT g.campaign_id FROM let_go AS g))
+                THEN CAST('QUEUED' AS loose_mail_state)
+            ELSE 'SCHEDULED'
+        END,
+        due_at = meant.due_at, attempts = 0, run_outs = 0, code = NULL, description = NULL,
+        remembered_at = CASE WHEN loose_mail.history_key IS NOT NULL THEN CAST(:now AS timestamptz) END
+    FROM (
+        SELECT
+            l.loose_mail_id,
+            CASE
+                WHEN l.attempts = 0 THEN greatest(l.due_at, CAST(:now AS timestamptz)) ELSE CAST(:now AS timestamptz)
+            END AS due_at
+        FROM loose_mail AS l
+        WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
+            AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+            AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+            AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
+            AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+            AND NOT EXISTS (SELECT FROM campaign AS d WHERE d.campaign_id = l.campaign_id AND d.state = 'deleted')
+            AND l.loose_mail_id <> ALL(CAST(:repeats AS bigint[]))
+        ORDER BY l.loose_mail_id
+        FOR NO KEY UPDATE
+    ) AS meant
+    WHERE loose_mail.loose_mail_id = meant.loose_mail_id
+    RETURNING loose_mail.loose_mail_id, loose_mail.history_key
+),
+
+remembered AS (
+    INSERT INTO queue_history (queued_on, mail_key, queued_at)
+    SELECT CAST(CAST(:now AS timestamptz) AT TIME ZONE 'UTC' AS date), r.history_key, CAST(:now AS timestamptz)
+    FROM resubmitted AS r
+    WHERE r.history_key IS NOT NULL
+    ON CONFLICT (mail_key, queued_on) DO UPDATE SET queued_at = excluded.queued_at
 )
 
-UPDATE loose_mail
-SET state = CASE
-        WHEN loose_mail.kind = 'single' AND meant.due_at <= CAST(:now AS timestamptz)
-            AND loose_mail.campaign_id = ANY(ARRAY(SELECT g.campaign_id FROM let_go AS g))
-            THEN CAST('QUEUED' AS loose_mail_state)
-        ELSE 'SCHEDULED'
-    END,
-    due_at = meant.due_at, attempts = 0, run_outs = 0, code = NULL, description = NULL
-FROM (
-    SELECT
-        l.loose_mail_id,
-        CASE
-            WHEN l.attempts = 0 THEN greatest(l.due_at, CAST(:now AS timestamptz)) ELSE CAST(:now AS timestamptz)
-        END AS due_at
-    FROM loose_mail AS l
-    WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
-        AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
-        AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
-        AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
-        AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
-        AND NOT EXISTS (SELECT FROM campaign AS d WHERE d.campaign_id = l.campaign_id AND d.state = 'deleted')
-    ORDER BY l.loose_mail_id
-    FOR NO KEY UPDATE
-) AS meant
-WHERE loose_mail.loose_mail_id = meant.loose_mail_id
-RETURNING loose_mail.loose_mail_id;
+SELECT loose_mail_id FROM resubmitted;
 
 -- name: delete_loose_mails
 -- What is FAILED or STOPPED moves to the delivery log with the outcome of its last attempt (stopped where there was none),
--- and who deleted it. The queue history forgets it: whoever submits it anew means it.
+-- and who deleted it. The queue history forgets it, and not what was queued later: whoever submits it anew means it.
 WITH meant AS (
     SELECT l.* FROM loose_mail AS l
     WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED')
@@ -119,7 +134,9 @@ said AS (
 ),
 
 forgotten AS (
-    DELETE FROM queue_history USING meant WHERE queue_history.mail_key = meant.history_key
+    DELETE FROM queue_history USING meant
+    WHERE queue_history.mail_key = meant.history_key
+        AND queue_history.queued_at <= coalesce(meant.remembered_at, meant.created_at)
 )
 
 INSERT INTO delivery_log (

@@ -113,8 +113,9 @@ FOR NO KEY UPDATE;
 -- What became of attempts at loose mails, of those that are still reserved under the fence: the others are somebody else's
 -- by now, and nothing of them is written. A retry's is a result of its message, and the mail job's figures go with it.
 -- What has come to an end moves to the delivery log, with what it said; the rest waits for its next attempt or is a dead
--- letter. What did not leave is forgotten by the queue history, so that it can be submitted anew. Where it was the last one
--- of a release that waited, that is reported on once more. Returns the numbers of those that were written.
+-- letter. What did not leave is forgotten by the queue history, so that it can be submitted anew; what waited for more than
+-- an hour before it left is taken up anew, or the history of it would be over too soon. Where it was the last one of a release
+-- that waited, that is reported on once more. Returns the numbers of those that were written.
 WITH given AS (
     SELECT *
     FROM unnest(
@@ -134,7 +135,9 @@ held AS (
         l.released_on, l.release_id, l.message_no, l.mail_job_id, l.result_no, l.last_outcome, l.history_key, l.size,
         CAST(l.attempts + CASE WHEN g.is_counted AND g.relay <> '' THEN 1 ELSE 0 END AS smallint) AS attempts,
         g.occurred_at, g.outcome, g.reply_code, g.enhanced_code, g.reply_text, g.relay, g.is_hard_bounce, g.enters,
-        g.next_at, g.is_counted, g.code, g.description
+        g.next_at, g.is_counted, g.code, g.description,
+        coalesce(g.enters = 'FAILED', g.outcome NOT IN ('stopped', 'expired')) AND l.history_key IS NOT NULL
+            AND coalesce(l.remembered_at, l.created_at) < g.occurred_at - INTERVAL '1 hour' AS is_late
     FROM loose_mail AS l
     INNER JOIN given AS g ON g.loose_mail_id = l.loose_mail_id AND g.fence = l.fence
     WHERE l.state = 'SENDING'
@@ -196,6 +199,13 @@ forgotten AS (
     DELETE FROM queue_history USING held
     WHERE queue_history.mail_key = held.history_key AND held.enters IS NULL AND held.outcome IN ('stopped', 'expired')
 ),
+remembered AS (
+    INSERT INTO queue_history (queued_on, mail_key, queued_at)
+    SELECT CAST(h.occurred_at AT TIME ZONE 'UTC' AS date), h.history_key, h.occurred_at
+    FROM held AS h
+    WHERE h.is_late
+    ON CONFLICT (mail_key, queued_on) DO NOTHING
+),
 logged AS (
     INSERT INTO delivery_log (
         day, loose_mail_id, installation_id, kind, campaign_id, contact_id, address, release_id, message_no, created_at,
@@ -216,7 +226,8 @@ kept AS (
         result_no = CASE WHEN h.is_counted THEN loose_mail.result_no + 1 ELSE loose_mail.result_no END,
         last_outcome = CASE WHEN h.is_counted THEN h.outcome ELSE loose_mail.last_outcome END,
         reply_code = h.reply_code, enhanced_code = h.enhanced_code, reply_text = h.reply_text, relay = h.relay,
-        code = h.code, description = h.description
+        code = h.code, description = h.description,
+        remembered_at = CASE WHEN h.is_late THEN h.occurred_at ELSE loose_mail.remembered_at END
     FROM held AS h
     WHERE loose_mail.loose_mail_id = h.loose_mail_id AND h.enters IS NOT NULL
 ),

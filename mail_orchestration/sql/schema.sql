@@ -368,7 +368,8 @@ CREATE TYPE loose_mail_state AS ENUM ('SCHEDULED', 'QUEUED', 'SENDING', 'FAILED'
 -- log, under mail_job_id. A mail of its own is composed from frozen_campaign_id and its attributes (json and not jsonb:
 -- read as a whole, once) at its first attempt; then it has its message here, and from then on it is the same octets at
 -- every attempt. occurrence is what the caller named, so that another occurrence may say the same; history_key is what
--- queue_history knows it by, to forget it when it did not leave. Who opted out gets it nevertheless where
+-- queue_history knows it by, to forget it when it did not leave; remembered_at is when that took it up anew, null where
+-- created_at is. Who opted out gets it nevertheless where
 -- is_transactional.
 -- last_outcome and reply_code to relay are of the last attempt, code and description of why it is FAILED or STOPPED.
 CREATE TABLE loose_mail (
@@ -400,6 +401,7 @@ CREATE TABLE loose_mail (
     attributes json,
     occurrence text NOT NULL DEFAULT '',
     history_key bytea,
+    remembered_at timestamptz,
     is_transactional boolean NOT NULL DEFAULT false,
     message bytea,
     size integer,
@@ -434,6 +436,9 @@ CREATE INDEX loose_mail_reserved ON loose_mail (reserved_until) WHERE state = 'S
 CREATE INDEX loose_mail_that_rests ON loose_mail (installation_id, kind, state, priority DESC, due_at, loose_mail_id)
     WHERE state IN ('FAILED', 'PAUSED', 'STOPPED');
 CREATE INDEX loose_mail_of_campaign ON loose_mail (campaign_id);
+-- What waits is queued, however long ago it was submitted (spec 6.6).
+CREATE INDEX loose_mail_waiting ON loose_mail (history_key)
+    WHERE history_key IS NOT NULL AND state IN ('SCHEDULED', 'QUEUED', 'SENDING', 'PAUSED');
 CREATE UNIQUE INDEX message_is_retried_by_one_loose_mail ON loose_mail (release_id, message_no) WHERE kind = 'retry';
 
 -- What became of each loose mail, insert-only: one row when it has come to its end. day is the day of ended_at in UTC.

@@ -62,7 +62,9 @@ def test_only_the_guilty_one_is_a_dead_letter(loose: LooseWorld, place: int) -> 
         assert accepted == 4
         assert (dead.code, dead.attempts) == (FailureCode.IO_EXCEPTION, 1), "no attempt is known of"
         assert "3 times in a row" in (dead.description or "")
-        resubmit_loose_mails(connection, loose.world.installation_id, Chosen(), now=at)
+        resubmit_loose_mails(
+            connection, loose.world.installation_id, Chosen(), history=timedelta(days=7), now=at
+        )
     (again,) = loose.reserve(at=at)
     assert (again.loose_mail_id, again.run_outs) == (guilty, 0)
 

@@ -112,7 +112,11 @@ def test_after_the_most_attempts_it_is_a_dead_letter_until_somebody_resubmits_it
             first, second = list_loose_mails(connection, inst.installation_id)
             assert {each.code for each in (first, second)} == {"recipient_not_accepted"}
             numbers = resubmit_loose_mails(
-                connection, inst.installation_id, Chosen(campaign="letter"), now=now()
+                connection,
+                inst.installation_id,
+                Chosen(campaign="letter"),
+                history=inst.settings.retention.history,
+                now=now(),
             )
         assert numbers == sorted([first.loose_mail_id, second.loose_mail_id])
         retry_until_nothing_waits(inst)
