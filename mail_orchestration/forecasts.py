@@ -29,6 +29,7 @@ from mail_orchestration.throttling.known_limits import relay_scope
 
 ASSUMED_PER_SECOND = 50.0
 """Of a mailcaster that has not sent yet: what twenty connections do with a relay that takes its time."""
+FLEET = "the fleet"
 MEASURED_FOR = timedelta(days=30)
 MOMENT = "%Y-%m-%d %H:%M:%S %Z"
 
@@ -45,6 +46,8 @@ class ReleaseForecast:
     """The fleet: the most messages per second that each has done in 30 days, maybe under a limit."""
     assumed: tuple[str, ...]
     """Mailcasters that have not sent yet: theirs is a guess."""
+    may_be_faster: bool
+    """The fleet holds it back most, by a speed that was measured: maybe under a limit that is higher now."""
     in_its_way: tuple[str, ...]
     """What else keeps it from beginning now, or from being through; sentences for people."""
     forecast: Forecast
@@ -71,7 +74,7 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
     window = send_window(inst.settings)
     found = forecast(
         flows,
-        fleet=Ceiling(name="the fleet", per_second=max(sum(rates.values()), 1e-3)),
+        fleet=Ceiling(name=FLEET, per_second=max(sum(rates.values()), 1e-3)),
         relays=relays,
         domains=domains,
         closed_for=lambda seconds: window.closed_for(now + timedelta(seconds=seconds)),
@@ -92,6 +95,7 @@ def forecast_release(inst: Installation, release_id: int, *, now: datetime) -> R
         ahead=before.total(),
         mailcasters=rates,
         assumed=tuple(name for name in names if name not in measured),
+        may_be_faster=found.limited_by == FLEET and any(name in measured for name in names),
         in_its_way=tuple(in_its_way),
         forecast=found,
     )

@@ -158,3 +158,5 @@ def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:
     if foreseen.assumed:
         names = ", ".join(foreseen.assumed)
         console.print(f"The speed of {escaped(names)} is a guess: nothing was sent by them in 30 days.")
+    if foreseen.may_be_faster:
+        console.print("The fleet's speed is the best that was seen, maybe under a limit: it may be faster.")

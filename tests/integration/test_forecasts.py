@@ -82,11 +82,14 @@ def test_the_slowest_limit_decides_and_is_named(inst: Installation) -> None:
     assert through["example.net"] == pytest.approx(SPLIT / 18.2, rel=0.1)
 
 
-def test_the_fleet_is_measured_and_a_guess_is_told(inst: Installation) -> None:
+def test_the_fleet_is_measured_and_a_guess_is_told(
+    inst: Installation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     mail_job = released(inst)
     _, found = foresee(inst, mail_job)
     assert found.mailcasters == {"m1": ASSUMED_PER_SECOND, "m2": ASSUMED_PER_SECOND}
     assert found.assumed == ("m1", "m2")
+    assert not found.may_be_faster
     execute(
         inst,
         "INSERT INTO mail_job (release_id, installation_id, kind, state, mailcaster, first_message, last_message, "
@@ -99,6 +102,16 @@ def test_the_fleet_is_measured_and_a_guess_is_told(inst: Installation) -> None:
     assert found.mailcasters == {"m1": 200.0, "m2": ASSUMED_PER_SECOND}
     assert found.assumed == ("m2",)
     assert found.forecast.limited_by == "the fleet"
+    assert found.may_be_faster
+    assert not foresee(limited(inst, relay={"per_second": 20}), mail_job)[1].may_be_faster
+    monkeypatch.chdir(inst.settings.folder)
+    execute(
+        inst,
+        "UPDATE mail_job SET ended_at = now(), started_at = now() - interval '5 s' WHERE ended_at IS NOT NULL",
+    )
+    limited(inst, relay={"per_second": 0})
+    assert run(["forecast", str(mail_job)]) == 0
+    assert "it may be faster" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_waits_before_it_is_counted_and_what_is_paused_is_not(inst: Installation) -> None:
