@@ -33,6 +33,7 @@ from mail_orchestration.composition.composer import Composer
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import Campaign
 from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.composition.imagined import make_dictionary
 from mail_orchestration.kernel.dkim_keys import DkimKey
 from mail_orchestration.kernel.errors import AssemblyFailed, ComponentFailed
 from mail_orchestration.kernel.model import Bypass, Recipient
@@ -109,7 +110,7 @@ class AssemblyPool:
             limits=self._limits,
             models=tuple(models),
         )
-        self.dictionary = dictionary or _made_by_worker(setup) or composer.dictionary(rendered=False)
+        self.dictionary = dictionary or _made_by_worker(setup) or make_dictionary(composer, rendered=False)
         """What a `Compressor` needs to read the stored messages back: keep it with the mail job."""
         self._setup = replace(setup, dictionary=self.dictionary, models=())
         self._asks = campaign.definition.content_url is not None
@@ -268,12 +269,19 @@ class AssemblyPool:
 
 
 def _made_by_worker(setup: Setup) -> bytes | None:
-    """The dictionary, or None when making it ended the worker."""
+    """The dictionary, or None when making it took too much, or ended the worker."""
     worker = _Worker(setup)
+    made: bytes | None = None
     try:
-        made: bytes = worker.connection.recv()
+        made = worker.connection.recv()
     except (EOFError, ConnectionResetError):
-        return None
+        pass
     finally:
         worker.close(now=False)
+    if made is None:
+        _log.warning(
+            "mail job %d: messages to imagined contacts took too much time or memory; "
+            "the dictionary of stored messages is made without them, and those will be larger",
+            setup.facts.mail_job_id,
+        )
     return made

@@ -15,6 +15,7 @@ from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import campaign_from_files
 from mail_orchestration.composition.errors import CompositionError, FaultReason
+from mail_orchestration.composition.imagined import make_dictionary
 from mail_orchestration.composition.limits import TookTooLong, cpu_limit, install_cpu_limit, limit_memory
 from mail_orchestration.composition.templates import place_of
 from mail_orchestration.kernel.crash_points import crash_point
@@ -66,9 +67,9 @@ class Setup:
     facts: MailJobFacts
     keys: SigningKeys = field(repr=False)
     dictionary: bytes | None = field(default=None, repr=False)
-    """None asks the worker to make it: its first message is the dictionary, and it ends."""
+    """None asks the worker to make it: its first message is the dictionary, or None, and it ends."""
     models: tuple[Recipient, ...] = field(default=(), repr=False)
-    """Some of the recipients, after whose attributes' shape it is made."""
+    """Some of the recipients, after the shape of whose attributes it is made; domains that they share are in it."""
     dkim_keys: tuple[DkimKey, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
@@ -122,12 +123,14 @@ def run_worker(connection: Connection, progress: Progress, setup: Setup) -> None
         progress.value = NOT_BEGUN
 
 
-def _make_dictionary(composer: Composer, setup: Setup) -> bytes:
+def _make_dictionary(composer: Composer, setup: Setup) -> bytes | None:
+    """None where that takes more than a message may."""
+    seconds = setup.limits.message_cpu_seconds
     try:
-        with cpu_limit(setup.limits.message_cpu_seconds):
-            return composer.dictionary(models=setup.models)
+        with cpu_limit(seconds):
+            return make_dictionary(composer, models=setup.models, cpu_seconds=seconds / 2)
     except (TookTooLong, MemoryError):
-        return composer.dictionary(rendered=False)
+        return None
 
 
 def _ask(composer: Composer, order: Order, progress: Progress, limits: Limits) -> Asked:

@@ -7,18 +7,15 @@ and joins.
 from __future__ import annotations
 
 import hashlib
-import random
-from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, Undefined
 
-from mail_orchestration.composition import dictionary
-from mail_orchestration.composition.attachments import attachment_part, inline_part
+from mail_orchestration.composition.attachments import StaticPart, attachment_part, inline_part
 from mail_orchestration.composition.bodies import BodyWriter, Boundaries
 from mail_orchestration.composition.context import (
     MailJobFacts,
@@ -29,6 +26,7 @@ from mail_orchestration.composition.context import (
 )
 from mail_orchestration.composition.cookies import COOKIE_NAME, personalisation_cookie
 from mail_orchestration.composition.definition import CAMPAIGN_FILE, Campaign
+from mail_orchestration.composition.dictionary import literal_text
 from mail_orchestration.composition.dkim import Signer
 from mail_orchestration.composition.empty_body import is_empty
 from mail_orchestration.composition.errors import CompositionError, FaultReason
@@ -45,11 +43,7 @@ from mail_orchestration.kernel.dkim_keys import DkimKey
 from mail_orchestration.kernel.errors import BadCampaign
 from mail_orchestration.kernel.model import BodyFormat, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest
-from mail_orchestration.kernel.tokens import MINIMUM_SECRET_OCTETS, Purpose, SigningKeys
-
-_NOBODY = Recipient(recipient_no=0, contact_id=0, address="somebody@example.org")
-_MESSAGES = 32
-"""At least so many imagined ones for a dictionary."""
+from mail_orchestration.kernel.tokens import Purpose, SigningKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +73,17 @@ class Composer:
         *,
         dkim_keys: Sequence[DkimKey] = (),
         undefined: type[Undefined] = StrictUndefined,
+        static_parts: tuple[Sequence[StaticPart], Sequence[StaticPart]] | None = None,
     ) -> None:
         """`dkim_keys` are those of the campaign's `From` domain; each of them signs every message.
 
-        `undefined` is what a template finds under a name that nobody has given a value.
+        `undefined` is what a template finds under a name that nobody has given a value. `static_parts` take the place
+        of the campaign's inline images and attachments.
         """
         definition = campaign.definition
         self.campaign, self.facts = campaign, facts
         self._definition, self._keys = definition, keys
-        self._dkim_keys = dkim_keys
+        self.key_id, self.dkim_keys = keys.current, dkim_keys
         self._signer = Signer(dkim_keys) if dkim_keys else None
         self._text_environment = CampaignEnvironment(campaign.files, undefined=undefined)
         self._subject = self._line_template("subject", definition.subject)
@@ -105,16 +101,7 @@ class Composer:
         seed = hashlib.sha256(
             f"{campaign.digest}:{facts.installation}:{facts.mail_job_id}".encode()
         ).hexdigest()
-        self.static_parts = (
-            [
-                inline_part(cid, path.rpartition("/")[2], campaign.files[path])
-                for cid, path in definition.inline.items()
-            ],
-            [
-                attachment_part(each.shown_name, campaign.files[each.path], each.content_type)
-                for each in definition.attachments
-            ],
-        )
+        self.static_parts = static_parts or _encoded_parts(campaign)
         inline, attached = self.static_parts
         self._bodies = BodyWriter(Boundaries.of(seed[:24]), inline=inline, attachments=attached)
         self._head, self._tail = self._shared_fields()
@@ -173,19 +160,6 @@ class Composer:
             about += f"\0{dated.isoformat()}"
         digest = self._keys.digest(Purpose.MESSAGE_ID, about.encode("utf-8"))
         return f"{digest[:16].hex()}@{self._definition.from_.domain}"
-
-    def dictionary(self, *, rendered: bool = True, models: Sequence[Recipient] = ()) -> bytes:
-        """What `compression.Compressor` needs to store this mail job's messages small; the same every time.
-
-        `rendered` composes messages for imagined contacts, who are like the campaign's sample and like these models,
-        without limits: `AssemblyPool` does it in a worker. Nothing of the models themselves is in it.
-        """
-        inline, attached = self.static_parts
-        return dictionary.build(
-            text=self._literal_message(),
-            samples=self._imagined_messages(models) if rendered else (),
-            blobs=[part.body for part in (*inline, *attached)],
-        )
 
     def _line_template(self, key: str, source: str) -> Template | str:
         if "{{" not in source and "{%" not in source and "{#" not in source:
@@ -285,51 +259,30 @@ class Composer:
             text=text,
         )
 
-    def _literal_message(self) -> bytes:
-        """What the templates say by themselves, under the header fields of all messages."""
+    def _written_literally(self, recipient: Recipient) -> bytes:
+        """The message of what the templates say by themselves, nothing evaluated."""
         files = self.campaign.files
-        html = dictionary.literal_text(self._text_environment, files, html=True)
-        text = dictionary.literal_text(self._text_environment, files, html=False)
-        links = recipient_links(self.facts, self._definition, _NOBODY, self._keys)
+        html = literal_text(self._text_environment, files, html=True)
+        text = literal_text(self._text_environment, files, html=False)
+        links = recipient_links(self.facts, self._definition, recipient, self._keys)
         text = text or (text_of(html) if html else "")
         return self._write(
-            _NOBODY, links, subject="", to_name="", extra=[], html=html or None, text=text
+            recipient, links, subject="", to_name="", extra=[], html=html or None, text=text
         ).data
 
-    def _imagined_messages(self, models: Sequence[Recipient]) -> list[bytes]:
-        """Several to each of those who are like these; whatever else their templates name prints nothing."""
-        keys = SigningKeys({self._keys.current: bytes(MINIMUM_SECRET_OCTETS)})
-        composer = Composer(
-            self.campaign, self.facts, keys, dkim_keys=self._dkim_keys, undefined=dictionary.Imagined
-        )
-        page = Page(url="", html="<p>.</p>\n") if self._definition.content_url is not None else None
-        chance = random.Random(0)  # noqa: S311 - nothing secret: the dictionary is the same every time
-        sample = replace(_NOBODY, attributes=self._definition.sample_contact)
-        domains = Counter(model.address.rpartition("@")[2] for model in models)
-        shared = {domain for domain, times in domains.items() if times > 1}
-        originals = [sample, *models]
-        messages = []
-        for somebody in (
-            sample,
-            *(_somebody_like(each, shared, chance) for each in originals * (1 + _MESSAGES // len(originals))),
-        ):
-            try:
-                messages.append(composer._composed(somebody, page, None).data)
-            except CompositionError:
-                continue
-        return messages
 
-
-def _somebody_like(model: Recipient, domains: Collection[str], chance: random.Random) -> Recipient:
-    """With another name at the same domain, if it is one of those."""
-    local, _, domain = model.address.rpartition("@")
-    return replace(
-        _NOBODY,
-        recipient_no=dictionary.alike(model.recipient_no, chance),
-        contact_id=dictionary.alike(model.contact_id, chance),
-        address=f"{dictionary.alike(local, chance)}@{domain if domain in domains else 'example.org'}",
-        body_format=model.body_format,
-        attributes={name: dictionary.alike(value, chance) for name, value in model.attributes.items()},
+def _encoded_parts(campaign: Campaign) -> tuple[list[StaticPart], list[StaticPart]]:
+    """Inline images, and attachments."""
+    definition = campaign.definition
+    return (
+        [
+            inline_part(cid, path.rpartition("/")[2], campaign.files[path])
+            for cid, path in definition.inline.items()
+        ],
+        [
+            attachment_part(each.shown_name, campaign.files[each.path], each.content_type)
+            for each in definition.attachments
+        ],
     )
 
 

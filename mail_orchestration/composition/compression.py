@@ -41,7 +41,7 @@ def lines_of(stored: bytes) -> Lines:
 class Compressor:
     """Compresses and decompresses the messages of one mail job. Not for several threads at once.
 
-    `dictionary` is what `Composer.dictionary()` gave. Raises `BadDictionary`.
+    `dictionary` is what `imagined.make_dictionary` gave. Raises `BadDictionary`.
     """
 
     def __init__(self, dictionary: bytes) -> None:

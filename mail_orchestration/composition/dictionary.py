@@ -12,7 +12,8 @@ import random
 import re
 import string
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import zstandard
@@ -84,20 +85,21 @@ class BadDictionary(BadInput):
     """These octets are no dictionary of a mail job, or one of another layout."""
 
 
-def build(*, text: bytes, samples: Sequence[bytes] = (), blobs: Sequence[bytes] = ()) -> bytes:
-    """The dictionary of what templates say, of `samples` (messages) and of `blobs` (parts the same in all)."""
-    kept = [blob for blob in dict.fromkeys(blobs) if len(blob) >= MINIMUM_BLOB_OCTETS]
-    text, *samples = (_without(kept, each) for each in (text, *samples))
+def build(*, text: bytes, samples: Iterable[bytes] = (), blobs: Sequence[bytes] = ()) -> bytes:
+    """The dictionary of what templates say, of `samples` (messages) and of `blobs` (parts the same in all).
+
+    Text and samples are without the blobs of `MINIMUM_BLOB_OCTETS` and more. Of each sample some is kept, not all.
+    """
     text = text[: MAXIMUM_TEXT_OCTETS // 2]
-    near = b"".join(samples[-_SAMPLES_IN_TEXT:])[len(text) - MAXIMUM_TEXT_OCTETS :]
-    pieces = [_tables(samples) + text + near, *kept]
-    return _MAGIC + b"".join(struct.pack(">I", len(piece)) + piece for piece in pieces)
-
-
-def _without(blobs: Sequence[bytes], message: bytes) -> bytes:
-    for blob in blobs:
-        message = message.replace(blob, b"")
-    return message
+    starts: list[bytes] = []
+    last: deque[bytes] = deque(maxlen=_SAMPLES_IN_TEXT)
+    for each in samples:
+        starts.append(each[:_LONGEST_SAMPLE])
+        last.append(each[-MAXIMUM_TEXT_OCTETS:])
+    near = b"".join(last)[len(text) - MAXIMUM_TEXT_OCTETS :]
+    kept = [blob for blob in dict.fromkeys(blobs) if len(blob) >= MINIMUM_BLOB_OCTETS]
+    pieces = [_tables(starts) + text + near, *kept]
+    return b"".join((_MAGIC, *(part for piece in pieces for part in (struct.pack(">I", len(piece)), piece))))
 
 
 def _tables(samples: Sequence[bytes]) -> bytes:
@@ -105,12 +107,11 @@ def _tables(samples: Sequence[bytes]) -> bytes:
 
     They are those of a dictionary that zstd has trained. Its text, some of the samples, gives way to ours.
     """
-    cut: list[bytes | bytearray | memoryview[int]] = [each[:_LONGEST_SAMPLE] for each in samples]
-    longest = max(map(len, cut), default=0)
+    longest = max(map(len, samples), default=0)
     try:
         # Whole messages as segments, and not of all samples: the others then show how a message differs from them.
         trained = zstandard.train_dictionary(
-            4 * longest + 1024, cut, k=longest, d=8, level=LEVEL, steps=0, threads=0
+            4 * longest + 1024, list(samples), k=longest, d=8, level=LEVEL, steps=0, threads=0
         ).as_bytes()
     except (zstandard.ZstdError, ValueError):  # too few samples, or too short ones
         return b""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
@@ -44,10 +45,13 @@ class _Canonical(NamedTuple):
 
 
 class Signer:
-    """Signs with each of the keys of one sending domain."""
+    """Signs with each of the keys of one sending domain.
 
-    def __init__(self, keys: Sequence[DkimKey]) -> None:
-        self._keys = [_SigningKey(key) for key in keys]
+    With `made_up` the fields look the same, and the signatures in them are octets drawn from it.
+    """
+
+    def __init__(self, keys: Sequence[DkimKey], *, made_up: random.Random | None = None) -> None:
+        self._keys = [_SigningKey(key, _signing(key, made_up)) for key in keys]
 
     def signature_fields(self, message: bytes, moment: datetime) -> bytes:
         """The `DKIM-Signature` fields to stand on top of `message`; the same octets every time.
@@ -62,8 +66,8 @@ class Signer:
 class _SigningKey:
     """One key, opened, with those parts of its field that no message changes."""
 
-    def __init__(self, key: DkimKey) -> None:
-        self._sign = _signing(key)
+    def __init__(self, key: DkimKey, sign: Callable[[bytes], bytes]) -> None:
+        self._sign = sign
         self._lines = (
             f"v=1; a={key.algorithm}-sha256; c=relaxed/simple;".encode("ascii"),
             f"d={key.domain};".encode("ascii"),
@@ -82,14 +86,17 @@ class _SigningKey:
         return b"DKIM-Signature: %b\r\n b=%b\r\n" % (b"\r\n ".join(lines), b"\r\n ".join(pieces))
 
 
-def _signing(key: DkimKey) -> Callable[[bytes], bytes]:
-    """From a SHA-256 hash to its signature."""
+def _signing(key: DkimKey, made_up: random.Random | None) -> Callable[[bytes], bytes]:
+    """From a SHA-256 hash to its signature, or to octets as long as that."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
     from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
     from cryptography.hazmat.primitives.hashes import SHA256
 
     opened = key.opened()
+    if made_up is not None:
+        size = 64 if isinstance(opened, Ed25519PrivateKey) else opened.key_size // 8
+        return lambda _: made_up.randbytes(size)
     if isinstance(opened, Ed25519PrivateKey):
         return opened.sign  # RFC 8463 §3: it signs the hash as if that were the message
     return partial(opened.sign, padding=PKCS1v15(), algorithm=Prehashed(SHA256()))

@@ -63,6 +63,13 @@ def test_messages_come_in_order_and_as_one_process_composes_them() -> None:
     assert [len(batch.messages) for batch in again] == [2, 1]
 
 
+@pytest.mark.rule("2.7")
+def test_a_dictionary_without_imagined_messages_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with AssemblyPool(campaign(text="Hi there" + LOOPS), FACTS, KEYS, limits=QUICK) as pool:
+        assert b"Hi there" in pool.dictionary
+    assert "mail job 101: messages to imagined contacts took too much" in caplog.text
+
+
 @pytest.mark.rule("7.1")
 def test_single_mails_are_dated_also_after_a_page_was_fetched() -> None:
     made = campaign(yaml="content_url: 'https://pages.example/{{ released_at.year }}'\n")

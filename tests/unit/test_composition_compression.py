@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from mail_orchestration.composition.composer import Composer
 from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.composition.definition import load_campaign
 from mail_orchestration.composition.dictionary import BadDictionary
+from mail_orchestration.composition.imagined import make_dictionary
+from mail_orchestration.kernel.dkim_keys import Algorithm, load_dkim_key, new_private_key
 from mail_orchestration.kernel.model import Recipient
+from mail_orchestration.kernel.tokens import SigningKeys
+from tests.dkim_world import section
 
 NEWSLETTER = Path(__file__).parents[2] / "benchmarks" / "campaigns" / "newsletter"
 BLOBS = [base64.encodebytes(random.Random(seed).randbytes(400)) for seed in range(3)]
@@ -43,7 +48,7 @@ def test_an_attachment_costs_next_to_nothing() -> None:
         b__png=noise[:5000],
     )
     composer = Composer(made, FACTS, KEYS)
-    compressor = Compressor(composer.dictionary())
+    compressor = Compressor(make_dictionary(composer))
     data = composer.compose(recipient(n="Zoë")).data
     stored = compressor.compress(data)
     assert len(data) > 1_300_000
@@ -54,8 +59,8 @@ def test_an_attachment_costs_next_to_nothing() -> None:
 @pytest.mark.rule("2.7")
 def test_a_newsletter_is_stored_in_some_hundred_octets() -> None:
     composer = Composer(load_campaign(EXAMPLE), FACTS, KEYS)
-    kept = composer.dictionary()
-    assert kept == Composer(load_campaign(EXAMPLE), FACTS, KEYS).dictionary()
+    kept = make_dictionary(composer)
+    assert kept == make_dictionary(Composer(load_campaign(EXAMPLE), FACTS, KEYS))
     compressor = Compressor(kept)
     sizes = []
     for number in range(1, 51):
@@ -80,17 +85,22 @@ def test_a_template_that_counts_and_compares_is_stored_small_without_a_sample_co
     composer = Composer(made, FACTS, KEYS)
     data = composer.compose(recipient(points=120, age=40)).data
     assert len(data) > 2_400, "the texts are in it"
-    assert len(Compressor(composer.dictionary()).compress(data)) < 400
+    assert len(Compressor(make_dictionary(composer)).compress(data)) < 400
 
 
 @pytest.mark.rule("2.7")
 def test_a_dictionary_after_the_shape_of_recipients_is_better_and_says_nothing_of_them() -> None:
     def reader(number: int) -> Recipient:
         said = {"name": f"Zoë {number}", "number": str(number), "city": "Lyon", "points": str(number % 250)}
-        return replace(recipient(number), attributes=said)
+        return replace(recipient(number), address=f"zebulon{number}@many.example", attributes=said)
 
     composer = Composer(load_campaign(NEWSLETTER), FACTS, KEYS)
-    plain, shaped = composer.dictionary(), composer.dictionary(models=[reader(500_123), reader(500_124)])
+    alone = replace(reader(500_125), address="zebulon@alone.example")
+    plain = make_dictionary(composer)
+    shaped = make_dictionary(composer, models=[reader(500_123), alone, reader(500_124), alone])
+    assert b"@many.example" in shaped
+    assert b"alone.example" not in shaped, "drawn twice, it is still one contact's"
+    assert b"zebulon" not in shaped
     assert b"500123" not in shaped
     assert b"500124" not in shaped
     assert not re.search(rb"Zo(=C3=AB|\xc3\xab)", shaped)
@@ -102,6 +112,49 @@ def test_a_dictionary_after_the_shape_of_recipients_is_better_and_says_nothing_o
     assert by_shaped < 235 * len(messages), "zstd's tables are in the dictionary, not in each message"
     compressor = Compressor(shaped)
     assert [compressor.decompress(compressor.compress(each)) for each in messages] == messages
+
+
+@pytest.mark.rule("2.7")
+def test_no_secret_is_in_a_dictionary(tmp_path: Path) -> None:
+    def made(secret: bytes) -> bytes:
+        (folder := tmp_path / secret[:1].hex()).mkdir()
+        signing = [
+            load_dkim_key(section(folder, "shop.example", each.value, new_private_key(each)))
+            for each in Algorithm
+        ]
+        keys = SigningKeys({"k1": secret})
+        return make_dictionary(Composer(load_campaign(EXAMPLE), FACTS, keys, dkim_keys=signing))
+
+    one = made(b"1" * 32)
+    assert one.count(b"DKIM-Signature:") > 2
+    assert one == made(b"2" * 32)
+
+
+@pytest.mark.rule("2.7")
+def test_samples_are_not_held_with_their_attachments() -> None:
+    noise = random.Random(1).randbytes(3_000_000)
+    composer = Composer(
+        campaign(html="<p>Hi {{ n }}</p>", yaml="attachments: [{path: a.bin}]\n", a__bin=noise), FACTS, KEYS
+    )
+    tracemalloc.start()
+    try:
+        make_dictionary(composer)
+        assert tracemalloc.get_traced_memory()[1] < 12_000_000, (
+            "once in the dictionary, and not in each sample"
+        )
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.rule("2.7")
+def test_a_slow_template_is_imagined_as_often_as_there_is_time() -> None:
+    slow = "{% for a in range(30) %}{% for b in range(20000) %}{% endfor %}{% endfor %}"
+    said = "".join(f"{{{{ 'word{number}' | upper }}}} " for number in range(20))
+    composer = Composer(campaign(html=f"<p>{slow}{said}</p>"), FACTS, KEYS)
+    made = make_dictionary(composer, cpu_seconds=0)
+    assert b"WORD19" not in made
+    made = make_dictionary(composer, cpu_seconds=0.005)
+    assert 0 < made.count(b"WORD19") <= 2, "in HTML and text of the one that was begun"
 
 
 @pytest.mark.rule("2.7")
