@@ -12,6 +12,7 @@ import random
 import re
 import string
 import struct
+import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,7 +30,7 @@ MAXIMUM_TEXT_OCTETS = 120 * 1024
 MINIMUM_BLOB_OCTETS = 256
 _LONGEST_SAMPLE = 24 * 1024
 _SAMPLES_IN_TEXT = 8
-_DIGIT, _LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
+_DIGIT = re.compile(r"\d")
 _SCHEME = re.compile(r"https?://|mailto:", re.IGNORECASE)
 _MAGIC = b"MOD2"
 _FIRST_DISTANCES = struct.pack("<3I", 1, 4, 8)
@@ -73,12 +74,18 @@ def alike(value: Any, chance: random.Random) -> Any:
         case str():
             scheme = _SCHEME.match(value)
             start = scheme[0] if scheme else ""  # a template refuses links of any other
-            digits = _DIGIT.sub(lambda _: chance.choice(string.digits), value[len(start) :])
-            return start + _LETTER.sub(
-                lambda found: chance.choice(string.ascii_lowercase) if found[0].isascii() else "é", digits
-            )
+            return start + "".join([_nobodys(each, chance) for each in value[len(start) :]])
         case _:
             return Imagined()
+
+
+def _nobodys(character: str, chance: random.Random) -> str:
+    if character.isdecimal():
+        return chance.choice(string.digits)
+    # Marks too: the vowels of a name in Hindi or Thai are among them.
+    if unicodedata.category(character)[0] not in "LMN":
+        return character
+    return chance.choice(string.ascii_lowercase) if character.isascii() else "é"
 
 
 class BadDictionary(BadInput):

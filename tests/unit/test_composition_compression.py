@@ -162,6 +162,9 @@ def test_a_slow_template_is_imagined_as_often_as_there_is_time() -> None:
     ("value", "shape"),
     [
         ("Zoë Łuk 42!", "[a-z]{2}é é[a-z]{2} [0-9]{2}!"),
+        ("हिन्दी", "é{6}"),
+        ("กุ้ง ๔²", "é{4} [0-9]é"),
+        ("Zoe\u0308", "[a-z]{3}é"),
         ("https://a.b/7", r"https://[a-z]\.[a-z]/[0-9]"),
         (307, "[1-9]{3}"),
         (1.25, r"[1-9]\.[1-9]{2}"),
