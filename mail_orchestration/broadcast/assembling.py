@@ -168,12 +168,12 @@ class _Assembly:
             return ()
         release_id, count = self._release.release_id, self._release.recipient_count or 0
         chance = random.Random(release_id)  # noqa: S311 - whose messages are a sample guards nothing
-        models: list[Recipient] = []
+        models: dict[int, Recipient] = {}  # by contact: who comes next to two draws may be the same
         with self._inst.database.connect_autocommit() as reading:
             for before in sorted(chance.sample(range(count), min(MODELS, count))):
                 for batch in islice(recipients_to_assemble(reading, release_id, before, 1), 1):
-                    models += batch.recipients
-        return models
+                    models |= {each.contact_id: each for each in batch.recipients}
+        return list(models.values())
 
     def _batches(self, reading: Connection) -> Iterator[Sequence[Recipient]]:
         """Recipients in order. Whom a custom component bypasses, and who left the audience, is set aside."""
