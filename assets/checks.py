@@ -77,14 +77,14 @@ def books_balance(asset: str) -> dg.AssetCheckSpec:
 
 
 def counters_equal_the_log(asset: str) -> dg.AssetCheckSpec:
-    """Not blocking: nothing is behind it, and a rescan counts anew."""
+    """Not blocking: nothing is behind it, and the operator corrects it."""
     return dg.AssetCheckSpec(
         COUNTERS_EQUAL_THE_LOG,
         asset=asset,
         description=(
             "The counters of every contact are what the daily log adds up to in each window of the frequency "
             "policy, and their places what is on its way or was accepted on a day that is not closed, counted "
-            "row by row."
+            "row by row. Where they are not, `mail-orchestration frequency rescan --anew` corrects them."
         ),
     )
 

@@ -98,14 +98,24 @@ def queue_(
 
 
 @command("rescan", PANEL, into=frequency)
-def rescan_(face: Face) -> ExitCode | None:
+def rescan_(
+    face: Face,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Count everybody anew first, and correct what is wrong.")
+    ] = False,
+) -> ExitCode | None:
     """Bring the counters up to date, and send what they allow by now. The night and every release do it too."""
     from mail_orchestration.frequency.queue import rescan
 
     with face.open() as inst:
-        done = rescan(inst)
+        done = rescan(inst, anew=anew)
 
     def show(console: Console) -> None:
+        if (wrong := done.corrected) is not None:
+            console.print(
+                f"counted anew: the counters of {shown(wrong.counters)} contacts were wrong, "
+                f"and the places of {shown(wrong.places)}"
+            )
         for each in done.upkeep.closed:
             console.print(f"closed {each.day}: {shown(each.mails)} mails to {shown(each.contacts)} contacts")
         if done.upkeep.is_rules_changed:

@@ -38,7 +38,7 @@ def put_in_force(
             "now": now,
         },
     )
-    _count_anew(connection, installation_id)
+    count_windows(connection, installation_id)
 
 
 def count_anew(database: Database, installation_id: int, today: date) -> bool:
@@ -62,8 +62,23 @@ def count_for(connection: Connection, installation_id: int, day: date) -> bool:
     binds = {"installation_id": installation_id, "today": day}
     if not connection.execute(STATEMENTS["count_for_day"], binds).rowcount:
         return False
-    _count_anew(connection, installation_id)
+    count_windows(connection, installation_id)
     return True
+
+
+def count_windows(connection: Connection, installation_id: int) -> int:
+    """Count the windows from the daily log, for the day that is counted for; how many counters were other ones.
+
+    Needs the lock, and a policy that holds.
+    """
+    in_force = policy_in_force(connection, installation_id)
+    assert in_force is not None
+    firsts = in_force.first_days(in_force.counted_for)
+    connection.execute(STATEMENTS["set_count_memory"])
+    return connection.execute(
+        STATEMENTS["count_windows"],
+        {"installation_id": installation_id, "firsts": firsts, "first": min(firsts)},
+    ).rowcount
 
 
 def give_back_places(
@@ -135,11 +150,28 @@ def close_days_of_release(
 
     Needs the lock. Closed again, a day finds what became known since, and the places that its mails have by now.
     """
+    days = closed_days_of_release(
+        connection, installation_id, release_id, released_on, time_zone, closed_before=closed_before
+    )
+    for day in days:
+        log_day(connection, installation_id, day, time_zone, now)
+
+
+def closed_days_of_release(
+    connection: Connection,
+    installation_id: int,
+    release_id: int,
+    released_on: date,
+    time_zone: ZoneInfo,
+    *,
+    closed_before: datetime | None = None,
+) -> Sequence[date]:
+    """The closed days from the first on which a mail of a release arrived to the last; all, or those closed before."""
     key = {"release_id": release_id, "released_on": released_on}
     span = connection.execute(STATEMENTS["find_span_of_arrivals"], key).one()
     if span.first_at is None:
-        return
-    days = connection.scalars(
+        return []
+    return connection.scalars(
         STATEMENTS["find_closed_days"],
         {
             "installation_id": installation_id,
@@ -148,8 +180,6 @@ def close_days_of_release(
             "before": closed_before,
         },
     ).all()
-    for day in days:
-        log_day(connection, installation_id, day, time_zone, now)
 
 
 def _open_releases(
@@ -177,14 +207,3 @@ def _settle(
         )
     connection.execute(STATEMENTS["settle_places"], {**key, "now": now})
     return given_back
-
-
-def _count_anew(connection: Connection, installation_id: int) -> None:
-    in_force = policy_in_force(connection, installation_id)
-    assert in_force is not None
-    firsts = in_force.first_days(in_force.counted_for)
-    connection.execute(STATEMENTS["set_count_memory"])
-    connection.execute(
-        STATEMENTS["count_windows"],
-        {"installation_id": installation_id, "firsts": firsts, "first": min(firsts)},
-    )

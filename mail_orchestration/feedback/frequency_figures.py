@@ -5,11 +5,13 @@ No address of a person is in them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from mail_orchestration.kernel.frequency import Rule
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce
@@ -91,11 +93,10 @@ def wrong_places(connection: Connection, installation_id: int, zone: ZoneInfo) -
     """Contacts who have other places than their mails on their way, and those of days that are not closed, come to.
 
     There should be none (spec 8.2). Reads the recipients and results of releases that have places; in a transaction
-    that holds the lock of the policy nothing moves meanwhile.
+    that holds the lock of the policy nothing moves meanwhile. Once in a transaction: until its end the temporary
+    table misplaced_contact has them, with their right places.
     """
-    found = connection.execute(
-        STATEMENTS["find_releases_with_places"], {"installation_id": installation_id, "time_zone": zone.key}
-    ).all()
+    found = releases_with_places(connection, installation_id, zone)
     binds = {
         "installation_id": installation_id,
         "release_ids": [row.release_id for row in found],
@@ -103,4 +104,12 @@ def wrong_places(connection: Connection, installation_id: int, zone: ZoneInfo) -
         "days": sorted({row.released_on for row in found}),
         "closed_up_to": found[0].closed_up_to if found else None,
     }
-    return int(connection.execute(STATEMENTS["count_wrong_places"], binds).scalar_one())
+    connection.execute(STATEMENTS["make_misplaced_contacts"])
+    return connection.execute(STATEMENTS["find_wrong_places"], binds).rowcount
+
+
+def releases_with_places(connection: Connection, installation_id: int, zone: ZoneInfo) -> Sequence[Row[Any]]:
+    """The releases whose mails may have places: release_id, released_on, is_open, closed_up_to."""
+    return connection.execute(
+        STATEMENTS["find_releases_with_places"], {"installation_id": installation_id, "time_zone": zone.key}
+    ).all()

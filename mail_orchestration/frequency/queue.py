@@ -10,6 +10,7 @@ from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
 from mail_orchestration.dispatch.held_mails import delete_held_mails, not_waiting
 from mail_orchestration.dispatch.recovering_held import RecoveredHeld, recover_held_mails
+from mail_orchestration.feedback.frequency_correction import Corrected, correct_counters
 from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date, finish_last_night
 from mail_orchestration.installation import Installation
@@ -25,6 +26,8 @@ class Rescanned:
 
     upkeep: Upkeep
     released: Released
+    corrected: Corrected | None = None
+    """What was wrong, where all was counted anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +38,20 @@ class Recovered:
     released: Released
 
 
-def rescan(inst: Installation, *, now: datetime | None = None) -> Rescanned:
-    """Bring the counters up to date, and let go what they allow; now by the database's clock, or at `now`."""
+def rescan(inst: Installation, *, anew: bool = False, now: datetime | None = None) -> Rescanned:
+    """Bring the counters up to date, and let go what they allow; now by the database's clock, or at `now`.
+
+    `anew`: counters and places are corrected before, though they were counted today; nothing goes by wrong ones.
+    """
+    corrected = None
+    if anew:
+        corrected = correct_counters(
+            inst.database, inst.installation_id, inst.settings.zone, now or inst.now()
+        )
     released = finish_last_night(inst, now=now)
     upkeep = bring_up_to_date(inst, now=now)
     released = released.then(upkeep.released).then(release_held(inst, now=now))
-    return Rescanned(upkeep=upkeep, released=released)
+    return Rescanned(upkeep=upkeep, released=released, corrected=corrected)
 
 
 def counts(inst: Installation) -> list[HeldCount]:

@@ -1,5 +1,5 @@
--- Statements of feedback/daily_counts.py and frequency_figures.py: the daily log, and what it says of how often anybody was
--- written to.
+-- Statements of feedback/daily_counts.py, frequency_figures.py and frequency_correction.py: the daily log, and what it says
+-- of how often anybody was written to.
 
 -- name: has_mails_between
 -- Whether any mail of the installation may have reached somebody in a span of time, for a day that may have none.
@@ -165,14 +165,23 @@ CROSS JOIN (
 WHERE r.takes_places AND j.installation_id = CAST(:installation_id AS integer)
     AND (r.places_settled_at IS NULL OR c.closed_up_to IS NULL OR r.places_settled_at >= c.closed_up_to);
 
--- name: count_wrong_places
+-- name: make_misplaced_contacts
+-- Who has wrong places in the counters, and the right ones, within one transaction.
+CREATE TEMPORARY TABLE misplaced_contact (contact_id bigint, places integer) ON COMMIT DROP;
+
+-- name: find_wrong_places
 -- Contacts whose places in the counters are not what recipients, results and places given back of those releases make of
 -- them. Of a release that is open (open_ids) a mail of a closed day may have its place still: its result came later.
+-- What arrived before the daily log begins has moved into none.
 WITH arrived AS (
     SELECT release_id, contact_id, min(occurred_at) AS first_at FROM result
     WHERE release_id = ANY(CAST(:release_ids AS bigint[])) AND released_on = ANY(CAST(:days AS date[]))
         AND outcome IN ('accepted', 'uncertain')
     GROUP BY release_id, contact_id
+    HAVING min(occurred_at) >= (
+        SELECT coalesce(i.log_begins_at, '-infinity') FROM installation AS i
+        WHERE i.installation_id = CAST(:installation_id AS integer)
+    )
 ),
 owned AS (
     SELECT p.contact_id,
@@ -196,13 +205,21 @@ owned AS (
         )
     GROUP BY p.contact_id
 )
-SELECT count(*)
+INSERT INTO misplaced_contact (contact_id, places)
+SELECT contact_id, coalesce(o.least, 0)
 FROM (
     SELECT contact_id, places FROM frequency_counter
     WHERE installation_id = CAST(:installation_id AS integer) AND places <> 0
 ) AS c
 FULL JOIN owned AS o USING (contact_id)
 WHERE coalesce(c.places, 0) NOT BETWEEN coalesce(o.least, 0) AND coalesce(o.most, 0);
+
+-- name: correct_places
+-- Who has wrong places gets the right ones.
+INSERT INTO frequency_counter AS known (contact_id, installation_id, places)
+SELECT m.contact_id, CAST(:installation_id AS integer), m.places FROM misplaced_contact AS m
+ORDER BY m.contact_id
+ON CONFLICT (contact_id) DO UPDATE SET places = excluded.places;
 
 -- name: count_held_mails_by_day
 -- Mails that began to wait, that went later, and whose wait ended otherwise, by day, from one on; waiting: those that wait

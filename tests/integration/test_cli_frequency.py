@@ -216,6 +216,17 @@ def test_held_mails_are_deleted_recovered_and_let_go(
     assert "still held: 3" in told
 
 
+def test_counters_that_are_wrong_are_counted_anew(inst: Installation, capsys: Said) -> None:
+    with inst.database.begin() as connection:
+        connection.execute(text("UPDATE frequency_counter SET mails_1 = 1, places = 0 WHERE contact_id = 1"))
+    told = " ".join(said(capsys, "frequency", "rescan", "--anew").split())
+    assert "the counters of 1 contacts were wrong, and the places of 1" in told
+    assert "still held: 3" in told
+    again = answer(capsys, "frequency", "rescan", "--anew")
+    assert again["corrected"] == {"counters": 0, "places": 0}
+    assert answer(capsys, "frequency", "rescan")["corrected"] is None
+
+
 @pytest.mark.rule("8.4")
 def test_the_policy_is_disabled_once_the_operator_has_said_so(
     site: Site, inst: Installation, capsys: Said, monkeypatch: pytest.MonkeyPatch
