@@ -14,6 +14,7 @@ One gate of an installation at a time: see `kernel.frequency_lock`. Counters of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -36,17 +37,30 @@ from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WishedPolicy:
+    """The policy of the settings, which may not be in force, and what would count if it were enabled now."""
+
+    policy: Policy
+    without_places: Sequence[tuple[int, date]]
+    """Releases, with the days of their partitions, whose mails the daily log and the places do not tell of."""
+    open_since: datetime
+    """When the first day began that is not closed."""
+    queued_after: datetime
+    """What was queued after this moment and has failed can be restarted."""
+
+
 def pass_frequency_gate(
     connection: Connection,
     release_id: int,
     time_zone: ZoneInfo,
     now: datetime,
-    wished: Policy | None = None,
+    wished: WishedPolicy | None = None,
 ) -> None:
     """Bypass the recipients of a release whom the policy forbids, and give everybody else a place where it counts.
 
     Part of the transaction that made the recipients. A dry run bypasses whom a release would, also by a policy that is
-    only `wished` yet, and changes nothing else.
+    only `wished` yet, and changes nothing else: what enabling that would give places to counts as if it had them.
     """
     release = connection.execute(STATEMENTS["find_release_at_gate"], {"release_id": release_id}).one()
     is_checked = release.frequency_policy != CampaignPolicy.OVERRIDE_POLICY
@@ -57,13 +71,14 @@ def pass_frequency_gate(
         # Also where no policy holds: whoever enables one gives places to all that have passed here, and none is missed.
         lock_frequency(connection, release.installation_id)
     in_force = policy_in_force(connection, release.installation_id)
-    is_counted = True
+    is_counted, is_enabled = True, in_force is not None
     if release.is_dry_run:
         in_force, is_counted = _foreseen(in_force, wished, day_of(now, time_zone), now)
     if in_force is None:
         return
     if is_checked:
-        _stop_those_it_forbids(connection, release, in_force, is_counted, time_zone, now)
+        uncounted = None if is_enabled else wished
+        _stop_those_it_forbids(connection, release, in_force, is_counted, uncounted, time_zone, now)
         crash_point("gate_held")
     if takes_places:
         take_places(connection, release_id, release.released_on)
@@ -78,12 +93,12 @@ def take_places(connection: Connection, release_id: int, released_on: date) -> N
 
 
 def _foreseen(
-    in_force: PolicyInForce | None, wished: Policy | None, today: date, now: datetime
+    in_force: PolicyInForce | None, wished: WishedPolicy | None, today: date, now: datetime
 ) -> tuple[PolicyInForce | None, bool]:
     """The policy that would hold for a release made now, and whether the counters count by it already."""
-    policy = wished or (None if in_force is None else in_force.policy)
-    if policy is None:
+    if (found := wished or in_force) is None:
         return None, False
+    policy = found.policy
     is_counted = (
         in_force is not None
         and in_force.counted_for >= today
@@ -92,11 +107,29 @@ def _foreseen(
     return PolicyInForce(policy=policy, counted_for=today, applied_at=now), is_counted
 
 
+def _foresee_mails(connection: Connection, wished: WishedPolicy, time_zone: ZoneInfo, now: datetime) -> None:
+    for release_id, released_on in wished.without_places:
+        connection.execute(
+            STATEMENTS["foresee_mails"],
+            {
+                "release_id": release_id,
+                "released_on": released_on,
+                "open_since": wished.open_since,
+                "queued_after": wished.queued_after,
+                "time_zone": time_zone.key,
+                "now": now,
+            },
+        )
+    # A million of them would be taken for few: nothing else ever counts the rows of a temporary table.
+    connection.exec_driver_sql("ANALYZE foreseen_mail")
+
+
 def _stop_those_it_forbids(
     connection: Connection,
     release: Row[Any],
     in_force: PolicyInForce,
     is_counted: bool,
+    uncounted: WishedPolicy | None,
     time_zone: ZoneInfo,
     now: datetime,
 ) -> None:
@@ -110,6 +143,9 @@ def _stop_those_it_forbids(
     else:
         if release.frequency_rules is not None:
             rules = rules_of_document(release.frequency_rules)
+        connection.execute(STATEMENTS["make_foreseen_mails"])
+        if uncounted is not None:
+            _foresee_mails(connection, uncounted, time_zone, now)
         firsts = [first_day(rule, in_force.window, in_force.counted_for) for rule in rules]
         connection.execute(
             STATEMENTS["find_forbidden_by_own_rules"],

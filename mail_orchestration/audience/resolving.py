@@ -28,7 +28,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Row
 
 from mail_orchestration.audience.duplicates import DUPLICATE, bypass_duplicates
-from mail_orchestration.audience.frequency_gate import pass_frequency_gate
+from mail_orchestration.audience.frequency_gate import WishedPolicy, pass_frequency_gate
 from mail_orchestration.audience.handover import read_recipients
 from mail_orchestration.audience.rows import clean_name
 from mail_orchestration.kernel.bulk import copy_rows
@@ -36,7 +36,6 @@ from mail_orchestration.kernel.components import Component, run_components
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
-from mail_orchestration.kernel.frequency import Policy
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
@@ -75,7 +74,7 @@ def resolve_recipients(
     components: Sequence[Component] = (),
     history: timedelta | None = None,
     time_zone: ZoneInfo,
-    wished: Policy | None = None,
+    wished: WishedPolicy | None = None,
     now: datetime,
 ) -> ResolveSummary:
     """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on a connection of its own.

@@ -12,7 +12,7 @@ from mail_orchestration.dispatch.mail_jobs import queue_mail_job, transition
 from mail_orchestration.dispatch.releases import Release
 from mail_orchestration.feedback.kept_reports import counted_report
 from mail_orchestration.feedback.reports import MailJobReport
-from mail_orchestration.frequency import prepare_gate
+from mail_orchestration.frequency import foresee_policy, prepare_gate
 from mail_orchestration.frozen import read_frozen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.components import load_components
@@ -50,7 +50,8 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
     """Dedup, verify and filter (spec 1.3 to 1.6): who gets it, and who is bypassed and why.
 
     Before the gate of the frequency policy its counters are brought up to date: nobody is held without need. A dry run
-    brings nothing up to date, and foresees what the policy of the settings would do by the daily log.
+    brings nothing up to date, and foresees what the policy of the settings would do: by the daily log, what is on its
+    way, and what arrived on days that are not closed.
     Whoever was queued the same content lately is bypassed as a duplicate (spec 6.6), but not of a release that was made
     again, nor of a campaign in state test.
 
@@ -80,7 +81,7 @@ def resolve_release(inst: Installation, release_id: int, *, now: datetime) -> Re
             if frozen.release.again or definition.state == "test"
             else inst.settings.retention.history,
             time_zone=inst.settings.zone,
-            wished=inst.settings.frequency.policy if is_dry_run else None,
+            wished=foresee_policy(inst, now=now) if is_dry_run else None,
             now=now,
         )
     except (ComponentFailed, NotFound) as failure:

@@ -136,6 +136,14 @@ def releases_without_places(
     return [(row.release_id, row.released_on) for row in found]
 
 
+def last_closed_day(connection: Connection, installation_id: int) -> date | None:
+    """The last day whose mails are in the daily log; None before the first was closed."""
+    last: date | None = connection.scalar(
+        STATEMENTS["find_last_closed_day"], {"installation_id": installation_id}
+    )
+    return last
+
+
 def close_days_of_release(
     connection: Connection,
     installation_id: int,

@@ -5,6 +5,7 @@
 The gate itself is part of resolving a release: `audience.frequency_gate`.
 """
 
+from mail_orchestration.frequency.applying import foresee_policy
 from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date, prepare_gate
 
-__all__ = ["Upkeep", "bring_up_to_date", "prepare_gate"]
+__all__ = ["Upkeep", "bring_up_to_date", "foresee_policy", "prepare_gate"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from mail_orchestration.audience.frequency_gate import take_places
+from mail_orchestration.audience.frequency_gate import WishedPolicy, take_places
 from mail_orchestration.feedback.frequency_counters import (
     close_days_of_release,
+    last_closed_day,
     put_in_force,
     releases_without_places,
 )
@@ -52,6 +53,25 @@ def apply_policy(inst: Installation, *, now: datetime) -> bool:
                 )
         crash_point("policy_applied")
     return held is None or (held.policy.rules, held.policy.window) != (wish.rules, wish.window)
+
+
+def foresee_policy(inst: Installation, *, now: datetime) -> WishedPolicy | None:
+    """What `apply_policy` would put in force, and where it would find what counts; None when nothing is wished.
+
+    Reads only.
+    """
+    if (wish := inst.settings.frequency.policy) is None:
+        return None
+    zone, queued_after = inst.settings.zone, restartable_since(inst, now)
+    with inst.database.begin() as connection:
+        closed = last_closed_day(connection, inst.installation_id)
+        open_since = datetime.min.replace(tzinfo=UTC) if closed is None else day_bounds(closed, zone)[1]
+        without_places = releases_without_places(
+            connection, inst.installation_id, queued_after=queued_after, open_since=open_since, now=now
+        )
+    return WishedPolicy(
+        policy=wish, without_places=without_places, open_since=open_since, queued_after=queued_after
+    )
 
 
 def has_policy(inst: Installation) -> bool:

@@ -160,6 +160,10 @@ WHERE installation_id = CAST(:installation_id AS integer) AND day BETWEEN CAST(:
     AND (CAST(:before AS timestamptz) IS NULL OR closed_at < CAST(:before AS timestamptz))
 ORDER BY day;
 
+-- name: find_last_closed_day
+-- The last day whose mails are in the daily log.
+SELECT max(day) FROM closed_day WHERE installation_id = CAST(:installation_id AS integer);
+
 -- name: settle_places
 -- No place of the release will be given back any more.
 UPDATE release SET places_settled_at = CAST(:now AS timestamptz)

@@ -36,8 +36,60 @@ WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = CAST(:releas
         WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
     );
 
+-- name: make_foreseen_mails
+-- What neither the daily log nor a place tells of yet, since no policy holds; a mail on its way counts in every window.
+CREATE TEMPORARY TABLE foreseen_mail (contact_id bigint, day date) ON COMMIT DROP;
+
+-- name: foresee_mails
+-- The mails of a release that would count if a policy were enabled now: those that arrived on days that are not closed, and
+-- those that may still be sent. Nothing is taken: a read of what take_places, the close of a day and give_back_places leave.
+INSERT INTO foreseen_mail (contact_id, day)
+SELECT p.contact_id, coalesce(CAST(s.arrived_at AT TIME ZONE :time_zone AS date), 'infinity')
+FROM recipient AS p
+LEFT JOIN (
+    SELECT r.contact_id, max(r.message_no) AS message_no,
+        (array_agg(r.outcome ORDER BY r.result_no DESC))[1] AS last_outcome,
+        bool_or(r.outcome IN ('accepted', 'uncertain')) AS has_arrived,
+        min(r.occurred_at) FILTER (
+            WHERE r.outcome IN ('accepted', 'uncertain') AND r.occurred_at >= coalesce(i.log_begins_at, '-infinity')
+        ) AS arrived_at
+    FROM result AS r
+    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+    INNER JOIN installation AS i ON i.installation_id = j.installation_id
+    WHERE r.released_on = CAST(:released_on AS date) AND r.release_id = CAST(:release_id AS bigint)
+    GROUP BY r.contact_id
+) AS s ON s.contact_id = p.contact_id
+WHERE p.released_on = CAST(:released_on AS date) AND p.release_id = CAST(:release_id AS bigint) AND p.bypass_reason IS NULL
+    AND (
+        s.arrived_at >= CAST(:open_since AS timestamptz)
+        OR (
+            s.arrived_at IS NULL
+            AND (
+                s.last_outcome IS NULL OR s.last_outcome NOT IN ('rejected', 'stopped', 'expired') OR s.has_arrived
+                OR s.message_no IN (
+                    SELECT l.message_no FROM loose_mail AS l
+                    WHERE l.kind = 'retry' AND l.release_id = CAST(:release_id AS bigint)
+                )
+            )
+            AND (
+                SELECT release_may_send(
+                    CAST(:release_id AS bigint), CAST(:now AS timestamptz), CAST(:queued_after AS timestamptz)
+                )
+            )
+        )
+    )
+    AND NOT EXISTS (
+        SELECT FROM bypass AS b
+        WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    )
+    AND NOT EXISTS (
+        SELECT FROM place_given_back AS g
+        WHERE g.released_on = p.released_on AND g.release_id = p.release_id AND g.contact_id = p.contact_id
+    );
+
 -- name: find_forbidden_by_own_rules
--- The same by the rules of the campaign: mails of closed days from the daily log, and places, which count in every window.
+-- The same by the rules of the campaign, or of a policy that is wished: mails of closed days from the daily log, places,
+-- which count in every window, and what is foreseen to count.
 INSERT INTO forbidden_recipient (recipient_no, contact_id, audience_id, rule, reason)
 SELECT p.recipient_no, p.contact_id, p.audience_id,
     CASE
@@ -56,6 +108,8 @@ FROM (
         SELECT contact_id, day, mails FROM daily_mail_count WHERE day >= CAST(:first AS date)
         UNION ALL
         SELECT contact_id, CAST('infinity' AS date), places FROM frequency_counter
+        UNION ALL
+        SELECT contact_id, day, 1 FROM foreseen_mail
     ) AS counted
     WHERE counted.contact_id IN (
         SELECT w.contact_id FROM recipient AS w

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from mail_orchestration.audience.importing import ensure_audience, ensure_installation
 from mail_orchestration.audience.resolving import resolve_recipients
 from mail_orchestration.feedback.frequency_figures import wrong_places
-from mail_orchestration.frequency import Upkeep, bring_up_to_date
+from mail_orchestration.frequency import Upkeep, bring_up_to_date, foresee_policy
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database import Database
@@ -106,16 +106,17 @@ class FrequencyWorld:
         if upkeep:
             bring_up_to_date(self.inst, now=at)
         release_id = self.made(at, to, campaign=campaign, **columns)
-        self.resolved(release_id, at)
+        self.resolved(release_id, at, is_dry_run=bool(columns.get("is_dry_run")))
         return release_id
 
-    def resolved(self, release_id: int, at: datetime) -> None:
+    def resolved(self, release_id: int, at: datetime, *, is_dry_run: bool = False) -> None:
         """Dedup and the gate."""
         resolve_recipients(
             self.inst.database,
             release_id,
             small_audience_threshold=1000,
             time_zone=self.inst.settings.zone,
+            wished=foresee_policy(self.inst, now=at) if is_dry_run else None,
             now=at,
         )
 

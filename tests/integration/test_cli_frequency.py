@@ -180,6 +180,24 @@ def test_a_preview_has_no_effects(site: Site, inst: Installation, capsys: Said) 
     assert rows() == before
 
 
+@pytest.mark.rule("8.4")
+def test_a_preview_of_a_policy_not_yet_in_force_counts_what_is_on_its_way(
+    site: Site, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    site.wishes(enabled=False)
+    with opened(site.settings, database_url, monkeypatch) as inst:
+        fill_audience(inst, "everybody", now=now())
+        release(inst, "first")
+    site.wishes(enabled=True, rules=ONE_IN_SEVEN)
+    told = answer(capsys, "frequency", "preview", "letter", "--occurrence", "second", code=ExitCode.NOT_WELL)
+    assert (told["held"], told["would_be_sent"]) == (3, 0)
+    dry = answer(capsys, "dry-run", "letter", "--occurrence", "second", code=ExitCode.NOT_WELL)
+    assert dry["held_by_rule"] == {"1 in 7 days": 3}
+    assert answer(capsys, "frequency")["waiting"] == 0
+    answer(capsys, "release", "letter", "--now", "--occurrence", "second")
+    assert answer(capsys, "frequency")["waiting"] == 3
+
+
 def test_a_dry_run_may_end_before_assembly(site: Site, database_url: str, monkeypatch: Any) -> None:
     with opened(site.settings, database_url, monkeypatch) as inst:
         fill_audience(inst, "everybody", now=now())

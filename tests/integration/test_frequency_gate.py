@@ -156,6 +156,42 @@ def test_a_dry_run_tells_who_would_be_held_and_changes_nothing(database: Databas
     ]
 
 
+@pytest.mark.rule("8.1", "8.4")
+@pytest.mark.parametrize("own_rules", [None, json.dumps([{"max_mails": 1, "days": 2}])])
+def test_a_dry_run_by_a_policy_that_is_only_wished_finds_what_the_release_will(
+    database: Database, own_rules: str | None
+) -> None:
+    world = FrequencyWorld(database, contacts=9)
+    world.wishes(None)
+    world.sent(world.released(days_later(-9), {5}), days_later(-9))
+    world.sent(world.released(days_later(-3), {1}), days_later(-3))
+    world.night(days_later(-2))
+    # The night was missed: nobody has closed these days.
+    world.sent(world.released(days_later(-1), {2}, upkeep=False), days_later(-1))
+    outcomes = {6: "rejected", 7: "uncertain", 8: "expired"}
+    this_morning = world.released(days_later(-0.1), {3, 6, 7}, upkeep=False)
+    world.sent(this_morning, days_later(-0.1), outcomes)
+    on_its_way = world.released(NOON, {4, 8}, upkeep=False)
+    world.becomes(on_its_way, "RUNNING", NOON)
+    world.result(on_its_way, 8, outcomes[8], NOON)
+    world.sent(world.released(NOON, {9}, upkeep=False, counts=False), NOON)
+    world.wishes([(1, 7)])
+    own = {} if own_rules is None else {"frequency_rules": own_rules}
+    held = {1, 2, 3, 4, 7} if own_rules is None else {2, 3, 4, 7}
+
+    dry = world.released(NOON, is_dry_run=True, upkeep=False, **own)
+    assert set(world.bypassed(dry)) == held
+    assert world.places() == {}
+    assert (
+        world.rows("SELECT 1 FROM frequency_policy WHERE installation_id = :i", i=world.inst.installation_id)
+        == []
+    )
+    real = world.released(NOON, **own)
+    assert world.bypassed(real) == world.bypassed(dry)
+    again = world.released(NOON, {4}, is_dry_run=True, upkeep=False, **own)
+    assert set(world.bypassed(again)) == {4}, "counted by its place, once the policy holds"
+
+
 @pytest.mark.rule("8.1")
 def test_without_a_policy_nobody_is_held(database: Database) -> None:
     world = FrequencyWorld(database)
