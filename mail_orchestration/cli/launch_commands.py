@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mail_orchestration.broadcast import DryRun
+    from mail_orchestration.dispatch.forecasting import DomainForecast, Forecast
     from mail_orchestration.feedback.books import Books
     from mail_orchestration.forecasts import ReleaseForecast
 
 DOMAINS_SHOWN = 20
+SHARES_SHOWN = (0.25, 0.5, 0.75, 1.0)
+"""Of each curve, when so much is through."""
 
 
 @command("dry-run", PANEL)
@@ -150,11 +153,17 @@ def _show_forecast(console: Console, foreseen: ReleaseForecast) -> None:
     )
     if foreseen.ahead:
         console.print(f"{shown(foreseen.ahead)} messages of other mail jobs come first or beside it")
+    curves: list[tuple[str, Forecast | DomainForecast]] = [("all", found)]
+    curves += [(each.domain, each) for each in found.domains[:DOMAINS_SHOWN]]
     rows = [
-        (each.domain, each.messages, "" if each.seconds is None else duration(each.seconds))
-        for each in found.domains[:DOMAINS_SHOWN]
+        (
+            name,
+            each.messages,
+            *("" if (s := each.reached(share)) is None else duration(s) for share in SHARES_SHOWN),
+        )
+        for name, each in curves
     ]
-    console.print(table("domain", "messages", "through after", rows=rows))
+    console.print(table("domain", "messages", *(f"{share:.0%} after" for share in SHARES_SHOWN), rows=rows))
     if foreseen.assumed:
         names = ", ".join(foreseen.assumed)
         console.print(f"The speed of {escaped(names)} is a guess: nothing was sent by them in 30 days.")

@@ -144,7 +144,10 @@ def test_a_dry_run_brings_its_forecast_and_a_mail_job_that_is_not_there_is_told(
     assert run(["forecast", str(mail_job)]) == 0
     shown = capsys.readouterr().out
     assert "it is through at" in shown
-    assert "slow.example" in shown
+    assert all(f"{share}% after" in shown for share in (25, 50, 75, 100))
+    for name in ("all", "slow.example"):
+        [line] = [line for line in shown.splitlines() if line.split()[:1] == [name]]
+        assert line.count(" s ") == 4, "a moment for each share"
     assert "a guess" in shown
 
 

@@ -61,8 +61,35 @@ def test_the_curve_only_rises_and_ends_with_all() -> None:
     found = of({"example.org": 12_345})
     assert len(found.curve) <= 100
     assert list(found.curve) == sorted(found.curve)
-    assert found.curve[-1][1] <= 12_345
+    assert found.curve[-1] == (found.seconds, 12_345)
     assert found.curve[len(found.curve) // 2][1] == pytest.approx(12_345 / 2, rel=0.05)
+
+
+def test_each_domain_has_a_curve_of_its_own() -> None:
+    slow = Ceiling(name="domain slow.example", per_second=2)
+    found = of({"fast.example": 9000, "slow.example": 1000, "few.example": 3}, domains={"slow.example": slow})
+    for each in found.domains:
+        assert len(each.curve) <= 100
+        assert list(each.curve) == sorted(each.curve)
+        assert [sent for _, sent in each.curve] == sorted(sent for _, sent in each.curve)
+        assert each.curve[-1] == (each.seconds, each.messages)
+        assert each.reached(1.0) == each.seconds
+    fast, last, _ = found.domains
+    assert fast.reached(0.5) == pytest.approx(4500 / 98, rel=0.05)
+    assert last.reached(0.25) == pytest.approx(125, rel=0.05)
+    assert last.reached(0.75) == pytest.approx(375, rel=0.05)
+    assert found.reached(0.75) == pytest.approx(7500 / 100, rel=0.05)
+
+
+def test_a_domain_that_gets_nowhere_reaches_nothing() -> None:
+    found = of(
+        {"open.example": 1000, "shut.example": 1000},
+        domains={"shut.example": Ceiling(name="domain shut.example", per_second=1e-5)},
+    )
+    shut = found.domains[1]
+    assert found.reached(0.5) is not None
+    assert shut.reached(0.75) is None
+    assert found.reached(1.0) is None
 
 
 def test_what_never_ends_says_so_and_nothing_takes_no_time() -> None:
