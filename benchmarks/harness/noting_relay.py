@@ -92,10 +92,12 @@ class _Talk:
             self._loop.remove_reader(self._connection)
             self._connection.close()
             return
-        now = time.time()
-        seconds, nanoseconds = _TIMESPEC.unpack(told[0][2])
+        arrived = now = time.time()
+        if told:  # The kernel begins to note them a moment after the first socket asks for it.
+            seconds, nanoseconds = _TIMESPEC.unpack(told[0][2])
+            arrived = seconds + nanoseconds / 1e9
         *lines, self._rest = (self._rest + data).split(b"\r\n")
-        replies = [reply for line in lines if (reply := self._answer(line, seconds + nanoseconds / 1e9, now))]
+        replies = [reply for line in lines if (reply := self._answer(line, arrived, now))]
         if replies:
             self._connection.send(b"".join(replies))
 
