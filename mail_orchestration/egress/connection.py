@@ -15,13 +15,13 @@ from typing import assert_never
 from mail_orchestration.egress.content import Refusal
 from mail_orchestration.egress.faults import ConversationBroken, RelayUnusable
 from mail_orchestration.egress.feed import Feed
-from mail_orchestration.egress.gate import Opening
 from mail_orchestration.egress.idle_sessions import IdleSessions
 from mail_orchestration.egress.lanes import Lane, Lanes
 from mail_orchestration.egress.ports import Scope
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Recorder, Results
 from mail_orchestration.egress.session import BLOCK_OCTETS, Prepared, Session
+from mail_orchestration.egress.slots_at_hand import Opening
 from mail_orchestration.egress.verdict import Verdict
 from mail_orchestration.kernel.crash_points import crash_point, crash_soon
 from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mail_orchestration.egress.gate import Gate, Opening
+from mail_orchestration.egress.gate import Gate
 from mail_orchestration.egress.parking import Parking
 from mail_orchestration.egress.ports import MessageSource, StillWanted
+from mail_orchestration.egress.slots_at_hand import Opening
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.model import OutgoingMessage
 
@@ -22,7 +23,8 @@ class Turn(NamedTuple):
     """A message that its recipient's domain lets begin now."""
 
     message: OutgoingMessage
-    slot: Opening | None
+    gate: Gate | None = None
+    slot: Opening | None = None
 
     @property
     def is_over(self) -> bool:
@@ -126,9 +128,9 @@ class Feed:
         while following is not None:
             gate = self._gate_of_address(following.address)
             if gate is None:
-                return Turn(following, None)
+                return Turn(following)
             if not self._parking.is_waited_for(gate) and (slot := gate.try_enter(ahead_s)) is not None:
-                return Turn(following, slot)
+                return Turn(following, gate, slot)
             if ahead_s:
                 # It is not its turn yet: whether it must wait is seen then.
                 self.give_back(following)
@@ -139,11 +141,11 @@ class Feed:
 
     def give_up(self, turn: Turn) -> None:
         """The message of a turn could not begin in time: it is the first to get the next one."""
-        if turn.slot is None:
+        if turn.gate is None or turn.slot is None:
             self.give_back(turn.message)
         else:
             turn.slot.put_back()
-            self._parking.take_back(turn.slot.gate, turn.message)
+            self._parking.take_back(turn.gate, turn.message)
 
     def is_stale(self, message: OutgoingMessage) -> bool:
         """Whether `message` waited for its domain for so long that it must be asked about first."""

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from mail_orchestration.egress.gate import Gate, Opening
+from mail_orchestration.egress.gate import Gate
+from mail_orchestration.egress.slots_at_hand import Opening
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.model import OutgoingMessage
 
@@ -64,12 +65,12 @@ class Parking:
         """The moment at which the next message may leave; infinitely far when none is known."""
         return self._due[0][0] if self._due else math.inf
 
-    def leave(self, ahead_s: float = 0.0) -> tuple[OutgoingMessage, Opening] | None:
-        """A message that may begin now, with its slot, which stays open for `ahead_s` seconds."""
+    def leave(self, ahead_s: float = 0.0) -> tuple[OutgoingMessage, Gate, Opening] | None:
+        """A message that may begin now, with its gate and slot, which stays open for `ahead_s` seconds."""
         while (gate := self._open_gate()) is not None:
             slot = gate.try_enter(ahead_s)
             if slot is not None:
-                return self._leave(gate), slot
+                return self._leave(gate), gate, slot
             self._schedule(gate)
             if ahead_s:
                 return None

@@ -224,7 +224,7 @@ MUTATIONS: dict[str, Mutation] = {
     ),
     "a slot stays open for longer than the limit allows": Mutation(
         promise="6.7",
-        file="egress/gate.py",
+        file="egress/slots_at_hand.py",
         old="shuts = held.opens + held.slice.lateness_s",
         new="shuts = held.opens + held.slice.lateness_s + 1",
         caught_by="tests/unit/test_egress_gate_keeps_slots.py::test_a_slot_is_used_until_its_lateness_is_over",

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_orchestration.egress.gate import Gate, Opening
+from mail_orchestration.egress.gate import Gate
 from mail_orchestration.egress.ports import Scope, Slice
+from mail_orchestration.egress.slots_at_hand import Opening
 
 
 @dataclass
