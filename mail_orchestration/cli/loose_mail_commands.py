@@ -95,7 +95,6 @@ def dead_letters(
     from mail_orchestration.dispatch.loose_mails import (
         Chosen,
         delete_loose_mails,
-        repeats_at_rest,
         resubmit_loose_mails,
     )
     from mail_orchestration.holding import operator
@@ -113,9 +112,14 @@ def dead_letters(
     with face.open() as inst, inst.database.begin() as connection:
         now = database_now(connection)
         if resubmit:
-            history = inst.settings.retention.history
-            done = resubmit_loose_mails(connection, inst.installation_id, chosen, history=history, now=now)
-            repeats = repeats_at_rest(connection, inst.installation_id, chosen, history=history, now=now)
+            resubmitted = resubmit_loose_mails(
+                connection,
+                inst.installation_id,
+                chosen,
+                history=inst.settings.retention.history,
+                now=now,
+            )
+            done, repeats = resubmitted.numbers, resubmitted.repeats
         if delete:
             done = delete_loose_mails(connection, inst.installation_id, chosen, by=operator(), now=now)
         left = list_loose_mails(

@@ -77,19 +77,19 @@ def resubmit_(
     chosen = _chosen(numbers, campaign, code, everything)
     with face.open() as inst:
         done = resubmit(inst, chosen, as_frozen=as_frozen)
-        left = why_left(inst, chosen, done)
-        is_unsaid = not (done or numbers) and code is None
+        left = why_left(inst, chosen, done.numbers, done.repeats)
+        is_unsaid = not (done.numbers or numbers) and code is None
         stopped = is_unsaid and single_mails_of(
             inst, states=[LooseMailState.STOPPED], campaign=campaign, most=1
         )
 
     def tell(console: Console) -> None:
-        console.print(_so_many(done, "resubmitted"))
+        console.print(_so_many(done.numbers, "resubmitted"))
         if stopped:
             console.print("Those of a deleted campaign stay STOPPED until it is back.")
         _tell_of_those_left(console, left)
 
-    face.answer({"resubmitted": done}, tell)
+    face.answer({"resubmitted": done.numbers}, tell)
     return ExitCode.NOT_WELL if left else None
 
 

@@ -222,48 +222,33 @@ def ensure_delivery_log(connection: Connection, now: datetime) -> date:
     return tomorrow
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resubmitted:
+    """What became of the loose mails that were to be sent after all."""
+
+    numbers: list[int]
+    """Those that go."""
+    repeats: dict[int, datetime]
+    """Those that are left since another mail says the same, and when that one was queued."""
+
+
 def resubmit_loose_mails(
     connection: Connection, installation_id: int, chosen: Chosen, *, history: timedelta, now: datetime
-) -> list[int]:
-    """FAILED, STOPPED → QUEUED, due at once, with all attempts before them. Returns their numbers.
+) -> Resubmitted:
+    """FAILED, STOPPED → QUEUED, due at once, with all attempts before them.
 
     SCHEDULED are retries, until a worker looks; what was never attempted before its moment; and what is of a paused
-    campaign. Those of a deleted campaign stay as they are, and so do single mails that another one repeats (see
-    `repeats_at_rest`). What goes is queued anew: its history begins now (spec 6.6). Raises NotFound for a campaign that
-    is not known.
+    campaign. Those of a deleted campaign stay as they are, and so do single mails that another one repeats: one that
+    says the same for the same occurrence to the same address and was queued after this one and within `history` before
+    `now`, or waits, or is chosen as well and is the later one (spec 6.6). What goes is queued anew: its history begins
+    now. Nobody submits the same until the caller's transaction ends. Raises NotFound for a campaign that is not known.
     """
     binds = chosen.binds(connection, installation_id)
     ensure_day(connection, now.astimezone(UTC).date())
-    repeats = repeats_at_rest(connection, installation_id, chosen, history=history, now=now)
+    repeats = _repeats_at_rest(connection, binds, now - history)
     going = {**binds, "repeats": sorted(repeats), "now": now}
-    return sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], going))
-
-
-def repeats_at_rest(
-    connection: Connection, installation_id: int, chosen: Chosen, *, history: timedelta, now: datetime
-) -> dict[int, datetime]:
-    """Of the single mails that rest, by number, those that would be repeats, and when the other one was queued.
-
-    The other one says the same for the same occurrence to the same address: it was queued after this one and within
-    `history` before `now`, or waits, or is chosen as well and is the later one (spec 6.6). Nobody submits the same
-    until the caller's transaction ends. Raises NotFound for a campaign that is not known.
-    """
-    binds = chosen.binds(connection, installation_id)
-    resting = connection.execute(STATEMENTS["find_remembered_at_rest"], binds).all()
-    if not resting:
-        return {}
-    keys = [bytes(row.history_key) for row in resting]
-    lock_keys(connection, keys)
-    since = now - history
-    asked = {
-        "loose_mail_ids": [row.loose_mail_id for row in resting],
-        "history_keys": keys,
-        "moments": [row.remembered_at for row in resting],
-        "first_day": since.astimezone(UTC).date(),
-        "since": since,
-    }
-    rows = connection.execute(STATEMENTS["find_repeats_at_rest"], asked)
-    return {row.loose_mail_id: row.queued_at for row in rows}
+    numbers = sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], going))
+    return Resubmitted(numbers=numbers, repeats=repeats)
 
 
 def delete_loose_mails(
@@ -276,6 +261,25 @@ def delete_loose_mails(
     ensure_delivery_log(connection, now)
     binds = {**chosen.binds(connection, installation_id), "by": by, "now": now}
     return sorted(connection.scalars(STATEMENTS["delete_loose_mails"], binds))
+
+
+def _repeats_at_rest(
+    connection: Connection, binds: Mapping[str, Any], since: datetime
+) -> dict[int, datetime]:
+    resting = connection.execute(STATEMENTS["find_remembered_at_rest"], binds).all()
+    if not resting:
+        return {}
+    keys = [bytes(row.history_key) for row in resting]
+    lock_keys(connection, keys)
+    asked = {
+        "loose_mail_ids": [row.loose_mail_id for row in resting],
+        "history_keys": keys,
+        "moments": [row.remembered_at for row in resting],
+        "first_day": since.astimezone(UTC).date(),
+        "since": since,
+    }
+    rows = connection.execute(STATEMENTS["find_repeats_at_rest"], asked)
+    return {row.loose_mail_id: row.queued_at for row in rows}
 
 
 def _values(members: Collection[StrEnum]) -> list[str]:

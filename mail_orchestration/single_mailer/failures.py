@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.loose_mails import (
     Chosen,
+    Resubmitted,
     delete_loose_mails,
-    repeats_at_rest,
     resubmit_loose_mails,
 )
 from mail_orchestration.dispatch.single_mails import (
@@ -38,8 +38,8 @@ def failures(inst: Installation, *, campaign: str | None = None) -> list[Failure
         return failure_groups(connection, inst.installation_id, campaign=campaign)
 
 
-def resubmit(inst: Installation, chosen: Chosen, *, as_frozen: bool = False) -> list[int]:
-    """Let single mails that are FAILED or STOPPED be sent after all, at their moment or at once. Returns their numbers.
+def resubmit(inst: Installation, chosen: Chosen, *, as_frozen: bool = False) -> Resubmitted:
+    """Let single mails that are FAILED or STOPPED be sent after all, at their moment or at once.
 
     One that was composed is sent as it is. One that never was says what its campaign says now, since what failed of
     what was frozen would only fail again; with `as_frozen` it says what it said. Those of a deleted campaign stay as
@@ -68,18 +68,16 @@ def delete(inst: Installation, chosen: Chosen, *, by: str) -> list[int]:
         )
 
 
-def why_left(inst: Installation, chosen: Chosen, done: Collection[int]) -> dict[int, str]:
-    """Of each number that was chosen, and neither resubmitted nor deleted: why it was left as it is."""
+def why_left(
+    inst: Installation, chosen: Chosen, done: Collection[int], repeats: Mapping[int, datetime] | None = None
+) -> dict[int, str]:
+    """Of each number that was chosen, and neither resubmitted nor deleted: why it was left as it is.
+
+    `repeats` are those of a resubmit.
+    """
     left = sorted(set(chosen.loose_mail_ids or ()) - set(done))
     with inst.database.begin() as connection:
-        repeats = repeats_at_rest(
-            connection,
-            inst.installation_id,
-            Chosen(loose_mail_ids=left),
-            history=inst.settings.retention.history,
-            now=database_now(connection),
-        )
-        return {number: _why_left(connection, inst, chosen, number, repeats) for number in left}
+        return {number: _why_left(connection, inst, chosen, number, repeats or {}) for number in left}
 
 
 def _why_left(

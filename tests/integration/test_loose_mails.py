@@ -129,9 +129,10 @@ def test_a_paused_campaign_holds_its_loose_mails_and_a_deleted_one_stops_them(lo
     with loose.database.begin() as connection:
         connection.execute(text("UPDATE campaign SET state = 'live'"))
         chosen = Chosen(loose_mail_ids=[second, 10**9])
-        assert resubmit_loose_mails(
+        resubmitted = resubmit_loose_mails(
             connection, installation_id, chosen, history=timedelta(days=7), now=LATER
-        ) == [second]
+        )
+    assert resubmitted.numbers == [second]
     assert numbers(loose.reserve(at=LATER)) == [second]
 
 

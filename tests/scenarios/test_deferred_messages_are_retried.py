@@ -111,14 +111,14 @@ def test_after_the_most_attempts_it_is_a_dead_letter_until_somebody_resubmits_it
         with inst.database.begin() as connection:
             first, second = list_loose_mails(connection, inst.installation_id)
             assert {each.code for each in (first, second)} == {"recipient_not_accepted"}
-            numbers = resubmit_loose_mails(
+            resubmitted = resubmit_loose_mails(
                 connection,
                 inst.installation_id,
                 Chosen(campaign="letter"),
                 history=inst.settings.retention.history,
                 now=now(),
             )
-        assert numbers == sorted([first.loose_mail_id, second.loose_mail_id])
+        assert resubmitted.numbers == sorted([first.loose_mail_id, second.loose_mail_id])
         retry_until_nothing_waits(inst)
         found = tally(inst, release_id)
         assert (found.accepted, found.deferred) == (1, 1)

@@ -102,7 +102,7 @@ def test_what_failed_is_resubmitted_or_deleted(
         send(inst)
         assert set(states(inst).values()) == {"FAILED"}
         refused = Chosen(code=FailureCode.DATA_NOT_ACCEPTED)
-        assert len(resubmit(inst, refused)) == 2
+        assert len(resubmit(inst, refused).numbers) == 2
         assert send(inst) == {Outcome.ACCEPTED: 1, Outcome.REJECTED: 1}
         first, second = server.received[address_of("once-554-at-dot")]
         assert first == second, "a repeat is the same octets"
@@ -113,13 +113,13 @@ def test_what_failed_is_resubmitted_or_deleted(
             BadInput, match=r"letter has mails that were never composed \(1\).* message\.html\.j2:1"
         ):
             resubmit(inst, Chosen(campaign="letter"))
-        assert len(resubmit(inst, Chosen(campaign="letter"), as_frozen=True)) == 2
+        assert len(resubmit(inst, Chosen(campaign="letter"), as_frozen=True).numbers) == 2
         send(inst)
         assert states(inst) == {"554-at-dot": "FAILED", "ben": "FAILED"}
         write_site(
             tmp_path, relay_port=server.port, campaign={"subject": "Hello"}, html="<p>No. {{ number }}</p>"
         )
-        assert len(resubmit(inst, Chosen(code=FailureCode.RENDERING_EXCEPTION))) == 1
+        assert len(resubmit(inst, Chosen(code=FailureCode.RENDERING_EXCEPTION)).numbers) == 1
         assert send(inst) == {Outcome.ACCEPTED: 1}
         assert b"Subject: Hello" in server.data[address_of("ben")]
         write_site(tmp_path, relay_port=server.port)
