@@ -23,6 +23,7 @@ from mail_orchestration.egress.results import Recorder, Results
 from mail_orchestration.egress.session import BLOCK_OCTETS, Prepared, Session
 from mail_orchestration.egress.slots_at_hand import Opening
 from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point, crash_soon
 from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase
 
@@ -236,11 +237,14 @@ class Connection:
         if not session.pipelining or self._leaves(lane, session) or not self._feed.is_at_hand:
             return None, None
         # The relay reads the envelope when it has answered the body before it, and may take longer than lately.
-        ahead_s, slot = max(AHEAD_S, 2 * session.dot_took_s), None
-        if lane.gate is not None and (slot := lane.gate.try_enter(ahead_s)) is None:
-            return None, None
+        ahead_s = max(AHEAD_S, 2 * session.dot_took_s)
+        slot = now = None
+        if lane.gate is not None:
+            now = steady_seconds()
+            if (slot := lane.gate.try_enter(ahead_s, now)) is None:
+                return None, None
         ahead = self._feed.take_now()
-        turn = None if ahead is None else self._feed.admit(ahead, ahead_s)
+        turn = None if ahead is None else self._feed.admit(ahead, ahead_s, now)
         if turn is not None:
             prepared = session.prepare(turn.message)
             if (

@@ -115,10 +115,11 @@ class Feed:
             await turn
         return self.take_now()
 
-    def admit(self, message: OutgoingMessage, ahead_s: float = 0.0) -> Turn | None:
+    def admit(self, message: OutgoingMessage, ahead_s: float = 0.0, now: float | None = None) -> Turn | None:
         """What may begin in place of `message`, which is at hand: one that has waited longer, itself, or one behind it.
 
-        None when all that is at hand waits for its domain. A slot stays open for `ahead_s` seconds.
+        None when all that is at hand waits for its domain. A slot stays open for `ahead_s` seconds from `now`, the
+        steady clock, where the caller has just looked.
         """
         if self._parking and (parked := self._parking.leave(ahead_s)) is not None:
             self.give_back(message)
@@ -129,7 +130,7 @@ class Feed:
             gate = self._gate_of_address(following.address)
             if gate is None:
                 return Turn(following)
-            if not self._parking.is_waited_for(gate) and (slot := gate.try_enter(ahead_s)) is not None:
+            if not gate.parked and (slot := gate.try_enter(ahead_s, now)) is not None:
                 return Turn(following, gate, slot)
             if ahead_s:
                 # It is not its turn yet: whether it must wait is seen then.

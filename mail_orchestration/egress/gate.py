@@ -102,11 +102,16 @@ class Gate:
             self._ask_in_time(now)
         return self._slots.next_at() if self._slots.has_slots(now) else float("inf")
 
-    def try_enter(self, ahead_s: float = 0.0) -> Opening | None:
-        """Leave to begin within the next `ahead_s` seconds; None also when somebody waits in line."""
+    def try_enter(self, ahead_s: float = 0.0, now: float | None = None) -> Opening | None:
+        """Leave to begin within the next `ahead_s` seconds; None also when somebody waits in line.
+
+        `now`: the steady clock, where the caller has just looked.
+        """
         if self._line:
             return None
-        opening, now = self._slots.opening, steady_seconds()
+        if now is None:
+            now = steady_seconds()
+        opening = self._slots.opening
         if opening is not None and opening.left and now + ahead_s < opening.shuts:
             opening.left -= 1
             return opening

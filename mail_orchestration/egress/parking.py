@@ -48,10 +48,6 @@ class Parking:
         """`message` missed its slot of `gate`: it waits for the next one, before all others."""
         self._add(deque.appendleft, gate, message)
 
-    def is_waited_for(self, gate: Gate) -> bool:
-        """Whether somebody is ahead of a message that comes to this gate now."""
-        return gate in self._queues
-
     def is_stale(self, message: OutgoingMessage) -> bool:
         """Whether `message` has waited here for so long that it may not be wanted any more."""
         since = self._since.get(message.message_no)
