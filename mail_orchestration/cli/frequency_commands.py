@@ -183,7 +183,8 @@ def recover_(
 ) -> ExitCode | None:
     """Bring held mails back into the queue whose mail job failed or was stopped before it was queued.
 
-    Each waits with a new shelf life. What its contact got from another release since does not come back.
+    Each waits with a new shelf life. What its contact got from another release since does not come back, nor what a
+    later occurrence of its campaign has overtaken.
     """
     from mail_orchestration.frequency.queue import recover
     from mail_orchestration.holding import operator
@@ -193,13 +194,18 @@ def recover_(
     found = done.recovered
 
     def show(console: Console) -> None:
-        if not (found.mails or found.sent_since or found.too_late):
+        if not (found.mails or found.sent_since or found.overtaken or found.too_late):
             console.print("There is nothing to recover.")
             return
         console.print(f"[green]recovered[/] {shown(found.mails)} held mails")
         if found.sent_since:
             console.print(
                 f"{shown(found.sent_since)} do not come back: their contacts got the same since, or wait for it"
+            )
+        if found.overtaken:
+            console.print(
+                f"{shown(found.overtaken)} do not come back: another occurrence of their campaign waits, "
+                "or was sent since"
             )
         if found.too_late:
             console.print(f"{shown(found.too_late)} do not come back: their campaign has expired")

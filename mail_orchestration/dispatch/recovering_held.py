@@ -22,6 +22,9 @@ class RecoveredHeld:
     """Mails that wait again."""
     sent_since: int
     """Mails that do not: their contacts got the same from another release since, or wait for it (spec 6.6)."""
+    overtaken: int
+    """Mails that do not: another occurrence of their campaign waits for their contacts, or a later one was sent since
+    (spec 8.7)."""
     too_late: int
     """Mails that do not: their campaign's expiry has passed."""
 

@@ -106,7 +106,8 @@ def recover(
 
     Such a mail job is FAILED in its assembly, for one. With `expired` and `deleted` also what has expired and what the
     operator deleted, as long as the log of held mails has it. What the contact got or waits for by now, from another
-    release, does not come back, nor what has passed its campaign's expiry. Then the queue is scanned.
+    release, does not come back, nor what a later occurrence of a repeating campaign has overtaken (spec 8.7), nor what
+    has passed its campaign's expiry. Then the queue is scanned.
     """
     released = finish_last_night(inst, now=now)
     released = released.then(bring_up_to_date(inst, now=now).released)

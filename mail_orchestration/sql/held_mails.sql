@@ -100,7 +100,8 @@ FROM (
 -- name: recover_held_mails
 -- What later releases had that were given up before they were queued, and what ended in a way that is named, waits again
 -- and is in the log no more. But not what its contact got since in another release, or waits for there, nor what is too
--- old; of a given-up release that has ended then without being sent.
+-- old; of a given-up release that has ended then without being sent. Nor where another occurrence of a repeating campaign
+-- waits, or a later one was sent since (spec 8.7): of several that could come back for a contact the latest does.
 WITH given_up AS (
     SELECT later.release_id, later.held_from
     FROM release AS later
@@ -144,17 +145,62 @@ reached AS (
         ON o.campaign_id = s.campaign_id AND o.content_digest = s.content_digest AND o.occurrence = s.occurrence
     INNER JOIN held_mail AS h ON h.release_id = o.release_id
 ),
-judged AS (
-    SELECT w.day, w.held_mail_id, w.later_release_id, w.shelf_life_days, w.release_expires_at,
+repeating AS (
+    SELECT campaign_id, min(release_id) AS first_release_id FROM wanted WHERE occurrence <> '' GROUP BY campaign_id
+),
+repeated AS (
+    SELECT p.contact_id, o.campaign_id, o.occurrence, max(coalesce(o.held_from, o.release_id)) AS release_id
+    FROM repeating AS s
+    INNER JOIN release AS o
+        ON o.campaign_id = s.campaign_id AND o.occurrence <> '' AND coalesce(o.held_from, o.release_id) > s.first_release_id
+            AND o.resolved_at IS NOT NULL AND NOT o.is_dry_run
+    INNER JOIN mail_job AS j
+        ON j.mail_job_id = o.release_id AND (j.state NOT IN ('STOPPED', 'FAILED') OR j.queued_at IS NOT NULL)
+    INNER JOIN recipient AS p
+        ON p.released_on = o.released_on AND p.release_id = o.release_id AND p.bypass_reason IS NULL
+            AND p.contact_id IN (SELECT w.contact_id FROM wanted AS w)
+    LEFT JOIN bypass AS b
+        ON b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+    WHERE b.recipient_no IS NULL
+    GROUP BY p.contact_id, o.campaign_id, o.occurrence
+    UNION ALL
+    SELECT h.contact_id, h.campaign_id, o.occurrence, CAST(9223372036854775807 AS bigint)
+    FROM repeating AS s
+    INNER JOIN release AS o ON o.campaign_id = s.campaign_id AND o.occurrence <> ''
+    INNER JOIN held_mail AS h ON h.release_id = o.release_id
+),
+overtaken AS (
+    SELECT DISTINCT w.held_mail_id
+    FROM wanted AS w
+    INNER JOIN repeated AS later
+        ON later.contact_id = w.contact_id AND later.campaign_id = w.campaign_id AND later.occurrence <> w.occurrence
+            AND later.release_id > w.release_id
+    WHERE w.occurrence <> ''
+),
+judged_alone AS (
+    SELECT w.day, w.held_mail_id, w.later_release_id, w.shelf_life_days, w.release_expires_at, w.release_id, w.contact_id,
+        w.campaign_id, w.occurrence,
         CASE
             WHEN w.release_expires_at <= CAST(:now AS timestamptz) THEN 'too late'
             WHEN w.of_same > 1 OR reached.contact_id IS NOT NULL THEN 'sent since'
+            WHEN overtaken.held_mail_id IS NOT NULL THEN 'overtaken'
             ELSE 'comes back'
         END AS verdict
     FROM wanted AS w
     LEFT JOIN reached
         ON reached.contact_id = w.contact_id AND reached.campaign_id = w.campaign_id
             AND reached.content_digest = w.content_digest AND reached.occurrence = w.occurrence
+    LEFT JOIN overtaken ON overtaken.held_mail_id = w.held_mail_id
+),
+judged AS (
+    SELECT a.day, a.held_mail_id, a.later_release_id, a.shelf_life_days, a.release_expires_at,
+        CASE
+            WHEN a.verdict = 'comes back' AND a.occurrence <> first_value(a.occurrence) OVER (
+                PARTITION BY a.contact_id, a.campaign_id, a.verdict, a.occurrence = '' ORDER BY a.release_id DESC
+            ) THEN 'overtaken'
+            ELSE a.verdict
+        END AS verdict
+    FROM judged_alone AS a
 ),
 gone AS (
     DELETE FROM held_mail_log AS e
@@ -185,5 +231,6 @@ ended AS (
 SELECT
     count(*) FILTER (WHERE verdict = 'comes back') AS mails,
     count(*) FILTER (WHERE verdict = 'sent since') AS sent_since,
+    count(*) FILTER (WHERE verdict = 'overtaken') AS overtaken,
     count(*) FILTER (WHERE verdict = 'too late') AS too_late
 FROM judged;

@@ -9,13 +9,15 @@ from mail_orchestration.frequency.queue import delete, empty, recover
 from mail_orchestration.frequency.releasing import release_held
 from mail_orchestration.kernel.database import Database
 from tests.integration.frequency_queue_world import (
+    LONG,
+    WEEK,
     at_its_limit,
     endings,
     first_waiting,
     next_week,
     waiting,
 )
-from tests.integration.frequency_world import database, days_later
+from tests.integration.frequency_world import FrequencyWorld, database, days_later
 
 __all__ = ["database"]
 
@@ -79,3 +81,36 @@ def test_what_is_past_its_campaigns_expiry_does_not_come_back(database: Database
     empty(world.inst, by="me", now=days_later(2))
     done = recover(world.inst, deleted=True, by="me", now=days_later(4)).recovered
     assert (done.mails, done.too_late) == (0, 1)
+
+
+@pytest.mark.rule("8.7", "8.9")
+def test_what_a_later_occurrence_has_overtaken_does_not_come_back(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, WEEK)], contacts=3, **LONG)
+    world.sent(world.released(days_later(0), campaign="first"), days_later(0))
+    monday = world.released(days_later(1), campaign="daily", occurrence="monday")
+    world.becomes(monday, "STOPPED", days_later(1))
+    empty(world.inst, by="me", now=days_later(2))
+    # One gets Tuesday's, and for another Wednesday's waits; of the third nothing is known since.
+    sent_at, urgent = days_later(2.1), {"frequency_policy": "override_policy"}
+    world.sent(world.released(sent_at, [1], campaign="daily", occurrence="tuesday", **urgent), sent_at)
+    wednesday = world.released(days_later(3), [2], campaign="daily", occurrence="wednesday")
+    done = recover(world.inst, deleted=True, by="me", now=days_later(3)).recovered
+    assert (done.mails, done.overtaken, done.sent_since) == (1, 2, 0)
+    assert set(waiting(world)) == {(wednesday, 2), (monday, 3)}
+    assert recover(world.inst, deleted=True, by="me", now=days_later(3)).recovered.mails == 0
+
+
+@pytest.mark.rule("8.7", "8.9")
+def test_of_several_occurrences_the_latest_comes_back(database: Database) -> None:
+    world = FrequencyWorld(database, [(1, WEEK)], contacts=1, **LONG)
+    world.sent(world.released(days_later(0), campaign="first"), days_later(0))
+    held = []
+    for day, columns in enumerate(({"occurrence": "monday"}, {"occurrence": "tuesday"}, {}), start=1):
+        held.append(world.released(days_later(day), campaign="daily", **columns))
+        world.becomes(held[-1], "STOPPED", days_later(day))
+        empty(world.inst, by="me", now=days_later(day))
+    monday, tuesday, by_hand = held
+    done = recover(world.inst, deleted=True, by="me", now=days_later(4)).recovered
+    assert (done.mails, done.overtaken) == (2, 1)
+    assert waiting(world) == [(tuesday, 1), (by_hand, 1)]
+    assert endings(world) == {(monday, 1): "deleted"}
