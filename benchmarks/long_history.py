@@ -112,8 +112,8 @@ def write_history(
                 connection.execute(STATEMENTS[name], binds | more)
 
         write("insert_contacts", "insert_audiences", "insert_members", "insert_campaigns")
-        write("make_counting", "make_plan", "insert_mail_jobs", "insert_children", "update_figures")
-        write("insert_releases")
+        write("make_counting", "make_readers", "make_plan")
+        write("insert_mail_jobs", "insert_children", "update_figures", "insert_releases")
         for day in sorted({job.day for job in jobs}):
             connection.execute(text("SELECT ensure_day_partitions(:day)"), {"day": day})
             write("insert_results", "insert_second_results", "insert_delivery_log", day=day)

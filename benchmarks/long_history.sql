@@ -5,6 +5,11 @@
 CREATE FUNCTION pg_temp.counted(first integer, last integer, divisor integer, rest integer) RETURNS integer LANGUAGE sql
 AS 'SELECT (last + divisor - rest) / divisor - (first - 1 + divisor - rest) / divisor';
 
+-- name: make_readers
+-- The contact to whom a mail job's message of this number goes: in the order of contacts, each mail job to others.
+CREATE FUNCTION pg_temp.reader(number integer, job bigint, contacts integer, recipients integer) RETURNS bigint LANGUAGE sql
+AS 'SELECT 1 + CAST(number - 1 AS bigint) * contacts / recipients + job * 7919 % greatest(contacts / recipients, 1)';
+
 -- name: insert_contacts
 -- Everybody.
 INSERT INTO contact (contact_id, installation_id, address, address_key) OVERRIDING SYSTEM VALUE
@@ -109,7 +114,7 @@ INSERT INTO result (
 )
 SELECT
     day, id, n, CASE WHEN children > 0 THEN id + 1 + (n - 1) / CAST(:child AS integer) ELSE id END,
-    1 + CAST(n - 1 AS bigint) * CAST(:contacts AS integer) / recipients,
+    pg_temp.reader(n, id, CAST(:contacts AS integer), recipients),
     at + interval '1 hour' * n / messages,
     CAST(
         CASE
@@ -131,7 +136,7 @@ INSERT INTO result (
 )
 SELECT
     day, id, n, CASE WHEN children > 0 THEN id + 1 + (n - 1) / CAST(:child AS integer) ELSE id END,
-    1 + CAST(n - 1 AS bigint) * CAST(:contacts AS integer) / recipients, at + interval '2 hours', 'accepted', 250, '2.0.0',
+    pg_temp.reader(n, id, CAST(:contacts AS integer), recipients), at + interval '2 hours', 'accepted', 250, '2.0.0',
     'relay', 2, 'deferred'
 FROM job CROSS JOIN LATERAL generate_series(1, sent, 100) AS n
 WHERE day = CAST(:day AS date) AND day < current_date;
@@ -140,7 +145,7 @@ WHERE day = CAST(:day AS date) AND day < current_date;
 -- In the order of contacts, the last hundredth bypassed.
 INSERT INTO recipient (released_on, release_id, recipient_no, audience_id, contact_id, bypass_reason)
 SELECT
-    day, id, n, 1, 1 + CAST(n - 1 AS bigint) * CAST(:contacts AS integer) / recipients,
+    day, id, n, 1, pg_temp.reader(n, id, CAST(:contacts AS integer), recipients),
     CASE WHEN n > messages THEN 'opted_out' END
 FROM job CROSS JOIN LATERAL generate_series(1, recipients) AS n
 WHERE day = CAST(:day AS date);
@@ -153,7 +158,7 @@ SELECT
     CAST(repeat(md5(CAST(n AS text)), 6) AS bytea)
 FROM job
 CROSS JOIN LATERAL (
-    SELECT n, 1 + CAST(n - 1 AS bigint) * CAST(:contacts AS integer) / recipients AS contact_id
+    SELECT n, pg_temp.reader(n, id, CAST(:contacts AS integer), recipients) AS contact_id
     FROM generate_series(1, messages) AS n
 ) AS message
 WHERE day = CAST(:day AS date);
@@ -171,7 +176,7 @@ SELECT
 FROM job
 CROSS JOIN LATERAL generate_series(1, sent, 100) AS n
 CROSS JOIN LATERAL (
-    SELECT 1 + CAST(n - 1 AS bigint) * CAST(:contacts AS integer) / recipients AS contact_id
+    SELECT pg_temp.reader(n, id, CAST(:contacts AS integer), recipients) AS contact_id
 ) AS m
 CROSS JOIN LATERAL (SELECT CASE WHEN n % 1000 = 1 THEN 'single' ELSE 'retry' END AS kind) AS k
 WHERE day = CAST(:day AS date);

@@ -16,6 +16,9 @@ from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 
+_READ_WHOLE = 32
+"""So many recipients of a release are read at once, in less time than two more of them are looked up one by one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wait:
@@ -157,9 +160,19 @@ def places_of_contact(
     connection: Connection, installation_id: int, contact_id: int, not_before: datetime
 ) -> list[OpenPlace]:
     """The contact's places, with their mail jobs; `not_before`: the first moment that the daily log has not counted."""
+    releases = connection.execute(
+        STATEMENTS["find_releases_of_open_places"],
+        {"installation_id": installation_id, "not_before": not_before},
+    ).all()
     rows = connection.execute(
         STATEMENTS["find_places_of_contact"],
-        {"installation_id": installation_id, "contact_id": contact_id, "not_before": not_before},
+        {
+            "release_ids": [release.release_id for release in releases],
+            "days": sorted({release.released_on for release in releases}),
+            "contact_id": contact_id,
+            "not_before": not_before,
+            "read_whole": _READ_WHOLE,
+        },
     )
     return [
         OpenPlace(

@@ -64,49 +64,67 @@ ORDER BY contact_id, day;
 SELECT contact_id, places FROM frequency_counter
 WHERE contact_id = ANY(CAST(:contact_ids AS bigint[])) AND places > 0;
 
+-- name: find_releases_of_open_places
+-- The releases in which anybody may have a place that the daily log has not counted yet (not_before: where its days that are
+-- not closed begin). Settled before those days, all that a release sent was accepted before them.
+SELECT r.release_id, r.released_on
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.takes_places AND r.recipient_count > 0
+    AND (r.places_settled_at IS NULL OR r.places_settled_at >= CAST(:not_before AS timestamptz))
+    AND j.installation_id = CAST(:installation_id AS integer);
+
 -- name: find_places_of_contact
--- The mail jobs in which a contact has a place that the daily log has not counted yet (not_before: where its days that are
--- not closed begin). Recipients are in the order of contacts: each release is searched by halves.
+-- The mail jobs among these releases in which a contact has such a place. Recipients are in the order of contacts: each release
+-- is searched by halves, until so few are left that to read them takes less than to go on (read_whole). The days of the
+-- releases stand beside them so that no other day's partitions are planned with.
 WITH RECURSIVE search AS (
-    SELECT r.release_id, r.released_on, r.bypassed_count, 1 AS low, r.recipient_count AS high
-    FROM release AS r
-    INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
-    WHERE r.takes_places AND r.recipient_count > 0
-        -- Settled before those days, all that it sent was accepted before them.
-        AND (r.places_settled_at IS NULL OR r.places_settled_at >= CAST(:not_before AS timestamptz))
-        AND j.installation_id = CAST(:installation_id AS integer)
+    SELECT r.release_id, r.released_on, 1 AS low, r.recipient_count AS high FROM release AS r
+    WHERE r.release_id = ANY(CAST(:release_ids AS bigint[]))
     UNION ALL
-    SELECT s.release_id, s.released_on, s.bypassed_count,
+    SELECT s.release_id, s.released_on,
         CASE WHEN m.contact_id < CAST(:contact_id AS bigint) THEN (s.low + s.high) / 2 + 1 ELSE s.low END,
         CASE WHEN m.contact_id < CAST(:contact_id AS bigint) THEN s.high ELSE (s.low + s.high) / 2 END
     FROM search AS s
     INNER JOIN recipient AS m
         ON m.released_on = s.released_on AND m.release_id = s.release_id AND m.recipient_no = (s.low + s.high) / 2
-    WHERE s.low < s.high
+            AND m.released_on = ANY(CAST(:days AS date[]))
+    WHERE s.high - s.low >= CAST(:read_whole AS integer)
+),
+place AS (
+    SELECT p.* FROM search AS s
+    -- OFFSET 0: each range by the primary key, or the recipients of all days would be read for the few that are the contact's.
+    CROSS JOIN LATERAL (
+        SELECT m.released_on, m.release_id, m.recipient_no FROM recipient AS m
+        WHERE m.released_on = s.released_on AND m.release_id = s.release_id AND m.recipient_no BETWEEN s.low AND s.high
+            AND m.released_on = ANY(CAST(:days AS date[]))
+            AND m.contact_id = CAST(:contact_id AS bigint) AND m.bypass_reason IS NULL
+        OFFSET 0
+    ) AS p
+    WHERE s.high - s.low < CAST(:read_whole AS integer)
 )
 SELECT p.release_id AS mail_job_id, k.name AS campaign, r.released_at, j.state, last.outcome, last.occurred_at
-FROM search AS s
-INNER JOIN recipient AS p
-    ON p.released_on = s.released_on AND p.release_id = s.release_id AND p.recipient_no = s.low
-        AND p.contact_id = CAST(:contact_id AS bigint) AND p.bypass_reason IS NULL
+FROM place AS p
 INNER JOIN release AS r ON r.release_id = p.release_id
 INNER JOIN mail_job AS j ON j.mail_job_id = p.release_id
 INNER JOIN campaign AS k ON k.campaign_id = r.campaign_id
 LEFT JOIN LATERAL (
     SELECT e.outcome, e.occurred_at FROM result AS e
-    WHERE e.released_on = p.released_on AND e.release_id = p.release_id AND e.contact_id = p.contact_id
-        AND e.message_no BETWEEN p.recipient_no - s.bypassed_count AND p.recipient_no
+    WHERE e.released_on = p.released_on AND e.release_id = p.release_id AND e.released_on = ANY(CAST(:days AS date[]))
+        AND e.contact_id = CAST(:contact_id AS bigint)
+        AND e.message_no BETWEEN p.recipient_no - r.bypassed_count AND p.recipient_no
     ORDER BY e.result_no DESC
     LIMIT 1
 ) AS last ON TRUE
-WHERE s.low = s.high
-    AND NOT EXISTS (
+WHERE NOT EXISTS (
         SELECT FROM bypass AS b
         WHERE b.released_on = p.released_on AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+            AND b.released_on = ANY(CAST(:days AS date[]))
     )
     AND NOT EXISTS (
         SELECT FROM place_given_back AS g
-        WHERE g.released_on = p.released_on AND g.release_id = p.release_id AND g.contact_id = p.contact_id
+        WHERE g.released_on = p.released_on AND g.release_id = p.release_id AND g.contact_id = CAST(:contact_id AS bigint)
+            AND g.released_on = ANY(CAST(:days AS date[]))
     )
     AND (last.outcome IS NULL OR last.outcome NOT IN ('accepted', 'uncertain') OR last.occurred_at >= CAST(:not_before AS timestamptz))
 ORDER BY r.released_at, p.release_id;

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 import pytest
 
 from mail_orchestration.dispatch.campaigns import pause_campaign
+from mail_orchestration.dispatch.held_mail_lists import places_of_contact
 from mail_orchestration.frequency.queue import empty, rescan
 from mail_orchestration.frequency.why import WaitingMail, Why, waiting_mails, why
 from mail_orchestration.kernel.database import Database
@@ -105,6 +106,19 @@ def test_mails_on_their_way_count_as_mails_of_today_and_are_named(database: Data
         None,
         date(2026, 5, 24),
     )
+
+
+def test_everybody_is_found_in_every_release_however_large(database: Database) -> None:
+    """Of 1 to 133 recipients: those that are read whole, and those that are searched by halves before."""
+    world = FrequencyWorld(database, [(9, 7)], contacts=133)
+    everybody = range(1, 134)
+    audiences = [everybody[:size] for size in (1, 2, 31, 32, 33, 34, 64, 65)] + [everybody, everybody[1::2]]
+    to = {world.released(days_later(0), audience): audience for audience in audiences}
+    for number, contact_id in enumerate(world.contact_ids, start=1):
+        with database.begin() as connection:
+            places = places_of_contact(connection, world.inst.installation_id, contact_id, days_later(-0.5))
+        found = [place.mail_job_id for place in places]
+        assert found == [release_id for release_id, audience in to.items() if number in audience]
 
 
 def test_what_is_ahead_goes_first(database: Database) -> None:
