@@ -3,11 +3,13 @@
 421 speaks of the relay, at once, and so does 4yz to a greeting or EHLO, which no message is to blame for. A 4yz to a
 message may speak of anything: greylisting defers a few of many first mails, and that is no reason to go slower. So it
 takes MOST_DEFERRED of WINDOW answers, those of a domain from the first deferred one on. In answer to RCPT it speaks of
-the domain, and of the relay only where several domains get it.
+the domain, and of the relay only where several domains get it. What names an address or a full mailbox speaks of that
+recipient alone: when a retry of all full mailboxes comes round, nothing else is answered.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -23,6 +25,8 @@ MOST_DEFERRED = 15
 """So many deferred ones of them are a complaint. Of 2 % that are deferred this many in a window never are."""
 MOST_OF_ONE_DOMAIN = 5
 """More of one domain than this do not count against the relay."""
+_OF_RECIPIENT = re.compile(r"4\.(1\.\d+|2\.[23])")
+"""Addressing status, mailbox full, too long for the mailbox (RFC 3463 §3.2, §3.3)."""
 MOST_DOMAINS = 100_000
 """Of so many recipient domains answers are counted."""
 
@@ -77,7 +81,7 @@ class Complaints:
         match verdict:
             case Verdict.GIVE_BACK:
                 is_new = self._complain(relay, tally, reply, now)
-            case Verdict.DEFERRED:
+            case Verdict.DEFERRED if not _is_of_recipient(reply):
                 is_of_domain = domain is not None and phase is Phase.RCPT
                 tally.deferred[domain.name if domain is not None and is_of_domain else ""] += 1
                 if _against_relay(tally) >= MOST_DEFERRED:
@@ -104,7 +108,7 @@ class Complaints:
     def _note_of_domain(
         self, domain: Scope, verdict: Verdict, reply: Reply, phase: Phase, now: float
     ) -> bool:
-        is_deferred = verdict is Verdict.DEFERRED and phase is Phase.RCPT
+        is_deferred = verdict is Verdict.DEFERRED and phase is Phase.RCPT and not _is_of_recipient(reply)
         tally = self._domains.get(domain)
         if tally is None:
             if not is_deferred:
@@ -125,6 +129,10 @@ class Complaints:
         )
         tally.begin_anew(now)
         return True
+
+
+def _is_of_recipient(reply: Reply) -> bool:
+    return reply.enhanced is not None and _OF_RECIPIENT.fullmatch(reply.enhanced) is not None
 
 
 def _against_relay(tally: _Tally) -> int:

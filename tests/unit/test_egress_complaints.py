@@ -56,6 +56,14 @@ def test_a_domain_that_defers_most_is_slowed_and_the_relay_is_not() -> None:
     assert found[0].reason == "450 4.2.0 <<address>>: try later", "no address of a person"
 
 
+@pytest.mark.parametrize("enhanced", ["4.1.8", "4.2.2", "4.2.3"])
+@pytest.mark.parametrize("phase", [Phase.RCPT, Phase.FINAL_DOT])
+def test_what_is_said_of_one_recipient_slows_nobody(enhanced: str, phase: Phase) -> None:
+    full = (Verdict.DEFERRED, Reply(452, enhanced, "over quota"), phase)
+    assert made_by([("big.example", full)] * 10 * WINDOW) == [], "a retry of full mailboxes only"
+    assert made_by([("big.example", full), ("big.example", GREYLISTED)] * MOST_DEFERRED) != []
+
+
 def test_a_relay_that_defers_everybody_is_slowed() -> None:
     scopes = {each.scope for each in made_by((f"d{n % 7}.example", GREYLISTED) for n in range(40))}
     assert RELAY in scopes
