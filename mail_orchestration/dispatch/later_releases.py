@@ -41,6 +41,12 @@ class LaterRelease:
     """Those who were suppressed while their mails were held: they are bypassed."""
 
 
+def are_held_mails_freed(connection: Connection, installation_id: int) -> bool:
+    """Whether the operator resumed or restarted what kept held mails, and the queue was not looked through since."""
+    found = connection.execute(STATEMENTS["are_held_mails_freed"], {"installation_id": installation_id})
+    return bool(found.scalar_one())
+
+
 def release_held_mails(
     connection: Connection,
     installation_id: int,
@@ -63,6 +69,7 @@ def release_held_mails(
         **ensured_log_day(connection, now),
     }
     ensure_day(connection, released_on)
+    connection.execute(STATEMENTS["see_freed_held_mails"], {"installation_id": installation_id})
     connection.execute(STATEMENTS["make_held_candidates"])
     connection.execute(
         STATEMENTS["find_held_candidates"],

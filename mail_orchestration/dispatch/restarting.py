@@ -59,6 +59,9 @@ def restart_mail_job(
     it had not sent expires; None: that is left to mailcasters. Returns as `stop_mail_job` does. Raises NotFound.
     """
     restart = _Restart(connection, signs, expire_in_hours, failed_too)
+    connection.execute(
+        STATEMENTS["free_held_mails"], {"mail_job_id": mail_job_id, "installation_id": installation_id}
+    )
     parent, target = lock_chosen(connection, installation_id, mail_job_id)
     if target.kind == MailJobKind.PARENT:
         return restart.parent(target, lock_children(connection, target.mail_job_id))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from mail_orchestration.dispatch.held_mails import last_end_of_shelf
+from mail_orchestration.dispatch.later_releases import are_held_mails_freed
 from mail_orchestration.feedback.daily_counts import ClosedDay, close_days_due
 from mail_orchestration.feedback.frequency_counters import count_anew, give_back_places
 from mail_orchestration.frequency.applying import apply_policy, has_policy, restartable_since
@@ -38,11 +39,15 @@ class Upkeep:
 def prepare_gate(inst: Installation, *, now: datetime) -> None:
     """Before a release passes the gate: counters are brought up to date, and what waits longer goes first.
 
-    Nothing is done where no policy holds and none is wished.
+    The queue is looked through where somebody may be written to now who could not be before, or the operator resumed or
+    restarted what kept mails in it. Nothing is done where no policy holds and none is wished.
     """
     if has_policy(inst):
         finish_last_night(inst, now=now)
-        if bring_up_to_date(inst, now=now).may_free_held_mails:
+        upkeep = bring_up_to_date(inst, now=now)
+        with inst.database.begin() as connection:
+            is_freed = are_held_mails_freed(connection, inst.installation_id)
+        if upkeep.may_free_held_mails or is_freed:
             release_held(inst, now=now)
 
 

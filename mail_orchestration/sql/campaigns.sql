@@ -29,9 +29,10 @@ WHERE installation_id = CAST(:installation_id AS integer) AND name = :name
 FOR NO KEY UPDATE;
 
 -- name: change_campaign_state
--- Leave one of the named states for another. What a campaign was stays known while it is paused.
+-- Leave one of the named states for another. What a campaign was stays known while it is paused; what of it is held may go
+-- when it is paused no more.
 UPDATE campaign
-SET state = :enters
+SET state = :enters, held_mails_freed = held_mails_freed OR state = 'paused'
 WHERE campaign_id = CAST(:campaign_id AS integer) AND state = ANY(CAST(:leaves AS text[]))
 RETURNING state;
 

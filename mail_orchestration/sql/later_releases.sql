@@ -2,6 +2,14 @@
 --
 -- They run under the lock of the installation's frequency policy: see kernel/frequency_lock.py.
 
+-- name: are_held_mails_freed
+-- Whether the operator freed held mails since the queue was looked through.
+SELECT EXISTS (SELECT FROM campaign WHERE installation_id = CAST(:installation_id AS integer) AND held_mails_freed);
+
+-- name: see_freed_held_mails
+-- The queue is about to be looked through: what was freed by now is seen.
+UPDATE campaign SET held_mails_freed = FALSE WHERE installation_id = CAST(:installation_id AS integer) AND held_mails_freed;
+
 -- name: make_held_candidates
 -- Held mails that may go for all that is known of their releases, in the order of each contact's. room is how many mails
 -- may be ahead of one; is_taken is null until that is decided.

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from mail_orchestration import campaigns, control
 from mail_orchestration.audience.suppressing import suppress_contact
+from mail_orchestration.frequency import prepare_gate
 from mail_orchestration.frequency.queue import empty
 from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.kernel.database import Database
@@ -229,6 +231,31 @@ def test_nothing_goes_before_the_campaign_starts(database: Database) -> None:
     world.becomes(held, "STOPPED", days_later(1))
     assert not next_week(world).later
     assert len(release_held(world.inst, now=days_later(9)).later) == 1
+
+
+@pytest.mark.rule("3.4", "5.6", "8.4")
+@pytest.mark.parametrize("kept_by", ["a pause", "a stop"])
+def test_what_the_operator_lets_go_on_is_looked_at_before_the_next_gate(
+    database: Database, kept_by: str
+) -> None:
+    world, held = at_its_limit(database, contacts=2)
+    if kept_by == "a pause":
+        campaigns.pause(world.inst, "second")
+    else:
+        world.becomes(held, "STOPPED_Q", days_later(1))
+    prepare_gate(world.inst, now=days_later(8))
+    first = world.released(days_later(8), [1], campaign="third", upkeep=False)
+    assert world.passed(first) == {1}, "nobody knows when the other goes on"
+
+    if kept_by == "a pause":
+        campaigns.resume(world.inst, "second")
+    else:
+        control.restart(world.inst, control.Scope(mail_job=held), now=days_later(8))
+    prepare_gate(world.inst, now=days_later(8))
+    second = world.released(days_later(8), [2], campaign="third", upkeep=False)
+    assert world.passed(second) == set()
+    assert waiting(world) == [(held, 1), (second, 2)]
+    assert world.faults() == []
 
 
 @pytest.mark.rule("1.5", "8.4")

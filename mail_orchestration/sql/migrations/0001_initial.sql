@@ -108,7 +108,8 @@ CREATE TABLE content (
 );
 
 -- resumes_as is what a paused campaign is once it is resumed. folder is where it was released from last, relative to the
--- folder of the settings; host and inode tell that very folder from one of the same name elsewhere.
+-- folder of the settings; host and inode tell that very folder from one of the same name elsewhere. held_mails_freed: the
+-- operator resumed it, or restarted a mail job of it, and the frequency queue was not looked through since (spec 8.4).
 CREATE TABLE campaign (
     campaign_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     installation_id integer NOT NULL REFERENCES installation,
@@ -120,6 +121,7 @@ CREATE TABLE campaign (
     folder text,
     folder_host text,
     folder_inode numeric(20, 0),
+    held_mails_freed boolean NOT NULL DEFAULT FALSE,
     CONSTRAINT campaign_is_known_by_name UNIQUE (installation_id, name),
     CONSTRAINT campaign_state_is_known CHECK (state IN ('test', 'live', 'paused', 'deleted')),
     CONSTRAINT campaign_resumes_as_what_can_be_sent CHECK (resumes_as IN ('test', 'live'))
