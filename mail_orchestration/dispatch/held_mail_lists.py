@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -50,6 +50,8 @@ class HeldMail(_Wait):
     """Of the mail job that it was held in."""
     ahead: int
     """Mails that wait for the same contact, count, may go and are more important."""
+    ahead_from: Sequence[datetime]
+    """When others of the kind start, which may not go before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ def held_mails(
     campaign_id: int | None = None,
     contact_id: int | None = None,
     limit: int | None = None,
+    now: datetime,
 ) -> list[HeldMail]:
     """The mails that wait, most important first, at most `limit`: of a campaign, a contact, or all."""
     rows = connection.execute(
@@ -105,6 +108,7 @@ def held_mails(
             "campaign_id": campaign_id,
             "contact_id": contact_id,
             "most": limit,
+            "now": now,
         },
     )
     return [_held_mail(row) for row in rows]

@@ -120,7 +120,9 @@ def why(inst: Installation, address: str, *, now: datetime | None = None) -> Why
             places=places_of_contact(connection, inst.installation_id, contact.contact_id, not_before),
             waiting=[
                 facts.waiting(each)
-                for each in held_mails(connection, inst.installation_id, contact_id=contact.contact_id)
+                for each in held_mails(
+                    connection, inst.installation_id, contact_id=contact.contact_id, now=facts.now
+                )
             ],
             past=past_held_mails(connection, contact.contact_id, PAST_SHOWN),
         )
@@ -139,12 +141,14 @@ def waiting_mails(
     Raises BadAddress, NotFound.
     """
     with inst.database.begin() as connection:
+        now = now or database_now(connection)
         mails = held_mails(
             connection,
             inst.installation_id,
             campaign_id=campaign_number(connection, inst.installation_id, campaign),
             contact_id=None if address is None else _contact_of(connection, inst, address).contact_id,
             limit=limit,
+            now=now,
         )
         facts = _Facts.read(connection, inst, sorted({each.contact_id for each in mails}), now)
         return [facts.waiting(each) for each in mails]
@@ -191,13 +195,25 @@ class _Facts:
     def window(self) -> Window:
         return Window.ROLLING if self.in_force is None else self.in_force.window
 
+    def _next_midnight(self, at: datetime) -> date:
+        """The first day that begins at that moment or later: as it begins, what may go is chosen."""
+        return day_of(at - timedelta(microseconds=1), self.inst.settings.zone) + timedelta(days=1)
+
     def waiting(self, mail: HeldMail) -> WaitingMail:
         rules = self.rules if mail.own_rules is None else mail.own_rules
         by_day, places = self.by_day[mail.contact_id], self.places.get(mail.contact_id, 0)
         goes_on, forbidden_by = None, None
         if self.in_force is not None:
             forbidden_by = forbidding(by_day, places, rules, self.window, self.today)
-            goes_on = free_on(by_day, places, rules, self.window, self.today, ahead=mail.ahead)
+            goes_on = free_on(
+                by_day,
+                places,
+                rules,
+                self.window,
+                self.today,
+                ahead=mail.ahead,
+                ahead_from=[self._next_midnight(at) for at in mail.ahead_from],
+            )
         return WaitingMail(
             mail=mail,
             forbidden_by=forbidden_by,

@@ -160,16 +160,19 @@ def free_on(
     today: date,
     *,
     ahead: int = 0,
+    ahead_from: Iterable[date] = (),
 ) -> date:
     """The first day from `today` on which one more mail is allowed, when nothing is sent but what waits `ahead` of it.
 
-    Those that wait go as soon as they are allowed.
+    Those that wait go as soon as they are allowed; those of `ahead_from` are ahead only from those days on.
     """
-    mails = dict(by_day)
+    mails, still_to_come = dict(by_day), list(ahead_from)
     mails[today] = mails.get(today, 0) + open_places
     day = today
     while True:
         day = max([day, *(_frees_on(mails, rule, window, day) for rule in rules)])
+        ahead += sum(begins <= day for begins in still_to_come)
+        still_to_come = [begins for begins in still_to_come if begins > day]
         room = min(rule.max_mails - mails_counted(mails, 0, rule, window, day) for rule in rules)
         if room > ahead:
             return day

@@ -1,17 +1,12 @@
 -- Statements of dispatch/held_mail_lists.py: what is shown of the frequency queue, and of what counts for a contact (spec 8.9).
 
 -- name: list_held_mails
--- Mails that wait, most important first, of a campaign, a contact or all, with how many that count and may go are ahead of
--- each for its contact.
+-- Mails that wait, most important first, of a campaign, a contact or all, with how many that count are ahead of each for its
+-- contact, and from when on others will be, which may not go before. What the operator keeps from going is not ahead, nor
+-- what ends at the next look: see end_held_mails.
 SELECT h.held_mail_id, h.contact_id, o.address, h.release_id AS mail_job_id, k.name AS campaign, h.priority, h.held_at,
     h.expires_at, h.max_mails, h.days, r.frequency_rules, r.starts_at, k.state AS campaign_state, j.state AS mail_job_state,
-    (
-        SELECT count(*) FROM held_mail AS a
-        INNER JOIN release AS ar ON ar.release_id = a.release_id
-        INNER JOIN campaign AS ak ON ak.campaign_id = a.campaign_id
-        WHERE a.contact_id = h.contact_id AND ar.counts AND ak.state NOT IN ('paused', 'deleted')
-            AND (-a.priority, a.held_at, a.held_mail_id) < (-h.priority, h.held_at, h.held_mail_id)
-    ) AS ahead
+    ahead.ahead, ahead.ahead_from
 FROM (
     SELECT * FROM held_mail
     WHERE installation_id = CAST(:installation_id AS integer)
@@ -24,6 +19,22 @@ INNER JOIN contact AS o ON o.contact_id = h.contact_id
 INNER JOIN release AS r ON r.release_id = h.release_id
 INNER JOIN mail_job AS j ON j.mail_job_id = h.release_id
 INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE ar.starts_at IS NULL OR ar.starts_at <= CAST(:now AS timestamptz)) AS ahead,
+        coalesce(
+            array_agg(ar.starts_at ORDER BY ar.starts_at) FILTER (WHERE ar.starts_at > CAST(:now AS timestamptz)), '{}'
+        ) AS ahead_from
+    FROM held_mail AS a
+    INNER JOIN release AS ar ON ar.release_id = a.release_id
+    INNER JOIN mail_job AS aj ON aj.mail_job_id = a.release_id
+    INNER JOIN campaign AS ak ON ak.campaign_id = a.campaign_id
+    WHERE a.contact_id = h.contact_id AND ar.counts AND ak.state NOT IN ('paused', 'deleted')
+        AND (ar.expires_at IS NULL OR ar.expires_at > CAST(:now AS timestamptz))
+        AND aj.state NOT IN ('STOPPING', 'STOPPED_Q', 'STOPPED_R')
+        AND (aj.state <> 'STOPPED' OR ar.bypassed_count = ar.recipient_count)
+        AND (aj.state <> 'FAILED' OR aj.queued_at IS NOT NULL)
+        AND (-a.priority, a.held_at, a.held_mail_id) < (-h.priority, h.held_at, h.held_mail_id)
+) AS ahead
 ORDER BY h.priority DESC, h.held_at, h.held_mail_id;
 
 -- name: count_held_mails

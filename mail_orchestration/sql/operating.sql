@@ -19,11 +19,14 @@ SELECT mail_job_id, parent_id FROM chain ORDER BY step DESC LIMIT 1;
 -- A mail job is about to be restarted: what was held in it may go again. Before any mail job is locked, as its campaign is
 -- everywhere.
 UPDATE campaign SET held_mails_freed = TRUE
-FROM mail_job AS j
-INNER JOIN release AS r ON r.release_id = j.release_id
-WHERE j.mail_job_id = CAST(:mail_job_id AS bigint) AND j.installation_id = CAST(:installation_id AS integer)
-    AND campaign.campaign_id = r.campaign_id AND NOT campaign.held_mails_freed
-    AND EXISTS (SELECT FROM held_mail AS h WHERE h.release_id = j.release_id);
+WHERE NOT held_mails_freed
+    AND campaign_id IN (
+        SELECT r.campaign_id
+        FROM mail_job AS j
+        INNER JOIN release AS r ON r.release_id = j.release_id
+        WHERE j.mail_job_id = CAST(:mail_job_id AS bigint) AND j.installation_id = CAST(:installation_id AS integer)
+            AND EXISTS (SELECT FROM held_mail AS h WHERE h.release_id = r.release_id)
+    );
 
 -- name: lock_to_operate
 -- One mail job, locked, with what a stop or a restart must know of it.

@@ -151,6 +151,30 @@ def test_what_is_ahead_goes_first(database: Database) -> None:
     ] == ["third"]
 
 
+@pytest.mark.parametrize(
+    ("change", "free"),
+    [
+        ("mail_job SET state = 'STOPPED_Q', ended_at = NULL", date(2026, 5, 28)),
+        ("mail_job SET state = 'FAILED', queued_at = NULL", date(2026, 5, 28)),
+        ("release SET expires_at = '2026-05-24T11:00Z'", date(2026, 5, 28)),
+        ("release SET starts_at = '2026-05-28T08:00Z'", date(2026, 5, 28)),
+        ("release SET starts_at = '2026-05-28T00:00Z'", date(2026, 6, 5)),
+        ("release SET starts_at = '2026-05-25T08:00Z'", date(2026, 6, 5)),
+        ("release SET starts_at = '2026-05-23T08:00Z'", date(2026, 6, 5)),
+    ],
+)
+def test_what_will_not_go_first_is_not_ahead(database: Database, change: str, free: date) -> None:
+    """Stopped, given up, or expired; and what starts only when the other has gone."""
+    world = world_of_one(database, [(1, 7)])
+    sends(world, 0, "sent")
+    sends(world, 1, "second")
+    first = sends(world, 2, "first", priority=9)
+    world.night(days_later(4))
+    world.execute(f"UPDATE {change} WHERE release_id = :r", r=first)
+    _, second = why(world.inst, "r1@example.net", now=days_later(4)).waiting
+    assert (second.mail.campaign, second.free_on) == ("second", free)
+
+
 def test_a_wait_that_ends_before_its_day_comes_says_so(database: Database) -> None:
     world = world_of_one(database, [(1, 30)], shelf_life_days=7)
     sends(world, 0, "sent")
