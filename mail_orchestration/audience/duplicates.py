@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from sqlalchemy import Connection
 
 from mail_orchestration.kernel.database_clock import database_now
+from mail_orchestration.kernel.partitions import analyze_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 DUPLICATE = "duplicate"
@@ -47,6 +48,6 @@ def bypass_duplicates(
         )
     elif not held_in:
         return []
-    # Whoever reads the recipients next joins with these rows. The name is of a date alone.
-    connection.exec_driver_sql(f"ANALYZE bypass_{released_on:%Y%m%d}")
+    # Whoever reads the recipients next joins with these rows.
+    analyze_day(connection, "bypass", released_on)
     return sorted({*held_in, *(row.release_id for row in earlier)})

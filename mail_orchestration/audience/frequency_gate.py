@@ -33,7 +33,7 @@ from mail_orchestration.kernel.frequency import (
 )
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency
-from mail_orchestration.kernel.partitions import ensure_day
+from mail_orchestration.kernel.partitions import analyze_day, ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -155,8 +155,8 @@ def _stop_those_it_forbids(
         campaign = {"campaign_id": release.campaign_id, "occurrence": release.occurrence, "now": now}
         connection.execute(STATEMENTS["expire_while_earlier_waits"], campaign)
     connection.execute(STATEMENTS["bypass_forbidden"], {**key, "details": [str(rule) for rule in rules]})
-    # Whoever reads the recipients next joins with these rows. The name is of a date alone.
-    connection.exec_driver_sql(f"ANALYZE bypass_{release.released_on:%Y%m%d}")
+    # Whoever reads the recipients next joins with these rows.
+    analyze_day(connection, "bypass", release.released_on)
     if waits and not release.is_dry_run:
         _hold(connection, release, in_force, rules, time_zone, now)
 

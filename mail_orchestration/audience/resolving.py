@@ -36,6 +36,7 @@ from mail_orchestration.kernel.components import Component, run_components
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
+from mail_orchestration.kernel.partitions import analyze_day
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
@@ -176,8 +177,7 @@ def _insert_recipients(
             "required": [clean_name(name, 0) for name in required_attributes],
         },
     ).one()
-    # Without it the planner knows nothing of the new rows until autovacuum comes by. Its name is of a date alone.
-    connection.exec_driver_sql(f"ANALYZE recipient_{release.released_on:%Y%m%d}")
+    analyze_day(connection, "recipient", release.released_on)
     return int(audience_rows), int(recipients)
 
 

@@ -43,6 +43,13 @@ def ensure_day(connection: Connection, day: date) -> None:
     connection.execute(STATEMENTS["ensure_day"], {"day": day})
 
 
+def analyze_day(connection: Connection, table: str, day: date) -> None:
+    """Let the planner know what the caller's transaction has written: autovacuum comes by later, and looks closer."""
+    connection.execute(STATEMENTS["look_briefly"])
+    # The name is the program's own, and of a date.
+    connection.exec_driver_sql(f"ANALYZE {table}_{day:%Y%m%d}")
+
+
 def day_partitions(connection: Connection) -> list[DayPartition]:
     """All partitions of days, the oldest first; of a table the one that is pending before the others."""
     rows = connection.execute(STATEMENTS["list_day_partitions"])
