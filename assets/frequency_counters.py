@@ -60,7 +60,7 @@ def frequency_counters(
     return dg.MaterializeResult(
         metadata={
             shown.ROW_COUNT: max(
-                max((each.contacts for each in found.rules), default=0),
+                0 if found.contacts is None else max(each.contacts for each in found.contacts.rules),
                 max((window.contacts for window in windows), default=0),
             ),
             **_policy_metadata(found),
@@ -93,13 +93,13 @@ def _policy_metadata(found: Overview) -> shown.Metadata:
     told: shown.Metadata = {"policy": found.shown.in_words or "none holds"}
     if found.shown.difference:
         told["settings_differ"] = found.shown.difference
-    if in_force is not None:
+    if in_force is not None and found.contacts is not None:
         told["counted_for"] = in_force.counted_for.isoformat()
         told["contacts_at_their_limit"] = shown.table(
             ("rule", "contacts", "share"),
             (
                 (str(each.rule), each.at_limit, shown.percentage(each.at_limit, each.contacts))
-                for each in found.rules
+                for each in found.contacts.rules
             ),
         )
     return told

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def show_overview(console: Console, found: Overview) -> None:
     """The policy with its figures."""
     in_force = found.shown.in_force
-    if in_force is None:
+    if in_force is None or found.contacts is None:
         console.print(
             "No frequency policy holds: everybody is written to as often as campaigns are released."
         )
@@ -32,9 +32,18 @@ def show_overview(console: Console, found: Overview) -> None:
         console.print(f"what they forbid {what}{uncounted}; counted for {in_force.counted_for}")
         rows = [
             (str(each.rule), each.at_limit, f"{each.at_limit / each.contacts:.1%}" if each.contacts else "")
-            for each in found.rules
+            for each in found.contacts.rules
         ]
         console.print(table("rule", "contacts at its limit", "of all counted", rows=rows))
+        since = found.contacts.releases_since
+        console.print(
+            f"counted at {shown(found.contacts.counted_at)}"
+            + (
+                f"; {shown(since)} releases have taken places since: `mail-orchestration frequency rescan` counts anew"
+                if since
+                else ""
+            )
+        )
     for note in (found.shown.expires_first, found.shown.difference):
         if note:
             console.print(f"[yellow]note[/] {escaped(note)}")

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import orjson
 from sqlalchemy import Connection, Row
 
+from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.frequency import Rule
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce
 from mail_orchestration.kernel.statements import STATEMENTS
 
 LEAST_DAYS = 7
 """So many are told of, though nothing was held on the first of them."""
+COUNTED_AT_ONCE = 100_000
+"""So many contacts are counted whenever somebody asks: it takes some hundredths of a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,18 @@ class RuleFigures:
     """Contacts that anything counts for."""
     at_limit: int
     """Contacts who are not written to before something of theirs has aged out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactsAtLimit:
+    """How many contacts are at the limit of each rule, at one moment."""
+
+    rules: Sequence[RuleFigures]
+    """Narrowest first."""
+    counted_at: datetime
+    """By the database's clock."""
+    releases_since: int
+    """Releases on their way that have taken places since: their recipients may be at a limit by now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,16 +63,67 @@ class QueueDay:
     """Mails that waited at the day's end."""
 
 
-def rule_figures(connection: Connection, installation_id: int, in_force: PolicyInForce) -> list[RuleFigures]:
-    """How many contacts are at the limit of each rule: one pass over the counters, as they were counted last."""
+def counted_contacts(
+    connection: Connection, installation_id: int, in_force: PolicyInForce
+) -> ContactsAtLimit:
+    """How many contacts are at the limit of each rule: one pass over the counters, a second for some millions; kept."""
+    counted_at = database_now(connection)
     found = connection.execute(
         STATEMENTS["count_contacts_at_limit"], {"installation_id": installation_id, "most": in_force.most}
     ).one()
-    at_limit = (found.first, found.second, found.third, found.fourth)
-    return [
-        RuleFigures(rule=rule, contacts=found.contacts, at_limit=number)
-        for rule, number in zip(in_force.policy.rules, at_limit, strict=False)
-    ]
+    at_limit = (found.first, found.second, found.third, found.fourth)[: len(in_force.most)]
+    figures = _Figures(
+        counted_at=counted_at, contacts=found.contacts, at_limit=at_limit, releases=found.releases
+    )
+    connection.execute(
+        STATEMENTS["keep_contacts_at_limit"],
+        {
+            "installation_id": installation_id,
+            "applied_at": in_force.applied_at,
+            "figures": orjson.dumps(figures).decode(),
+        },
+    )
+    return _contacts_at_limit(figures, in_force, releases_since=0)
+
+
+def contacts_at_limit(
+    connection: Connection, installation_id: int, in_force: PolicyInForce
+) -> ContactsAtLimit:
+    """As they were counted last under these rules: at night, say. Counted now where they are few, or never were."""
+    kept = connection.scalar(
+        STATEMENTS["read_contacts_at_limit"],
+        {"installation_id": installation_id, "applied_at": in_force.applied_at},
+    )
+    if kept is None or kept["contacts"] <= COUNTED_AT_ONCE:
+        return counted_contacts(connection, installation_id, in_force)
+    figures = _Figures(**{**kept, "counted_at": datetime.fromisoformat(kept["counted_at"])})
+    releases_since = connection.execute(
+        STATEMENTS["count_other_releases_with_places"],
+        {"installation_id": installation_id, "known": figures.releases},
+    ).scalar_one()
+    return _contacts_at_limit(figures, in_force, releases_since=releases_since)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Figures:
+    """What is kept of them."""
+
+    counted_at: datetime
+    contacts: int
+    at_limit: Sequence[int]
+    releases: Sequence[int]
+    """Those on their way whose places were counted."""
+
+
+def _contacts_at_limit(figures: _Figures, in_force: PolicyInForce, *, releases_since: int) -> ContactsAtLimit:
+    return ContactsAtLimit(
+        rules=[
+            RuleFigures(rule=rule, contacts=figures.contacts, at_limit=number)
+            for rule, number in zip(in_force.policy.rules, figures.at_limit, strict=True)
+        ],
+        counted_at=figures.counted_at,
+        releases_since=releases_since,
+    )
 
 
 def queue_by_day(

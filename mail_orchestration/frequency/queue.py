@@ -11,6 +11,7 @@ from mail_orchestration.dispatch.held_mail_lists import HeldCount, held_counts
 from mail_orchestration.dispatch.held_mails import delete_held_mails, not_waiting
 from mail_orchestration.dispatch.recovering_held import RecoveredHeld, recover_held_mails
 from mail_orchestration.feedback.frequency_correction import Corrected, correct_counters
+from mail_orchestration.feedback.frequency_figures import counted_contacts
 from mail_orchestration.frequency.releasing import Released, release_held
 from mail_orchestration.frequency.upkeep import Upkeep, bring_up_to_date, finish_last_night
 from mail_orchestration.installation import Installation
@@ -41,7 +42,8 @@ class Recovered:
 def rescan(inst: Installation, *, anew: bool = False, now: datetime | None = None) -> Rescanned:
     """Bring the counters up to date, and let go what they allow; now by the database's clock, or at `now`.
 
-    `anew`: counters and places are corrected before, though they were counted today; nothing goes by wrong ones.
+    `anew`: counters and places are corrected before, though they were counted today; nothing goes by wrong ones. How
+    many contacts are at a limit is counted at the end, for whoever asks until the next time.
     """
     corrected = None
     if anew:
@@ -51,6 +53,9 @@ def rescan(inst: Installation, *, anew: bool = False, now: datetime | None = Non
     released = finish_last_night(inst, now=now)
     upkeep = bring_up_to_date(inst, now=now)
     released = released.then(upkeep.released).then(release_held(inst, now=now))
+    with inst.database.begin() as connection:
+        if (in_force := policy_in_force(connection, inst.installation_id)) is not None:
+            counted_contacts(connection, inst.installation_id, in_force)
     return Rescanned(upkeep=upkeep, released=released, corrected=corrected)
 
 

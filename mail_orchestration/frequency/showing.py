@@ -10,7 +10,12 @@ from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.held_mail_lists import HeldCount, ended_counts, held_counts
 from mail_orchestration.dispatch.held_mails import HeldMailEnding, count_held_mails
-from mail_orchestration.feedback.frequency_figures import QueueDay, RuleFigures, queue_by_day, rule_figures
+from mail_orchestration.feedback.frequency_figures import (
+    ContactsAtLimit,
+    QueueDay,
+    contacts_at_limit,
+    queue_by_day,
+)
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.clock import day_of
 from mail_orchestration.kernel.database_clock import database_now
@@ -68,8 +73,8 @@ class Overview:
     """The policy with its figures."""
 
     shown: PolicyShown
-    rules: Sequence[RuleFigures]
-    """Those that hold, narrowest first."""
+    contacts: ContactsAtLimit | None
+    """Who is at the limit of a rule; None where no policy holds."""
     held: Sequence[HeldCount]
     """What waits, by campaign and rule, most first."""
     ended: Mapping[HeldMailEnding, int]
@@ -88,7 +93,10 @@ def policy_shown(connection: Connection, inst: Installation) -> PolicyShown:
 
 
 def overview(inst: Installation, *, now: datetime | None = None) -> Overview:
-    """The policy with its figures, now by the database's clock or at `now`. Reads every counter once."""
+    """The policy with its figures, now by the database's clock or at `now`.
+
+    Contacts at a limit are as they were counted last, where they are many.
+    """
     with inst.database.begin() as connection:
         now = now or database_now(connection)
         today = day_of(now, inst.settings.zone)
@@ -96,7 +104,9 @@ def overview(inst: Installation, *, now: datetime | None = None) -> Overview:
         in_force = shown.in_force
         return Overview(
             shown=shown,
-            rules=[] if in_force is None else rule_figures(connection, inst.installation_id, in_force),
+            contacts=None
+            if in_force is None
+            else contacts_at_limit(connection, inst.installation_id, in_force),
             held=held_counts(connection, inst.installation_id),
             ended=ended_counts(connection, inst.installation_id, now - ENDED_WITHIN),
             days=queue_by_day(connection, inst.installation_id, inst.settings.zone, today),

@@ -121,8 +121,14 @@ ORDER BY w.days, w.mails;
 
 
 -- name: count_contacts_at_limit
--- How many contacts have as many mails as each rule lets through: most has its figures in the order of the counters.
+-- How many contacts have as many mails as each rule lets through: most has its figures in the order of the counters. Beside
+-- them the releases on their way whose places are counted.
 SELECT
+    ARRAY(
+        SELECT r.release_id FROM release AS r
+        INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+        WHERE r.takes_places AND r.places_settled_at IS NULL AND j.installation_id = CAST(:installation_id AS integer)
+    ) AS releases,
     count(*) AS contacts,
     count(*) FILTER (WHERE mails_1 + places >= (CAST(:most AS integer[]))[1]) AS first,
     count(*) FILTER (WHERE mails_2 + places >= (CAST(:most AS integer[]))[2]) AS second,
@@ -130,6 +136,28 @@ SELECT
     count(*) FILTER (WHERE mails_4 + places >= (CAST(:most AS integer[]))[4]) AS fourth
 FROM frequency_counter
 WHERE installation_id = CAST(:installation_id AS integer);
+
+-- name: keep_contacts_at_limit
+-- Keep them for as long as these rules hold. Who has the policy's row in hand counts anew himself.
+UPDATE frequency_policy SET figures = CAST(:figures AS jsonb)
+WHERE installation_id = (
+    SELECT p.installation_id FROM frequency_policy AS p
+    WHERE p.installation_id = CAST(:installation_id AS integer) AND p.applied_at = CAST(:applied_at AS timestamptz)
+    FOR NO KEY UPDATE SKIP LOCKED
+);
+
+-- name: read_contacts_at_limit
+-- How many contacts were at the limit of each rule when they were counted last.
+SELECT figures FROM frequency_policy
+WHERE installation_id = CAST(:installation_id AS integer) AND applied_at = CAST(:applied_at AS timestamptz);
+
+-- name: count_other_releases_with_places
+-- How many releases on their way have places, besides those that are known.
+SELECT count(*)
+FROM release AS r
+INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
+WHERE r.takes_places AND r.places_settled_at IS NULL AND r.release_id <> ALL(CAST(:known AS bigint[]))
+    AND j.installation_id = CAST(:installation_id AS integer);
 
 -- name: count_wrong_counters
 -- Contacts whose counters are not what the daily log adds up to from the first day of each window on.

@@ -24,7 +24,7 @@ INSERT INTO frequency_policy (installation_id, policy, counted_for, applied_at)
 VALUES (CAST(:installation_id AS integer), CAST(:policy AS jsonb), CAST(:today AS date), CAST(:now AS timestamptz))
 ON CONFLICT (installation_id) DO UPDATE
 SET policy = excluded.policy, counted_for = greatest(frequency_policy.counted_for, excluded.counted_for),
-    applied_at = excluded.applied_at;
+    applied_at = excluded.applied_at, figures = NULL;
 
 -- name: count_for_day
 -- The counters are about to count for another day.

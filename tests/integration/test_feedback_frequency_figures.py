@@ -10,8 +10,8 @@ import pytest
 from mail_orchestration.feedback.frequency_figures import (
     LEAST_DAYS,
     QueueDay,
+    counted_contacts,
     queue_by_day,
-    rule_figures,
     wrong_counters,
 )
 from mail_orchestration.feedback.plots import held_plot
@@ -61,7 +61,7 @@ def test_contacts_at_a_limit_are_those_with_places_too(database: Database) -> No
     _counter(database, main, 3, [0, 1], 0)
     _counter(database, other, 4, [9, 9], 9)
     with database.begin() as connection:
-        one, seven = rule_figures(connection, main, _in_force())
+        one, seven = counted_contacts(connection, main, _in_force()).rules
     assert (one.rule, one.contacts, one.at_limit) == (RULES[0], 3, 1)
     assert (seven.rule, seven.contacts, seven.at_limit) == (RULES[1], 3, 2)
 

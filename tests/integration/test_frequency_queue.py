@@ -11,9 +11,11 @@ import pytest
 
 from mail_orchestration import campaigns, control
 from mail_orchestration.audience.suppressing import suppress_contact
+from mail_orchestration.feedback import frequency_figures
 from mail_orchestration.frequency import prepare_gate
-from mail_orchestration.frequency.queue import empty
+from mail_orchestration.frequency.queue import empty, rescan
 from mail_orchestration.frequency.releasing import Released, release_held
+from mail_orchestration.frequency.showing import overview
 from mail_orchestration.kernel.database import Database
 from tests.integration.frequency_queue_world import (
     LONG,
@@ -288,3 +290,30 @@ def test_another_installations_queue_is_let_alone(database: Database) -> None:
     assert waiting(other) == [(theirs, 1)]
     empty(world.inst, by="me", now=days_later(8))
     assert waiting(other) == [(theirs, 1)]
+
+
+@pytest.mark.rule("8.9")
+def test_many_contacts_at_a_limit_are_as_the_night_counted_them(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the moment, and how many releases took places since; few are counted whenever somebody asks."""
+
+    def told(day: float) -> tuple[list[int], int]:
+        found = overview(world.inst, now=days_later(day)).contacts
+        assert found is not None
+        return [rule.at_limit for rule in found.rules], found.releases_since
+
+    world = FrequencyWorld(database, [(2, WEEK)], contacts=3, **LONG)
+    world.released(days_later(0), {1})
+    rescan(world.inst, now=days_later(0))
+    world.released(days_later(0), {1, 2})
+    assert told(0) == ([1], 0)
+    monkeypatch.setattr(frequency_figures, "COUNTED_AT_ONCE", 0)
+    world.released(days_later(0), {2, 3})
+    assert told(0) == ([1], 1)
+    rescan(world.inst, now=days_later(0))
+    assert told(0) == ([2], 0)
+    # Figures of other rules are none of these: they are counted at once.
+    world.wishes([(1, WEEK)])
+    world.night(days_later(0))
+    assert told(0) == ([3], 0)

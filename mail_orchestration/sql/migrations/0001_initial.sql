@@ -541,12 +541,14 @@ CREATE TABLE closed_day (
 );
 
 -- The frequency policy that holds for an installation (spec 8.1): no row, no policy. policy is its setting as it was applied
--- last, with up to four rules: frequency_counter counts in their windows, in their order, for the day counted_for.
+-- last, with up to four rules: frequency_counter counts in their windows, in their order, for the day counted_for. figures:
+-- how many contacts are at the limit of each when they were counted last; null since the rules are others.
 CREATE TABLE frequency_policy (
     installation_id integer PRIMARY KEY REFERENCES installation,
     policy jsonb NOT NULL,
     counted_for date NOT NULL,
     applied_at timestamptz NOT NULL,
+    figures jsonb,
     CONSTRAINT policy_has_up_to_four_rules CHECK (jsonb_array_length(policy -> 'rules') BETWEEN 1 AND 4)
 );
 
