@@ -29,7 +29,7 @@ from mail_orchestration.dispatch.settling import bring_figures_up_to_date
 from mail_orchestration.dispatch.shifts import shifts
 from mail_orchestration.dispatch.single_mails import failure_groups, read_single_mail
 from mail_orchestration.dispatch.unsent import unsent_messages
-from mail_orchestration.feedback.kept_reports import counted_report, current_report
+from mail_orchestration.feedback.kept_reports import counted_report, report_at_once
 from mail_orchestration.feedback.uncertain import uncertain_messages
 from mail_orchestration.frequency.showing import overview, policy_shown
 from mail_orchestration.frequency.why import waiting_mails, why
@@ -72,7 +72,7 @@ def questions(inst: Installation, history: History) -> dict[str, Callable[[], ob
         return read(read_message, largest.mail_job_id, **who)
 
     def report(job: Job) -> Callable[[], object]:
-        return read(current_report, job.mail_job_id)
+        return read(report_at_once, job.mail_job_id)
 
     def claimed() -> Claim:
         claim = claim_next(inst.database, number, mailcaster, now=now, hang_after_s=HANG_AFTER_S)
@@ -101,6 +101,7 @@ def questions(inst: Installation, history: History) -> dict[str, Callable[[], ob
         "report: of 100": report(history.small),
         "report: the third of a day": report(history.middle),
         "report: the largest": report(largest),
+        "report: half of a large one is sent": report(history.under_way),
         "report --recount: the third of a day": read(counted_report, history.middle.mail_job_id),
         "report --recount: the largest": read(counted_report, largest.mail_job_id),
         "message N NUMBER": message(message_no=largest.messages * 4 // 5),

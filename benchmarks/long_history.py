@@ -16,7 +16,9 @@ from sqlalchemy import text
 
 from benchmarks.frequency import POLICY
 from mail_orchestration.feedback.frequency_counters import put_in_force
+from mail_orchestration.feedback.frequency_figures import counted_contacts
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.frequency_in_force import policy_in_force
 from mail_orchestration.kernel.statements import Statements, parse_statements
 
 CHILD = 2000
@@ -59,6 +61,8 @@ class History:
     """Ended yesterday."""
     middle: Job
     small: Job
+    under_way: Job
+    """Today's largest: half of it is sent, the next child waits to be taken."""
     somebody: str
     """The address of a contact who is in the largest, and in the delivery log."""
     ended_single_mail: int
@@ -128,6 +132,10 @@ def write_history(
         )
     with database.begin() as connection:
         put_in_force(connection, installation_id, POLICY, today, datetime.now(UTC))
+        in_force = policy_in_force(connection, installation_id)
+        assert in_force is not None
+        # As the night does.
+        counted_contacts(connection, installation_id, in_force)
     with database.connect_autocommit() as connection:
         connection.execute(text("VACUUM ANALYZE"))
         connection.execute(text("CHECKPOINT"))
@@ -140,6 +148,7 @@ def write_history(
         largest=yesterday[0],
         middle=yesterday[2],
         small=yesterday[-1],
+        under_way=next(job for job in jobs if job.day == today),
         somebody=f"r{yesterday[0].messages // 125 * 100 + 1}@example.net",
         ended_single_mail=int(single or 0),
     )

@@ -15,6 +15,7 @@ from mail_orchestration.cli.mail_job_commands import PANEL, MailJobArgument, rea
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mail_orchestration.feedback.progress import Progress
     from mail_orchestration.feedback.reports import MailJobReport
 
 
@@ -34,25 +35,78 @@ def report(
 ) -> ExitCode | None:
     """What became of a mail job: books, children, domains, replies, rates.
 
-    That of a mail job at rest is counted once, and again when something has changed. Exit code 1 when the books do not
-    balance.
+    That of a mail job at rest is counted once, and again when something has changed; of a large one under way you see
+    how far it is, and the report that was counted last. Exit code 1 when the books do not balance.
     """
-    from mail_orchestration.feedback.kept_reports import counted_report, current_report
+    from mail_orchestration.feedback.kept_reports import counted_report, current_report, report_at_once
 
+    progress = None
     with face.open() as inst:
         found, _ = read_tree(inst, mail_job)
         with inst.database.begin() as connection:
-            made = (counted_report if recount else current_report)(connection, found.release_id)
-    written = [*_write_csv(made, csv), *_write_parquet(made, parquet)]
-    document = {"report": made, "balances": made.books.balances, "written": written}
+            if recount:
+                made: MailJobReport | None = counted_report(connection, found.release_id)
+            elif csv or parquet:
+                made = current_report(connection, found.release_id)
+            else:
+                at_once = report_at_once(connection, found.release_id)
+                made, progress = at_once.report, at_once.progress
+    written = [] if made is None else [*_write_csv(made, csv), *_write_parquet(made, parquet)]
+    balances = None if made is None else made.books.balances
+    document = {"report": made, "progress": progress, "balances": balances, "written": written}
 
     def show(console: Console) -> None:
-        show_report(console, made)
+        if progress is not None:
+            show_progress(console, progress, has_report=made is not None)
+        if made is not None:
+            show_report(console, made)
         for file in written:
             console.print(f"[green]written[/] {escaped(file)}")
 
     face.answer(document, show)
-    return None if made.books.balances else ExitCode.NOT_WELL
+    return ExitCode.NOT_WELL if balances is False else None
+
+
+def show_progress(console: Console, progress: Progress, *, has_report: bool) -> None:
+    """How far a mail job is, and what the report is of that follows, if one does."""
+    from rich.text import Text
+
+    console.print(
+        f"[bold]{progress.campaign}[/], mail job {progress.release_id}: {styled_state(progress.state)}"
+    )
+    console.print(
+        f"under way: as mailcasters have noted up to {progress.read_at:%Y-%m-%d %H:%M:%S}", highlight=False
+    )
+    if progress.reason:
+        console.print(Text(progress.reason, style="yellow"))
+    figures = ("accepted", "deferred", "rejected", "uncertain", "stopped")
+    ends = " + ".join(f"{getattr(progress, name):,} {name}" for name in figures)
+    console.print(
+        Text(f"{progress.messages:,} messages = {ends} + {progress.left:,} waiting, being sent or expired")
+    )
+    heads = ("mail job", "state", "mailcaster", "first", "last", *figures)
+    rows = [
+        (
+            str(line.mail_job_id),
+            line.state.value,
+            line.mailcaster or "",
+            line.first_message,
+            line.last_message,
+            *(getattr(line, name) for name in figures),
+        )
+        for line in progress.mail_jobs
+    ]
+    if rows:
+        console.print(table(*heads, rows=rows))
+    count = f"`mail-orchestration report {progress.release_id} --recount` counts them now."
+    console.print(
+        Text(
+            f"Below is the report as its rows were counted last. {count}"
+            if has_report
+            else f"Books, domains and replies are counted from its rows, which nobody has done yet. {count}",
+            style="yellow",
+        )
+    )
 
 
 def show_report(console: Console, made: MailJobReport) -> None:

@@ -146,6 +146,8 @@ class ReleaseFacts:
     is_dry_run: bool
     held_from: int | None
     """The release whose held mails this one sends."""
+    messages: int
+    """That were assembled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,7 @@ def release_facts(connection: Connection, release_id: int) -> ReleaseFacts:
         reason=row.reason,
         is_dry_run=row.is_dry_run,
         held_from=row.held_from,
+        messages=row.messages,
     )
 
 

@@ -1,10 +1,10 @@
--- Statements of feedback/books.py, reports.py and kept_reports.py; results are written by those of results.sql.
+-- Statements of feedback/books.py, reports.py, kept_reports.py and progress.py; results are written by those of results.sql.
 
 -- name: release_for_report
 -- What is known of a release besides its rows.
 SELECT
-    r.released_on, r.released_at, r.results_dropped_at, r.is_dry_run, r.held_from, c.name AS campaign, j.state, j.kind,
-    j.reason
+    r.released_on, r.released_at, r.results_dropped_at, r.is_dry_run, r.held_from, r.message_count AS messages,
+    c.name AS campaign, j.state, j.kind, j.reason
 FROM release AS r
 INNER JOIN mail_job AS j ON j.mail_job_id = r.release_id
 INNER JOIN campaign AS c ON c.campaign_id = r.campaign_id
@@ -241,9 +241,35 @@ FROM mail_job AS j
 WHERE j.release_id = ANY(CAST(:release_ids AS bigint[]));
 
 -- name: read_kept_report
--- The report that was kept, if it bears these signs.
-SELECT CAST(report AS text) FROM kept_report
-WHERE release_id = CAST(:release_id AS bigint) AND signs = CAST(:signs AS jsonb);
+-- The report that was counted last, and whether it bears these signs.
+SELECT CAST(report AS text) AS report, signs IS NOT NULL AND signs = CAST(:signs AS jsonb) AS is_current FROM kept_report
+WHERE release_id = CAST(:release_id AS bigint);
+
+-- name: find_what_is_under_way
+-- How many recipients these releases have, and whether more becomes of their messages by itself.
+SELECT
+    CAST(coalesce(sum(r.recipient_count), 0) AS bigint) AS recipients,
+    EXISTS (
+        SELECT FROM mail_job AS j
+        WHERE j.release_id = ANY(CAST(:release_ids AS bigint[]))
+            AND j.state IN ('P_ASSIGNING', 'P_ASSIGNED', 'RUNNING', 'STOPPING', 'RECOVERING')
+    )
+    OR EXISTS (
+        SELECT FROM loose_mail AS l
+        WHERE l.kind = 'retry' AND l.release_id = ANY(CAST(:release_ids AS bigint[]))
+            AND l.state IN ('SCHEDULED', 'QUEUED', 'SENDING')
+    ) AS is_under_way
+FROM release AS r
+WHERE r.release_id = ANY(CAST(:release_ids AS bigint[]));
+
+-- name: read_progress
+-- What is noted under each mail job of a release that messages are sent under.
+SELECT
+    mail_job_id, recovers_id AS recovers, state, mailcaster, first_message, last_message, accepted, deferred, rejected, uncertain,
+    stopped
+FROM mail_job
+WHERE release_id = CAST(:release_id AS bigint) AND kind IN ('small', 'child')
+ORDER BY mail_job_id;
 
 -- name: keep_report
 -- Keep a report in the place of the one before.

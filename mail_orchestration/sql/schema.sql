@@ -346,10 +346,11 @@ CREATE INDEX result_uncertain ON result (release_id, message_no) WHERE outcome =
 CREATE INDEX result_not_arrived ON result (release_id, message_no) WHERE outcome IN ('rejected', 'stopped', 'expired');
 CREATE INDEX result_by_time ON result USING brin (occurred_at) WITH (pages_per_range = 32);
 
--- Reports of mail jobs that nobody worked on when they were counted: a million rows take seconds. signs: see read_signs.
+-- The report of each release as it was counted last: a million rows take seconds. signs: see read_signs; null where somebody
+-- worked on it when it was counted.
 CREATE TABLE kept_report (
     release_id bigint PRIMARY KEY REFERENCES release ON DELETE CASCADE,
-    signs jsonb NOT NULL,
+    signs jsonb,
     report json NOT NULL
 );
 

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from benchmarks.everyday_questions import COUNT_ROWS, asked, look_at_plan, questions, report_on_the_ended
 from benchmarks.long_history import CHILD, History, write_history
 from mail_orchestration.audience.importing import ensure_installation
+from mail_orchestration.feedback import frequency_figures
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.settings import Settings
@@ -68,6 +69,28 @@ def most_read(table: str) -> int:
 def test_no_question_reads_what_it_is_not_about(history: tuple[Installation, History]) -> None:
     found = {name: list(faults(history[0], ask)) for name, ask in questions(*history).items()}
     assert {name: each for name, each in found.items() if each and name not in COUNT_ROWS} == {}
+
+
+@pytest.mark.rule("10.4", "8.9", "11.3")
+def test_what_was_counted_is_not_counted_again(
+    history: tuple[Installation, History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the rows of a large mail job under way, nor more counters than are counted at once."""
+    inst, _ = history
+    monkeypatch.setattr(frequency_figures, "COUNTED_AT_ONCE", 0)
+    counted = {
+        "report: half of a large one is sent": ("result_", "assembled_message_", "recipient_", "bypass_"),
+        "frequency": ("frequency_counter",),
+    }
+    for name, tables in counted.items():
+        read = {
+            table
+            for statement, parameters in asked(questions(*history)[name])
+            for table, rows in look_at_plan(inst, statement, parameters).read.items()
+            if rows
+        }
+        assert read
+        assert not [table for table in read if table.startswith(tables)], name
 
 
 @pytest.mark.rule("11.3")

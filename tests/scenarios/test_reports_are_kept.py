@@ -12,7 +12,13 @@ from sqlalchemy import text
 from mail_orchestration.broadcast import assemble_release, queue_release
 from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
 from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails
-from mail_orchestration.feedback.kept_reports import counted_report, current_report
+from mail_orchestration.feedback import kept_reports
+from mail_orchestration.feedback.kept_reports import (
+    ReportAtOnce,
+    counted_report,
+    current_report,
+    report_at_once,
+)
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
 from mail_orchestration.frequency.queue import rescan
 from mail_orchestration.installation import Installation
@@ -64,6 +70,62 @@ def test_every_retry_makes_another_report(
         # While somebody works on it, its figures are behind its results.
         execute(inst, "UPDATE mail_job SET state = 'RUNNING', ended_at = NULL WHERE kind <> 'parent'")
         current(inst, release_id, is_kept=False)
+
+
+@pytest.mark.rule("10.4")
+def test_of_a_large_one_under_way_its_progress_is_told(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the report that was counted last, which says when; nothing of it is counted for that."""
+
+    def at_once() -> ReportAtOnce:
+        with inst.database.begin() as connection:
+            return report_at_once(connection, release_id)
+
+    monkeypatch.setattr(kept_reports, "COUNTED_AT_ONCE", 0)
+    with (
+        relay_beside() as server,
+        site(tmp_path, server, database_url, monkeypatch, [LATER, "r1", "r2"]) as inst,
+    ):
+        release_id = released(inst)
+        waiting_still = at_once()
+        assert waiting_still.progress is None
+        assert waiting_still.report is not None
+        assert waiting_still.report.books.waiting == 3
+
+        execute(
+            inst,
+            "UPDATE mail_job SET state = 'RUNNING', mailcaster = 'm', heartbeat_at = now(), accepted = 1 "
+            "WHERE kind <> 'parent'",
+        )
+        under_way = at_once()
+        assert under_way.report == waiting_still.report
+        assert under_way.progress is not None
+        assert (under_way.progress.messages, under_way.progress.accepted, under_way.progress.left) == (
+            3,
+            1,
+            2,
+        )
+        with inst.database.begin() as connection:
+            counted = counted_report(connection, release_id)
+        assert at_once().report == counted, "what was counted under way is the last that was counted"
+        assert at_once().progress is not None
+        execute(
+            inst,
+            "UPDATE mail_job SET state = 'QUEUED', mailcaster = NULL, accepted = 0 WHERE kind <> 'parent'",
+        )
+
+        send_mail_jobs(inst, monkeypatch)
+        after = at_once()
+        assert after.progress is not None, "a retry waits"
+        assert (after.progress.accepted, after.progress.deferred, after.progress.left) == (2, 1, 0)
+        assert after.report == counted
+        while LooseMailState.SCHEDULED in waiting(inst):
+            retry(inst)
+        ended = at_once()
+        assert ended.progress is None
+        assert ended.report is not None
+        assert ended.report.books.accepted == 3
 
 
 @pytest.mark.rule("10.4", "1.8")
