@@ -19,6 +19,7 @@ from typing import TextIO
 
 from mail_orchestration.audience.rows import (
     MAXIMUM_ROW_CHARACTERS,
+    ROWS_OF_FIRST_BATCH,
     ROWS_PER_BATCH,
     Batch,
     Layout,
@@ -199,6 +200,7 @@ def _batches(lines: _Lines, delimiter: str, layout: Layout, *, may_be_short: boo
     numbers: list[int] = []
     rows: list[list[str]] = []
     rejects: list[Reject] = []
+    most = ROWS_OF_FIRST_BATCH
     while block := lines.block():
         plain = _plain_rows(block, delimiter, layout.width)
         if plain is not None:
@@ -212,9 +214,10 @@ def _batches(lines: _Lines, delimiter: str, layout: Layout, *, may_be_short: boo
                 else:
                     numbers.append(line)
                     rows.append(row)
-        if len(rows) + len(rejects) >= ROWS_PER_BATCH:
+        if len(rows) + len(rejects) >= most:
             yield Batch(layout=layout, lines=numbers, rows=rows, rejects=rejects)
             numbers, rows, rejects = [], [], []
+            most = ROWS_PER_BATCH
     yield Batch(layout=layout, lines=numbers, rows=rows, rejects=rejects)
 
 

@@ -12,7 +12,8 @@ from datetime import date, timedelta
 from sqlalchemy import Connection
 
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.partitions import analyze_day
+from mail_orchestration.kernel.partitions import partition_of
+from mail_orchestration.kernel.planner import analyze
 from mail_orchestration.kernel.statements import STATEMENTS
 
 DUPLICATE = "duplicate"
@@ -49,5 +50,5 @@ def bypass_duplicates(
     elif not held_in:
         return []
     # Whoever reads the recipients next joins with these rows.
-    analyze_day(connection, "bypass", released_on)
+    analyze(connection, partition_of("bypass", released_on))
     return sorted({*held_in, *(row.release_id for row in earlier)})

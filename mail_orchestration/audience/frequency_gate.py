@@ -33,7 +33,8 @@ from mail_orchestration.kernel.frequency import (
 )
 from mail_orchestration.kernel.frequency_in_force import PolicyInForce, policy_in_force
 from mail_orchestration.kernel.frequency_lock import lock_frequency
-from mail_orchestration.kernel.partitions import analyze_day, ensure_day
+from mail_orchestration.kernel.partitions import ensure_day, partition_of
+from mail_orchestration.kernel.planner import analyze
 from mail_orchestration.kernel.statements import STATEMENTS
 
 
@@ -121,7 +122,7 @@ def _foresee_mails(connection: Connection, wished: WishedPolicy, time_zone: Zone
             },
         )
     # A million of them would be taken for few: nothing else ever counts the rows of a temporary table.
-    connection.exec_driver_sql("ANALYZE foreseen_mail")
+    analyze(connection, "foreseen_mail")
 
 
 def _stop_those_it_forbids(
@@ -156,7 +157,7 @@ def _stop_those_it_forbids(
         connection.execute(STATEMENTS["expire_while_earlier_waits"], campaign)
     connection.execute(STATEMENTS["bypass_forbidden"], {**key, "details": [str(rule) for rule in rules]})
     # Whoever reads the recipients next joins with these rows.
-    analyze_day(connection, "bypass", release.released_on)
+    analyze(connection, partition_of("bypass", release.released_on))
     if waits and not release.is_dry_run:
         _hold(connection, release, in_force, rules, time_zone, now)
 

@@ -28,6 +28,7 @@ from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import BadAudience, NotFound
+from mail_orchestration.kernel.planner import analyze
 from mail_orchestration.kernel.statements import STATEMENTS
 
 _WORTH_ANALYZING = 10_000
@@ -200,8 +201,9 @@ def import_audience(
         crash_point("import_counted")
     crash_point("import_committed")
     if accepted + removed >= _WORTH_ANALYZING:
-        with database.connect_autocommit() as connection:
-            connection.execute(STATEMENTS["analyze_members"])
+        with database.begin() as connection:
+            # A release may follow within the second.
+            analyze(connection, "contact", "audience_member")
     return ImportSummary(
         import_id=import_id,
         rows_read=read,

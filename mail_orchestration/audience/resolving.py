@@ -36,7 +36,8 @@ from mail_orchestration.kernel.components import Component, run_components
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound, StateConflict
-from mail_orchestration.kernel.partitions import analyze_day
+from mail_orchestration.kernel.partitions import partition_of
+from mail_orchestration.kernel.planner import analyze
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 
@@ -177,7 +178,7 @@ def _insert_recipients(
             "required": [clean_name(name, 0) for name in required_attributes],
         },
     ).one()
-    analyze_day(connection, "recipient", release.released_on)
+    analyze(connection, partition_of("recipient", release.released_on))
     return int(audience_rows), int(recipients)
 
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from mail_orchestration.kernel.errors import BadAudience
 
 ROWS_PER_BATCH = 20_000
+ROWS_OF_FIRST_BATCH = 4_000
+"""Of a file: until it is checked the database has nothing to do."""
 MAXIMUM_ROW_CHARACTERS = 131_072
 """A longer row is rejected. It is also csv's own limit for one cell."""
 _MAXIMUM_NAME_CHARACTERS = 63

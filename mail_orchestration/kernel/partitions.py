@@ -43,11 +43,9 @@ def ensure_day(connection: Connection, day: date) -> None:
     connection.execute(STATEMENTS["ensure_day"], {"day": day})
 
 
-def analyze_day(connection: Connection, table: str, day: date) -> None:
-    """Let the planner know what the caller's transaction has written: autovacuum comes by later, and looks closer."""
-    connection.execute(STATEMENTS["look_briefly"])
-    # The name is the program's own, and of a date.
-    connection.exec_driver_sql(f"ANALYZE {table}_{day:%Y%m%d}")
+def partition_of(table: str, day: date) -> str:
+    """The name of a day's partition, as `ensure_day_partitions` in the schema gives it."""
+    return f"{table}_{day:%Y%m%d}"
 
 
 def day_partitions(connection: Connection) -> list[DayPartition]:

@@ -144,10 +144,6 @@ SET finished_at = greatest(clock_timestamp(), started_at), rows_read = CAST(:row
 WHERE import_id = CAST(:import_id AS bigint) AND finished_at IS NULL
 RETURNING members;
 
--- name: analyze_members
--- The planner knows the new sizes at once: a release may follow within the second.
-ANALYZE contact, audience_member;
-
 -- name: find_import
 -- An import of an audience that was done: the one of this number, or the latest.
 SELECT i.import_id, i.source, i.finished_at, i.rows_rejected
