@@ -89,7 +89,7 @@ def dead_letters(
     """List the loose mails that nobody will try again unasked, resubmit or delete them.
 
     Those are FAILED, after the most attempts or since they cannot be composed, or STOPPED with a deleted campaign.
-    Exit code 1 when a number that was given is none of theirs, or repeats another mail.
+    Exit code 1 when a number that was given is none of theirs, or repeats another mail or a later release.
     """
     from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
     from mail_orchestration.dispatch.loose_mails import (
@@ -140,7 +140,9 @@ def dead_letters(
             console.print(f"[green]{'resubmitted' if resubmit else 'deleted'}[/] {len(done):,}")
         if repeats:
             said_anew = ", ".join(map(str, repeats))
-            console.print(f"[yellow]left, the same was queued by another mail[/] {said_anew}")
+            console.print(
+                f"[yellow]left, the same was queued by another mail or a later release[/] {said_anew}"
+            )
         if missed:
             console.print(f"[yellow]no dead letter[/] {', '.join(map(str, missed))}")
         if left:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.holds import is_held
-from mail_orchestration.dispatch.queue_history import lock_keys
+from mail_orchestration.dispatch.repeats_at_rest import repeats_at_rest
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.kernel.model import Outcome
@@ -229,7 +229,7 @@ class Resubmitted:
     numbers: list[int]
     """Those that go."""
     repeats: dict[int, datetime]
-    """Those that are left since another mail says the same, and when that one was queued."""
+    """Those that are left since another mail, or a later release, says the same, and when that one was queued."""
 
 
 def resubmit_loose_mails(
@@ -238,14 +238,13 @@ def resubmit_loose_mails(
     """FAILED, STOPPED → QUEUED, due at once, with all attempts before them.
 
     SCHEDULED are retries, until a worker looks; what was never attempted before its moment; and what is of a paused
-    campaign. Those of a deleted campaign stay as they are, and so do single mails that another one repeats: one that
-    says the same for the same occurrence to the same address and was queued after this one and within `history` before
-    `now`, or waits, or is chosen as well and is the later one (spec 6.6). What goes is queued anew: its history begins
-    now. Nobody submits the same until the caller's transaction ends. Raises NotFound for a campaign that is not known.
+    campaign. Those of a deleted campaign stay as they are, and so do those that another mail or release repeats (see
+    `repeats_at_rest`). What goes is queued anew: its history begins now. Raises NotFound for a campaign that is not
+    known.
     """
     binds = chosen.binds(connection, installation_id)
     ensure_day(connection, now.astimezone(UTC).date())
-    repeats = _repeats_at_rest(connection, binds, now - history)
+    repeats = repeats_at_rest(connection, binds, history=history, now=now)
     going = {**binds, "repeats": sorted(repeats), "now": now}
     numbers = sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], going))
     return Resubmitted(numbers=numbers, repeats=repeats)
@@ -261,25 +260,6 @@ def delete_loose_mails(
     ensure_delivery_log(connection, now)
     binds = {**chosen.binds(connection, installation_id), "by": by, "now": now}
     return sorted(connection.scalars(STATEMENTS["delete_loose_mails"], binds))
-
-
-def _repeats_at_rest(
-    connection: Connection, binds: Mapping[str, Any], since: datetime
-) -> dict[int, datetime]:
-    resting = connection.execute(STATEMENTS["find_remembered_at_rest"], binds).all()
-    if not resting:
-        return {}
-    keys = [bytes(row.history_key) for row in resting]
-    lock_keys(connection, keys)
-    asked = {
-        "loose_mail_ids": [row.loose_mail_id for row in resting],
-        "history_keys": keys,
-        "moments": [row.remembered_at for row in resting],
-        "first_day": since.astimezone(UTC).date(),
-        "since": since,
-    }
-    rows = connection.execute(STATEMENTS["find_repeats_at_rest"], asked)
-    return {row.loose_mail_id: row.queued_at for row in rows}
 
 
 def _values(members: Collection[StrEnum]) -> list[str]:

@@ -1,4 +1,5 @@
--- Statements of dispatch/queue_history.py and audience/duplicates.py: what was queued lately (spec 6.6).
+-- Statements of dispatch/queue_history.py, dispatch/repeats_at_rest.py and audience/duplicates.py: what was queued lately
+-- (spec 6.6).
 
 -- name: lock_history
 -- Two callers with the same mail wait for each other, and others seldom. In order, so that none waits for the other in turn.
@@ -75,6 +76,91 @@ CROSS JOIN LATERAL (
 ) AS another
 GROUP BY r.loose_mail_id
 ORDER BY r.loose_mail_id;
+
+-- name: lock_dedup_of_dead_letters
+-- No campaign of which messages of releases may be resubmitted is deduplicated meanwhile, in the order of campaigns.
+SELECT pg_advisory_xact_lock(hashtextextended('mail_orchestration.dedup.' || k.campaign_id, 0))
+FROM (
+    SELECT DISTINCT l.campaign_id FROM loose_mail AS l
+    WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED') AND l.kind = 'retry'
+        AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+        AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+        AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
+        AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+    ORDER BY l.campaign_id
+) AS k;
+
+-- name: find_later_of_same_content
+-- The releases of messages that rest, each with a later one of the same content for the same occurrence; and whether that
+-- may have reached somebody within the history, or may still, by itself and not by what of it is held. What is tested is
+-- sent as often as is asked.
+SELECT this.release_id, later.release_id AS later_id, later.released_on,
+    EXISTS (
+        SELECT FROM mail_job AS j
+        WHERE j.release_id = later.release_id
+            AND (j.ended_at IS NULL OR (j.state <> 'STOPPED' AND j.queued_at > CAST(:since AS timestamptz)))
+    ) AS may_reach
+FROM release AS this
+INNER JOIN release AS later
+    ON later.campaign_id = this.campaign_id AND later.release_id > this.release_id
+        AND later.content_digest = this.content_digest AND later.occurrence = this.occurrence
+INNER JOIN campaign AS k ON k.campaign_id = this.campaign_id AND k.state <> 'test'
+WHERE later.resolved_at IS NOT NULL AND NOT later.is_dry_run
+    AND this.release_id IN (
+        SELECT l.release_id FROM loose_mail AS l
+        WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED') AND l.kind = 'retry'
+            AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+            AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+            AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
+            AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+    );
+
+-- name: find_repeats_of_releases
+-- Of messages of releases that rest those that a later release has for the same contact, unless its message ended there
+-- without arriving; and when that one was queued, or released where it is not yet. days: of the later ones.
+WITH resting AS (
+    SELECT l.loose_mail_id, l.contact_id, s.later_id, s.may_reach, later.released_on, later.bypassed_count,
+        coalesce(j.queued_at, later.released_at) AS queued_at
+    FROM loose_mail AS l
+    INNER JOIN unnest(
+        CAST(:release_ids AS bigint[]), CAST(:later_ids AS bigint[]), CAST(:may_reach AS boolean[])
+    ) AS s (release_id, later_id, may_reach) ON s.release_id = l.release_id
+    INNER JOIN release AS later ON later.release_id = s.later_id
+    INNER JOIN mail_job AS j ON j.mail_job_id = s.later_id
+    WHERE l.installation_id = CAST(:installation_id AS integer) AND l.state IN ('FAILED', 'STOPPED') AND l.kind = 'retry'
+        AND (CAST(:loose_mail_ids AS bigint[]) IS NULL OR l.loose_mail_id = ANY(CAST(:loose_mail_ids AS bigint[])))
+        AND (CAST(:kind AS loose_mail_kind) IS NULL OR l.kind = CAST(:kind AS loose_mail_kind))
+        AND (CAST(:code AS text) IS NULL OR l.code = CAST(:code AS text))
+        AND (CAST(:campaign_id AS integer) IS NULL OR l.campaign_id = CAST(:campaign_id AS integer))
+)
+SELECT same.loose_mail_id, max(same.queued_at) AS queued_at
+FROM (
+    SELECT r.loose_mail_id, r.queued_at
+    FROM resting AS r
+    INNER JOIN recipient AS p
+        ON p.released_on = r.released_on AND p.released_on = ANY(CAST(:days AS date[])) AND p.release_id = r.later_id
+            AND p.release_id = ANY(CAST(:later_ids AS bigint[])) AND p.contact_id = r.contact_id AND p.bypass_reason IS NULL
+    LEFT JOIN LATERAL (
+        SELECT e.outcome FROM result AS e
+        WHERE e.released_on = p.released_on AND e.released_on = ANY(CAST(:days AS date[])) AND e.release_id = p.release_id
+            AND e.contact_id = p.contact_id AND e.message_no BETWEEN p.recipient_no - r.bypassed_count AND p.recipient_no
+        ORDER BY e.result_no DESC
+        LIMIT 1
+    ) AS last ON TRUE
+    WHERE r.may_reach AND (last.outcome IS NULL OR last.outcome NOT IN ('rejected', 'stopped', 'expired'))
+        AND NOT EXISTS (
+            SELECT FROM bypass AS b
+            WHERE b.released_on = p.released_on AND b.released_on = ANY(CAST(:days AS date[]))
+                AND b.release_id = p.release_id AND b.recipient_no = p.recipient_no
+        )
+    UNION ALL
+    SELECT r.loose_mail_id, r.queued_at
+    FROM resting AS r
+    INNER JOIN held_mail AS h ON h.release_id = r.later_id AND h.contact_id = r.contact_id
+    WHERE h.expires_at > CAST(:now AS timestamptz)
+) AS same
+GROUP BY same.loose_mail_id
+ORDER BY same.loose_mail_id;
 
 
 -- name: lock_dedup_of_campaign

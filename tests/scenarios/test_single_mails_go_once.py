@@ -16,17 +16,13 @@ from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.single_mailer import Submission, delete, resubmit, submit
 from mail_orchestration.single_mailer.failures import why_left
 from tests.scenarios.installations import address_of, now
-from tests.scenarios.relays.beside import relay_beside
+from tests.scenarios.relays.beside import server
 from tests.scenarios.relays.scripted import ScriptedRelay
 from tests.scenarios.single_mail_site import mail, send, site, states
 
+__all__ = ["server"]
+
 REPEATS = "the same was queued by another mail, "
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedRelay]:
-    with relay_beside() as server:
-        yield server
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.scenarios.relays.scripted import Script, ScriptedRelay
 
 
@@ -37,6 +39,13 @@ def relay_beside(
             loop, over = ending[0]
             loop.call_soon_threadsafe(over.set)
             serving.result(timeout=30)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedRelay]:
+    """One that takes all, for a test."""
+    with relay_beside() as server:
+        yield server
 
 
 def wait_until_unanswered(server: ScriptedRelay, count: int) -> None:
