@@ -251,7 +251,8 @@ ON CONFLICT (contact_id) DO UPDATE SET places = excluded.places;
 
 -- name: count_held_mails_by_day
 -- Mails that began to wait, that went later, and whose wait ended otherwise, by day, from one on; waiting: those that wait
--- still, by the day on which they began to. What expired at once never waited.
+-- still, by the day on which they began to. What expired at once never waited. A gate holds a million at one moment: mails
+-- are counted by moments first, of which each is turned into a day once.
 SELECT
     e.day,
     CAST(sum(e.waiting + e.held) AS bigint) AS held,
@@ -262,13 +263,13 @@ FROM (
     SELECT CAST(held_at AT TIME ZONE :time_zone AS date) AS day, count(*) AS waiting, 0 AS held, 0 AS sent, 0 AS ended_unsent
     FROM held_mail
     WHERE installation_id = CAST(:installation_id AS integer)
-    GROUP BY 1
+    GROUP BY held_at
     UNION ALL
     SELECT CAST(held_at AT TIME ZONE :time_zone AS date), 0, count(*), 0, 0
     FROM held_mail_log
     WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first_day AS date) - 1
         AND ending <> 'earlier_waits'
-    GROUP BY 1
+    GROUP BY held_at
     UNION ALL
     SELECT
         CAST(ended_at AT TIME ZONE :time_zone AS date), 0, 0,
@@ -276,7 +277,7 @@ FROM (
     FROM held_mail_log
     WHERE installation_id = CAST(:installation_id AS integer) AND day >= CAST(:first_day AS date) - 1
         AND ending <> 'earlier_waits'
-    GROUP BY 1
+    GROUP BY ended_at
 ) AS e
 GROUP BY e.day
 ORDER BY e.day;

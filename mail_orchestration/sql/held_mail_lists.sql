@@ -39,12 +39,15 @@ ORDER BY h.priority DESC, h.held_at, h.held_mail_id;
 
 -- name: count_held_mails
 -- How many mails wait, by campaign and the rule that held them, most first.
-SELECT k.name AS campaign, h.max_mails, h.days, count(*) AS mails, min(h.held_at) AS held_since, min(h.expires_at) AS first_expires_at
-FROM held_mail AS h
+SELECT k.name AS campaign, h.max_mails, h.days, h.mails, h.held_since, h.first_expires_at
+FROM (
+    SELECT campaign_id, max_mails, days, count(*) AS mails, min(held_at) AS held_since, min(expires_at) AS first_expires_at
+    FROM held_mail
+    WHERE installation_id = CAST(:installation_id AS integer)
+    GROUP BY campaign_id, max_mails, days
+) AS h
 INNER JOIN campaign AS k ON k.campaign_id = h.campaign_id
-WHERE h.installation_id = CAST(:installation_id AS integer)
-GROUP BY k.name, h.max_mails, h.days
-ORDER BY mails DESC, campaign, h.days, h.max_mails;
+ORDER BY h.mails DESC, campaign, h.days, h.max_mails;
 
 -- name: list_past_held_mails
 -- How earlier waits of a contact ended, the latest first.

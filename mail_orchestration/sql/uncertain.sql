@@ -1,16 +1,25 @@
 -- Statements of feedback/uncertain.py: the operator's word on uncertain messages (spec 5.7).
 
 -- name: list_uncertain
--- The uncertain messages of a range with the mail job that covers each now; addresses are for the operator's own eyes.
+-- The uncertain messages of a range with the mail job that covers each now; addresses are for the operator's own eyes. That
+-- is the one that recorded it, or where that was recovered the last of its chain: looked for among all mail jobs of the release
+-- only then.
 SELECT
     u.message_no, m.recipient_no, m.address, u.occurred_at, u.result_no, u.relay, u.reply_text,
     j.mail_job_id, j.state AS mail_job_state, u.loose_mail_state
 FROM uncertain_message AS u
 INNER JOIN assembled_message AS m
     ON m.released_on = u.released_on AND m.release_id = u.release_id AND m.message_no = u.message_no
-INNER JOIN mail_job AS j
-    ON j.release_id = u.release_id AND j.kind IN ('small', 'child') AND j.state <> 'RECOVERED'
-        AND u.message_no BETWEEN j.first_message AND j.last_message
+INNER JOIN mail_job AS own ON own.mail_job_id = u.mail_job_id
+CROSS JOIN LATERAL (
+    SELECT own.mail_job_id, own.state
+    WHERE own.kind IN ('small', 'child') AND own.state <> 'RECOVERED'
+    UNION ALL
+    SELECT other.mail_job_id, other.state FROM mail_job AS other
+    WHERE (own.kind NOT IN ('small', 'child') OR own.state = 'RECOVERED')
+        AND other.release_id = u.release_id AND other.kind IN ('small', 'child') AND other.state <> 'RECOVERED'
+        AND u.message_no BETWEEN other.first_message AND other.last_message
+) AS j
 WHERE u.released_on = CAST(:released_on AS date) AND u.release_id = CAST(:release_id AS bigint)
     AND u.message_no BETWEEN CAST(:first_message AS integer) AND CAST(:last_message AS integer)
 ORDER BY u.message_no

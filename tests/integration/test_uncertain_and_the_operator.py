@@ -97,6 +97,24 @@ def test_what_a_mailcaster_has_in_hand_or_will_take_is_not_settled(world: World)
     assert (shown.accepted, shown.rejected, shown.uncertain) == (8, 1, 1)
 
 
+@pytest.mark.rule("5.3")
+def test_those_of_a_recovered_mail_job_are_where_its_chain_ends(world: World) -> None:
+    first = with_uncertain(world)
+    second = world.begun(10, kind="small")
+    world.execute(
+        "UPDATE mail_job SET release_id = :first, recovers_id = :first WHERE mail_job_id = :second",
+        first=first,
+        second=second,
+    )
+    world.execute(
+        "UPDATE mail_job SET state = 'RECOVERED', ended_at = :now WHERE mail_job_id = :first",
+        now=NOW,
+        first=first,
+    )
+    assert {(each.mail_job_id, each.mail_job_state) for each in listed(world, first)} == {(second, "RUNNING")}
+    assert [each.message_no for each in listed(world, first)] == [7, 8, 9, 10]
+
+
 def test_the_states_of_both_sides_are_the_same(world: World) -> None:
     mail_job_id = with_uncertain(world, uncertain=1)
     for state in ("RUNNING", "STOPPING", "STOPPED_R", "RECOVERING"):
