@@ -123,7 +123,7 @@ def write_history(
             write("insert_results", "insert_second_results", "insert_delivery_log", day=day)
             write("insert_history", "insert_daily_counts", day=day)
             if day >= first_with_messages:
-                write("insert_recipients", "insert_messages", day=day)
+                write("insert_recipients", "insert_messages", "insert_blocks", day=day)
         write("insert_retries", "insert_single_mails", "insert_held_mails")
         connection.execute(
             text(

@@ -151,16 +151,21 @@ FROM job CROSS JOIN LATERAL generate_series(1, recipients) AS n
 WHERE day = CAST(:day AS date);
 
 -- name: insert_messages
--- Two hundred octets each, as a newsletter has when it is compressed.
-INSERT INTO assembled_message (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
-SELECT
-    day, id, n, n, contact_id, 14000, 'r' || contact_id || '@example.net',
-    CAST(repeat(md5(CAST(n AS text)), 6) AS bytea)
+-- In blocks of sixty-four.
+INSERT INTO assembled_message (released_on, release_id, message_no, recipient_no, contact_id, size, place_in_block, address)
+SELECT day, id, n, n, contact_id, 14000, (n - 1) % 64, 'r' || contact_id || '@example.net'
 FROM job
 CROSS JOIN LATERAL (
     SELECT n, pg_temp.reader(n, id, CAST(:contacts AS integer), recipients) AS contact_id
     FROM generate_series(1, messages) AS n
 ) AS message
+WHERE day = CAST(:day AS date);
+
+-- name: insert_blocks
+-- Sixty-four messages each, of some 130 octets, as newsletters have when they are compressed together.
+INSERT INTO message_block (released_on, release_id, first_message, block)
+SELECT day, id, n, CAST(repeat(md5(CAST(n AS text)), 260) AS bytea)
+FROM job CROSS JOIN LATERAL generate_series(1, messages, 64) AS n
 WHERE day = CAST(:day AS date);
 
 -- name: insert_delivery_log

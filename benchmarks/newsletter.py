@@ -26,6 +26,7 @@ from benchmarks.harness import command_line
 from benchmarks.harness.databases import own_folder
 from benchmarks.harness.measurements import Measurement, Target
 from benchmarks.harness.postfix import sink
+from benchmarks.harness.rates import octets_of
 from benchmarks.harness.shift import shifts
 from benchmarks.harness.site import CAMPAIGNS, addresses, release, write_site
 from mail_orchestration.installation import open_installation
@@ -49,7 +50,9 @@ def measure(sizes: Sizes) -> list[Measurement]:
         with open_installation(settings, application_name="benchmark") as inst:
             for _ in range(sizes.rounds):
                 runs["rendering"].append(rendering_alone(folder, sizes.rendered))
+                before = octets_of(inst)["message"]
                 made = release(inst, "newsletter")
+                runs["grown"].append((octets_of(inst)["message"] - before) / made.messages)
                 (shift,) = shifts(settings)
                 if shift.messages != sizes.contacts:
                     raise SystemExit(f"{shift.messages} of {sizes.contacts} messages have a result")
@@ -97,6 +100,15 @@ def _sizes(runs: dict[str, list[float]]) -> Iterator[Measurement]:
         reference="octets of the message",
         reference_runs=tuple(runs["octets"]),
         goal=2,
+    )
+    yield Measurement(
+        name="newsletter: octets that messages take in the database, each, with rows and indexes",
+        unit="octets",
+        runs=tuple(runs["grown"]),
+        reference="octets of the message",
+        reference_runs=tuple(runs["octets"]),
+        target=Target(at_most=300, of="value"),
+        goal=4,
     )
     yield Measurement(
         name="newsletter: cores that our processes keep busy during assembly, PostgreSQL's not counted",

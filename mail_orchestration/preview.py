@@ -138,11 +138,11 @@ def _compose(
     """The messages, made in a process that a template without end cannot hold up. Raises BadCampaign."""
     with composing(inst, campaign, facts_of_no_mail_job(inst, now)) as pool:
         messages: list[bytes] = []
-        decompress = Compressor(pool.dictionary).decompress
+        compressor = Compressor(pool.dictionary)
         for batch in pool.assemble(([recipient] for recipient in recipients), dated=now):
             for bypass in batch.bypasses:
                 raise BadCampaign(f"{bypass.detail} ({bypass.reason})")
-            messages += (decompress(message.stored) for message in batch.messages)
+            messages += (compressor.read(block)[0] for block in batch.blocks)
         return messages
 
 

@@ -145,7 +145,7 @@ def octets_of(inst: Installation) -> dict[str, float]:
     )
     found = dict.fromkeys(("contact", "recipient", "message", "result"), 0.0)
     tables = {"contact": ("contact", "audience"), "recipient": ("recipient", "bypass", "queue_history")}
-    tables["message"] = ("assembled_message",)
+    tables["message"] = ("assembled_message", "message_block")
     with inst.database.begin() as connection:
         for row in connection.execute(question):
             of = (what for what, names in tables.items() if row.name.startswith(names))

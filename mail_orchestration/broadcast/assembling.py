@@ -138,16 +138,17 @@ class _Assembly:
                 releases.keep_dictionary(connection, self._release.release_id, pool.dictionary, now)
             crash_point("assembly_dictionary_kept")
             reading = stack.enter_context(self._inst.database.connect_autocommit())
-            gathered, octets = AssembledBatch([], []), 0
+            gathered, octets = AssembledBatch(), 0
             for batch in pool.assemble(self._batches(reading)):
                 self._up_to = self._ends.popleft()
                 gathered.messages.extend(batch.messages)
                 gathered.bypasses.extend(batch.bypasses)
-                octets += sum(len(message.stored) for message in batch.messages)
+                gathered.blocks.extend(batch.blocks)
+                octets += sum(map(len, batch.blocks))
                 settled = len(gathered.messages) + len(gathered.bypasses) + len(self._set_aside)
                 if settled >= COMMIT_RECIPIENTS or octets >= COMMIT_OCTETS:
                     self._store(gathered)
-                    gathered, octets = AssembledBatch([], []), 0
+                    gathered, octets = AssembledBatch(), 0
             self._store(gathered)
         crash_point("assembly_all_stored")
         with self._inst.database.begin() as connection:
@@ -207,12 +208,8 @@ class _Assembly:
                 released_on,
                 release_id,
                 self._next_message,
-                [
-                    message_store.MessageToStore(
-                        each.recipient_no, each.contact_id, each.address, each.size, each.stored
-                    )
-                    for each in batch.messages
-                ],
+                [message_store.MessageToStore._make(each) for each in batch.messages],
+                batch.blocks,
             )
             crash_point("assembly_batch_written")
             for stage, bypasses in by_stage.items():
@@ -221,7 +218,7 @@ class _Assembly:
         for bypasses in by_stage.values():
             self._bypassed.update(bypass.reason for bypass in bypasses)
         self._composed_bytes += sum(each.size for each in batch.messages)
-        self._stored_bytes += sum(len(each.stored) for each in batch.messages)
+        self._stored_bytes += sum(map(len, batch.blocks))
         self._failed += len(batch.bypasses)
         self._refuse_too_many_failures(batch.bypasses)
         if self._progress is not None:

@@ -78,4 +78,5 @@ def read_exact_message(inst: Installation, mail_job: int, who: str) -> tuple[Any
         by = {"address": normalise_address(who)}
     with inst.database.begin() as connection:
         stored = read_message(connection, found.release_id, **by)
-    return stored, Compressor(stored.dictionary or b"").decompress(stored.message)
+    data, _ = Compressor(stored.dictionary or b"").read(stored.block, stored.place_in_block)
+    return stored, data

@@ -22,6 +22,7 @@ class Batch:
         for _, piece in sorted(self.done, key=lambda each: each[0]):
             whole.messages.extend(piece.messages)
             whole.bypasses.extend(piece.bypasses)
+            whole.blocks.extend(piece.blocks)
         return whole
 
 

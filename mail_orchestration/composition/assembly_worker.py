@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple, Protocol, TypeVar
 
 from mail_orchestration.composition.composer import Composer
-from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.compression import MOST_MESSAGES, Compressor, Cut, Packer
 from mail_orchestration.composition.context import MailJobFacts
 from mail_orchestration.composition.definition import campaign_from_files
 from mail_orchestration.composition.errors import CompositionError, FaultReason
@@ -29,23 +29,25 @@ _T = TypeVar("_T")
 
 
 class AssembledMessage(NamedTuple):
-    """One message, ready to be stored. A tuple, since a million of them pass through pipes."""
+    """What is known of one message that is ready to be stored. A tuple, since a million of them pass through pipes."""
 
     recipient_no: int
     contact_id: int
     address: str
-    stored: bytes
-    """The message as `Compressor.compress` gave it."""
     size: int
     """Octets of the message itself."""
+    place: int
+    """Of its text in its block; 0 begins the next block."""
 
 
 @dataclass(frozen=True, slots=True)
 class AssembledBatch:
-    """What became of one batch: every recipient of it is in one of the two, in the batch's order."""
+    """What became of one batch: every recipient of it is a message or a bypass, in the batch's order."""
 
     messages: list[AssembledMessage] = field(default_factory=list)
     bypasses: list[Bypass] = field(default_factory=list)
+    blocks: list[bytes] = field(default_factory=list)
+    """The texts of the messages, as `Compressor.pack` gave them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class Order:
     pages: Sequence[Page | PageUnavailable | None] | None = None
     ask_for_pages: bool = False
     dated: datetime | None = None
-    """The moment of messages that are composed by themselves: see `Composer.compose`."""
+    """The moment of messages that are composed by themselves: see `Composer.compose`. Each is a block of its own."""
 
 
 Asked = list[PageRequest | Bypass]
@@ -156,6 +158,7 @@ def _compose(
     composer: Composer, compressor: Compressor, order: Order, progress: Progress, limits: Limits
 ) -> AssembledBatch:
     batch = AssembledBatch()
+    packer = Packer(compressor, MOST_MESSAGES if order.dated is None else 1)
     breaches = 0
     for index, recipient in enumerate(order.recipients):
         progress.value = index
@@ -167,13 +170,20 @@ def _compose(
             recipient,
             limits,
         )
-        if isinstance(found, AssembledMessage):
-            batch.messages.append(found)
+        if isinstance(found, Cut):
+            # Not within the limits of this message: the block of those before it may be compressed.
+            place = packer.add(found)
+            batch.messages.append(
+                AssembledMessage(
+                    recipient.recipient_no, recipient.contact_id, recipient.address, found.size, place
+                )
+            )
             continue
         batch.bypasses.append(found)
         breaches += found.reason == FaultReason.TEMPLATE_LIMITS
         if breaches >= limits.maximum_breaches:
             break  # the parent gives up; composing the rest would take minutes
+    batch.blocks.extend(packer.blocks())
     return batch
 
 
@@ -183,13 +193,10 @@ def _assemble(
     recipient: Recipient,
     page: Page | PageUnavailable | None,
     dated: datetime | None,
-) -> AssembledMessage:
+) -> Cut:
     if isinstance(page, PageUnavailable):
         raise CompositionError(FaultReason.PAGE_UNAVAILABLE, page.reason)
-    data = composer.compose(recipient, page, dated=dated).data
-    return AssembledMessage(
-        recipient.recipient_no, recipient.contact_id, recipient.address, compressor.compress(data), len(data)
-    )
+    return compressor.cut(composer.compose(recipient, page, dated=dated).data)
 
 
 def _within_limits(work: Callable[[], _T], recipient: Recipient, limits: Limits) -> _T | Bypass:

@@ -200,8 +200,8 @@ def _composed(campaign: Campaign, sample: Recipient | None) -> Iterator[Finding]
                 if sample is None and bypass.reason is FaultReason.MISSING_ATTRIBUTE:
                     detail = f"{'there is no sample_contact' if unknown else 'sample_contact'}: {detail}"
                 yield placed(Severity.WARNING if excused else Severity.ERROR, detail)
-            for message in batch.messages:
-                data = Compressor(pool.dictionary).decompress(message.stored)
+            for block in batch.blocks:
+                data, _ = Compressor(pool.dictionary).read(block)
                 yield from _sizes(campaign, data)
     except (BadCampaign, AssemblyFailed) as fault:
         yield placed(Severity.ERROR, str(fault))

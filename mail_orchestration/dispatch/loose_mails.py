@@ -6,16 +6,18 @@ each reservation raises it. So whoever comes back after its time is over writes 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.holds import is_held
+from mail_orchestration.dispatch.message_store import read_blocks
 from mail_orchestration.dispatch.repeats_at_rest import repeats_at_rest
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
@@ -27,7 +29,7 @@ MOST_RUN_OUTS = 3
 """Reservations of a mail that run out in a row, before it is a dead letter. The first may be another's fault, whom the
 worker had in hand with it; from then on it is taken alone."""
 RESERVED_OCTETS = 16 * 1024 * 1024
-"""Of messages, as they are stored, that are reserved at once."""
+"""Of messages as they are stored, a retry with its whole block, that are reserved at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,9 @@ class MessageOfRelease:
     recipient_no: int | None
     """None where the stored message is past retention."""
     size: int | None
-    stored: bytes | None
-    """Compressed against the release's dictionary."""
+    place_in_block: int | None
+    block: bytes | None
+    """The message and its neighbours, compressed against the release's dictionary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +157,7 @@ def reserve_loose_mails(
         "is_free": is_free,
     }
     rows = connection.execute(STATEMENTS["reserve_loose_mails"], {**whose, **what}).all()
+    blocks = _blocks(connection, rows)
     return [
         ReservedMail(
             loose_mail_id=row.loose_mail_id,
@@ -181,7 +185,8 @@ def reserve_loose_mails(
                 result_no=row.result_no,
                 recipient_no=row.recipient_no,
                 size=row.stored_size,
-                stored=row.stored,
+                place_in_block=row.place_in_block,
+                block=blocks.get((row.release_id, row.first_of_block)),
             ),
             reserved_at=began,
         )
@@ -260,6 +265,19 @@ def delete_loose_mails(
     ensure_delivery_log(connection, now)
     binds = {**chosen.binds(connection, installation_id), "by": by, "now": now}
     return sorted(connection.scalars(STATEMENTS["delete_loose_mails"], binds))
+
+
+def _blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[tuple[int, int], bytes]:
+    """What retries say, by their release and the first message of their block: each block once."""
+    firsts: dict[tuple[date, int], set[int]] = defaultdict(set)
+    for row in rows:
+        if row.first_of_block is not None:
+            firsts[row.released_on, row.release_id].add(row.first_of_block)
+    return {
+        (release_id, first): block
+        for (released_on, release_id), of_one in firsts.items()
+        for first, block in read_blocks(connection, released_on, release_id, of_one).items()
+    }
 
 
 def _values(members: Collection[StrEnum]) -> list[str]:

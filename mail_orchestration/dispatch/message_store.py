@@ -2,12 +2,13 @@
 2.7).
 
 A release's messages are numbered 1, 2, 3 … without gaps; figures on the release and rows of the big tables
-change in the same transaction, so that an assembly that was cut off goes on after `release.assembled_up_to`.
+change in the same transaction, so that an assembly that was cut off goes on after `release.assembled_up_to`. What
+messages say is in blocks of neighbours, each written with the rows of its messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import NamedTuple
@@ -15,12 +16,13 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from mail_orchestration.kernel.addresses import address_key
-from mail_orchestration.kernel.bulk import copy_rows
+from mail_orchestration.kernel.bulk import copy_rows, read_binary
 from mail_orchestration.kernel.errors import NotFound, StateConflict
 from mail_orchestration.kernel.model import Bypass
 from mail_orchestration.kernel.statements import STATEMENTS
 
-_MESSAGE_TYPES = ("date", "int8", "int4", "int4", "int8", "int4", "text", "bytea")
+_MESSAGE_TYPES = ("date", "int8", "int4", "int4", "int8", "int4", "int2", "text")
+_BLOCK_TYPES = ("date", "int8", "int4", "bytea")
 _BYPASS_TYPES = ("date", "int8", "int4", "text", "text", "text")
 
 
@@ -32,8 +34,8 @@ class MessageToStore(NamedTuple):
     address: str
     size: int
     """Octets of the message before compression."""
-    message: bytes
-    """Compressed against the release's dictionary."""
+    place: int
+    """In its block; 0 begins the next block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +48,11 @@ class StoredMessage:
     contact_id: int
     size: int
     address: str
-    message: bytes
+    place_in_block: int
+    block: bytes
+    """The message and its neighbours, compressed."""
     dictionary: bytes | None
-    """What the message is compressed against."""
+    """What they are compressed against."""
 
 
 def store_messages(
@@ -57,8 +61,10 @@ def store_messages(
     release_id: int,
     first_message_no: int,
     messages: Sequence[MessageToStore],
+    blocks: Sequence[bytes],
 ) -> int:
-    """Store messages `first_message_no`, +1, +2 … and return the number that the next one takes.
+    """Store messages `first_message_no`, +1, +2 …, and the blocks that they are in. Returns the number that the next
+    one takes.
 
     Raises StateConflict when the release's messages do not end just before: somebody else assembles it too.
     """
@@ -82,12 +88,19 @@ def store_messages(
                 each.recipient_no,
                 each.contact_id,
                 each.size,
+                each.place,
                 each.address,
-                each.message,
             )
             for number, each in enumerate(messages, start=first_message_no)
         ),
         types=_MESSAGE_TYPES,
+    )
+    begins = (number for number, each in enumerate(messages, start=first_message_no) if each.place == 0)
+    copy_rows(
+        connection,
+        STATEMENTS["copy_blocks"],
+        ((released_on, release_id, *each) for each in zip(begins, blocks, strict=True)),
+        types=_BLOCK_TYPES,
     )
     return first_message_no + len(messages)
 
@@ -166,12 +179,22 @@ def read_message(
             "address": address,
         },
     ).one_or_none()
-    if row is None:
+    if row is None or row.block is None:
         raise NotFound(
             f"mail job {release_id} has no such message: nobody of that number or address, or bypassed, "
             "or past its retention"
         )
     return StoredMessage(**row._mapping)
+
+
+def read_blocks(
+    connection: Connection, released_on: date, release_id: int, first_messages: Set[int]
+) -> dict[int, bytes]:
+    """What messages of a release say, by the first message of each block. What is past retention is not there."""
+    if not first_messages:
+        return {}
+    binds = {"released_on": released_on, "release_id": release_id, "first_messages": sorted(first_messages)}
+    return dict(read_binary(connection, STATEMENTS["read_blocks"], binds))
 
 
 def _count(

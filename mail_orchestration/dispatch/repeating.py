@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.claim import Claim
-from mail_orchestration.dispatch.unsent import UnsentMessage
+from mail_orchestration.dispatch.unsent import UnsentMessage, with_blocks
 from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.statements import STATEMENTS
 
@@ -57,13 +57,9 @@ def repeatable_messages(
             "most": batch,
         },
     ).all()
-    to_send: list[UnsentMessage] = []
-    suppressed: list[UnsentMessage] = []
-    for row in rows:
-        (suppressed if row.is_suppressed else to_send).append(UnsentMessage._make(row[:6]))
     return Repeatable(
-        to_send=to_send,
-        suppressed=suppressed,
+        to_send=with_blocks(connection, claim, [row[:6] for row in rows if not row.is_suppressed]),
+        suppressed=[UnsentMessage(*row[:6]) for row in rows if row.is_suppressed],
         result_nos={row.message_no: row.result_no for row in rows},
     )
 

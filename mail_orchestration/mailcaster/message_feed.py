@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor, lines_of
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
 from mail_orchestration.kernel.crash_points import crash_point
@@ -31,7 +31,8 @@ class MessageFeed:
     """Egress' `MessageSource` over the messages of a claim that have no result.
 
     A recipient who was suppressed after assembly is not sent to: the result `stopped` says why (spec 1.5). Messages
-    wait compressed: one is composed anew when its turn comes, so that a batch of large ones fits in memory.
+    wait compressed: a block is read when the turn of its first message comes, so that a batch of large ones fits in
+    memory.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class MessageFeed:
     ) -> None:
         self._database = database
         self._claim = claim
-        self._decompress = compressor.decompress
+        self._compressor = compressor
         self._reverse_path = reverse_path
         self._clock = clock
         self._record = record
@@ -115,17 +116,10 @@ class MessageFeed:
     def composed(self, row: UnsentMessage) -> OutgoingMessage:
         """The message as it goes onto the wire, the same whenever it is asked for. Raises BadStoredMessage."""
         try:
-            data = self._decompress(row.message)
+            data, lines = self._compressor.read(row.block, row.place)
         except BadStoredMessage:
             raise BadStoredMessage(f"message {row.message_no} cannot be read as it is stored") from None
-        return OutgoingMessage(
-            row.message_no,
-            row.contact_id,
-            self._reverse_path,
-            row.address,
-            data,
-            lines_of(row.message),
-        )
+        return OutgoingMessage(row.message_no, row.contact_id, self._reverse_path, row.address, data, lines)
 
     def _begin_reading(self) -> asyncio.Task[Unsent]:
         sent = self._loaded - len(self._ready)
@@ -152,7 +146,7 @@ class MessageFeed:
 
     def _read_one(self, message_no: int) -> Unsent:
         with self._database.begin() as connection:
-            return unsent_messages(connection, self._claim, message_no - 1, 1)
+            return unsent_messages(connection, self._claim, message_no - 1, 1, with_texts=False)
 
     async def _set_aside(self, outcome: Outcome, why: str, rows: Sequence[UnsentMessage]) -> None:
         """Record, durably, that these messages are not sent, before more is read."""

@@ -29,6 +29,7 @@ SETTING_OF: Mapping[str, str] = MappingProxyType(
         "result": "results_days",
         "place_given_back": "results_days",
         "assembled_message": "messages_days",
+        "message_block": "messages_days",
         "delivery_log": "delivery_log_days",
         "held_mail_log": "delivery_log_days",
         "loose_mail_message": "messages_days",
@@ -37,9 +38,9 @@ SETTING_OF: Mapping[str, str] = MappingProxyType(
     }
 )
 """Table → the setting that says how long its partitions are kept. What is not named here is kept for ever."""
-OF_RELEASES = frozenset({"recipient", "bypass", "result", "place_given_back", "assembled_message"})
+MESSAGES = frozenset({"assembled_message", "message_block"})
+OF_RELEASES = frozenset({"recipient", "bypass", "result", "place_given_back"}) | MESSAGES
 """Tables whose days are those of releases, which may need them for longer."""
-MESSAGES = "assembled_message"
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class _Retention:
             return False
         if partition.parent not in OF_RELEASES:
             return True
-        return self._is_given_up(partition.day, with_results=partition.parent != MESSAGES)
+        return self._is_given_up(partition.day, with_results=partition.parent not in MESSAGES)
 
     def _is_given_up(self, day: date, *, with_results: bool) -> bool:
         key = (day, with_results)

@@ -44,11 +44,11 @@ class FrozenContent:
     def outgoing(self, row: UnsentMessage) -> OutgoingMessage:
         """A stored message as it goes onto the wire, under its mail's number. Raises BadStoredMessage."""
         try:
-            data = self._compressor.decompress(row.message)
+            data, lines = self._compressor.read(row.block)
         except BadStoredMessage:
             raise BadStoredMessage(f"single mail {row.message_no} cannot be read as it is stored") from None
         reverse_path = envelope_sender(self._facts, self.campaign.definition)
-        return OutgoingMessage(row.message_no, row.contact_id, reverse_path, row.address, data)
+        return OutgoingMessage(row.message_no, row.contact_id, reverse_path, row.address, data, lines)
 
     def components(self) -> SendComponents:
         """The campaign's own that see messages and results. Raises NotFound and ComponentFailed."""

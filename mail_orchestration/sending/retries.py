@@ -38,7 +38,7 @@ class RetryPreparer:
         by_release: dict[int, list[ReservedMail]] = defaultdict(list)
         prepared: list[Prepared] = []
         for mail in mails:
-            if mail.of_release is None or mail.of_release.stored is None:
+            if mail.of_release is None or mail.of_release.block is None:
                 why = "its message is past retention"
                 prepared.append(Unsendable(mail=mail, code=FailureCode.PERSISTENCE_EXCEPTION, why=why))
             else:
@@ -84,7 +84,7 @@ class _RetriedRelease:
     def __init__(self, frozen: FrozenRelease) -> None:
         definition = frozen.campaign.definition
         self._release_id = frozen.release.release_id
-        self._decompress = frozen.compressor().decompress
+        self._compressor = frozen.compressor()
         self._reverse_path = envelope_sender(frozen.facts, definition)
         self._resends_uncertain = definition.on_uncertain == "resend"
         self._named = definition.components
@@ -137,20 +137,20 @@ class _RetriedRelease:
         return self._numbered(row.message_no, row)
 
     def _numbered(self, number: int, row: UnsentMessage) -> OutgoingMessage:
-        return OutgoingMessage(
-            number, row.contact_id, self._reverse_path, row.address, self._decompress(row.message)
-        )
+        data, lines = self._compressor.read(row.block, row.place)
+        return OutgoingMessage(number, row.contact_id, self._reverse_path, row.address, data, lines)
 
 
 def _row(mail: ReservedMail) -> UnsentMessage:
     found = mail.of_release
     assert found is not None
-    assert found.stored is not None
+    assert found.block is not None
     return UnsentMessage(
         message_no=found.message_no,
         recipient_no=found.recipient_no or 0,
         contact_id=mail.contact_id,
         address=mail.address,
         size=found.size or 0,
-        message=found.stored,
+        place=found.place_in_block or 0,
+        block=found.block,
     )

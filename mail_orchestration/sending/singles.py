@@ -189,8 +189,8 @@ class SinglePreparer:
     def _stored(self, batch: AssembledBatch, by_number: Mapping[int, ReservedMail]) -> list[UnsentMessage]:
         """Keep the messages for good. What is in other hands by now is left out."""
         composed = [
-            ComposedMail(each.recipient_no, by_number[each.recipient_no].fence, each.stored, each.size)
-            for each in batch.messages
+            ComposedMail(each.recipient_no, by_number[each.recipient_no].fence, block, each.size)
+            for each, block in zip(batch.messages, batch.blocks, strict=True)
         ]
         with self._inst.database.begin() as connection:
             stored = store_composed_mails(connection, composed)
@@ -203,7 +203,7 @@ class SinglePreparer:
 
 def _row(mail: ReservedMail, stored: bytes, size: int) -> UnsentMessage:
     number = mail.loose_mail_id
-    return UnsentMessage(number, number, mail.contact_id, mail.address, size, stored)
+    return UnsentMessage(number, number, mail.contact_id, mail.address, size, 0, stored)
 
 
 def _code_of(bypass: Bypass) -> FailureCode:

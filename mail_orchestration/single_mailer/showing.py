@@ -43,4 +43,5 @@ def single_mail(
         if found.message is None or found.frozen_campaign_id is None:
             return found, None
         dictionary = read_frozen_campaign(connection, found.frozen_campaign_id).dictionary
-    return found, Compressor(dictionary or b"").decompress(found.message)
+    data, _ = Compressor(dictionary or b"").read(found.message)
+    return found, data

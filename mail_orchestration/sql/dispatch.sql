@@ -200,8 +200,12 @@ ORDER BY messages DESC, domain;
 
 -- name: copy_messages
 -- Store assembled messages.
-COPY assembled_message (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
+COPY assembled_message (released_on, release_id, message_no, recipient_no, contact_id, size, place_in_block, address)
 FROM STDIN WITH (FORMAT 'binary');
+
+-- name: copy_blocks
+-- Store what they say.
+COPY message_block (released_on, release_id, first_message, block) FROM STDIN WITH (FORMAT 'binary');
 
 -- name: copy_bypasses
 -- Store why recipients are skipped.
@@ -245,9 +249,16 @@ WHERE s.low = s.high;
 
 -- name: read_message
 -- One assembled message, by its number, its recipient's number or its address. A recipient's message has the
--- recipient's number less those bypassed before it, which bounds the search.
+-- recipient's number less those bypassed before it, which bounds the search. A subquery for its block: joined with, all
+-- blocks might be read.
 SELECT message.released_on, message.message_no, message.recipient_no, message.contact_id, message.size,
-    message.address, message.message, content.bytes AS dictionary
+    message.address, message.place_in_block,
+    (
+        SELECT stored.block FROM message_block AS stored
+        WHERE stored.released_on = message.released_on AND stored.release_id = message.release_id
+            AND stored.first_message = message.message_no - message.place_in_block
+    ) AS block,
+    content.bytes AS dictionary
 FROM release
 INNER JOIN assembled_message AS message
     ON release.release_id = message.release_id
@@ -267,6 +278,12 @@ WHERE release.release_id = CAST(:release_id AS bigint)
     AND (CAST(:address AS text) IS NULL OR lower(message.address) = lower(CAST(:address AS text)))
 ORDER BY message.message_no
 LIMIT 1;
+
+-- name: read_blocks
+-- What the messages of these blocks of a release say.
+SELECT first_message, block FROM message_block
+WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
+    AND first_message = ANY(CAST(:first_messages AS integer[]));
 
 
 -- Shifts ---------------------------------------------------------------------------------------------------------

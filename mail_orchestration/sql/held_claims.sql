@@ -158,8 +158,8 @@ RETURNING mail_job.state;
 
 -- name: find_unsent
 -- The first messages of a range without a result. Both sides name the range, so that no plan reads beyond it.
-SELECT message.message_no, message.recipient_no, message.contact_id, message.address, message.size, message.message,
-    suppressed.reason IS NOT NULL AS is_suppressed
+SELECT message.message_no, message.recipient_no, message.contact_id, message.address, message.size,
+    message.place_in_block, suppressed.reason IS NOT NULL AS is_suppressed
 FROM assembled_message AS message
 LEFT JOIN LATERAL (
     SELECT suppression.reason
@@ -181,8 +181,8 @@ LIMIT CAST(:most AS integer);
 
 -- name: find_uncertain
 -- The first messages of a range that are uncertain and may be sent once more: fewer attempts than the most were made.
-SELECT message.message_no, message.recipient_no, message.contact_id, message.address, message.size, message.message,
-    suppressed.reason IS NOT NULL AS is_suppressed, uncertain.result_no
+SELECT message.message_no, message.recipient_no, message.contact_id, message.address, message.size,
+    message.place_in_block, suppressed.reason IS NOT NULL AS is_suppressed, uncertain.result_no
 FROM uncertain_message AS uncertain
 INNER JOIN assembled_message AS message
     ON uncertain.released_on = message.released_on AND uncertain.release_id = message.release_id

@@ -98,7 +98,8 @@ WHERE loose_mail.loose_mail_id = ANY(ARRAY(
 
 -- name: reserve_loose_mails
 -- Reserve the next loose mails of an installation for a worker, with all that is needed to send them: as many as are asked
--- for, of so many octets as they are stored, or a single larger one. What another worker has in hand is passed over. One
+-- for, of so many octets as they are stored (of a retry: its block), or a single larger one. What another worker has in
+-- hand is passed over. One
 -- whose reservation ran out goes alone, and waits until its worker has nothing else in hand: the one that ends its worker
 -- must take no others along. What is chosen is locked and QUEUED: to ask for that once more would let a planner whose
 -- statistics know of none that is QUEUED read all of them, for each.
@@ -115,11 +116,14 @@ WITH found AS (
 measured AS (
     SELECT f.loose_mail_id, f.run_outs,
         row_number() OVER in_order AS place,
-        sum(octet_length(coalesce(f.message, stored.message, ''))) OVER in_order AS octets,
+        sum(octet_length(coalesce(f.message, stored.block, ''))) OVER in_order AS octets,
         sum(f.run_outs) OVER in_order AS run_outs_so_far
     FROM found AS f
-    LEFT JOIN assembled_message AS stored
-        ON stored.released_on = f.released_on AND stored.release_id = f.release_id AND stored.message_no = f.message_no
+    LEFT JOIN assembled_message AS m
+        ON m.released_on = f.released_on AND m.release_id = f.release_id AND m.message_no = f.message_no
+    LEFT JOIN message_block AS stored
+        ON stored.released_on = m.released_on AND stored.release_id = m.release_id
+            AND stored.first_message = m.message_no - m.place_in_block
     WINDOW in_order AS (ORDER BY f.kind, f.priority DESC, f.due_at, f.loose_mail_id)
 ),
 
@@ -141,7 +145,8 @@ reserved AS (
 SELECT r.loose_mail_id, r.kind, r.attempts, r.run_outs, r.fence, r.expires_at, r.campaign_id, r.contact_id, r.address, r.released_on,
     r.release_id, r.message_no, r.mail_job_id, r.result_no, r.last_outcome, r.message, r.size, r.frozen_campaign_id,
     r.attributes,
-    stored.recipient_no, stored.size AS stored_size, stored.message AS stored, suppressed.reason AS suppressed_because
+    stored.recipient_no, stored.size AS stored_size, stored.place_in_block,
+    stored.message_no - stored.place_in_block AS first_of_block, suppressed.reason AS suppressed_because
 FROM reserved AS r
 LEFT JOIN assembled_message AS stored
     ON stored.released_on = r.released_on AND stored.release_id = r.release_id AND stored.message_no = r.message_no

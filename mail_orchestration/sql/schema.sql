@@ -1,7 +1,7 @@
 -- The tables of mail_orchestration, in the order that mail flows. A person who knows this page knows the system.
 --
 -- Everything lives in the schema mail_orchestration; the search path is set by the connection.
--- Big tables (recipient, bypass, assembled_message, result, delivery_log, queue_history, daily_mail_count,
+-- Big tables (recipient, bypass, assembled_message, message_block, result, delivery_log, queue_history, daily_mail_count,
 -- place_given_back, held_mail_log) are insert-only and partitioned by day, so that retention drops partitions and never
 -- deletes rows. Partitions are made by
 -- ensure_day_partitions(). Small tables (mail_job, loose_mail, mailcaster_shift) are updated; they are kept narrow and
@@ -305,7 +305,8 @@ CREATE TABLE bypass (
     PRIMARY KEY (release_id, recipient_no, released_on)
 ) PARTITION BY RANGE (released_on);
 
--- message is compressed against the release's dictionary. The wide columns come first: no octet goes to alignment.
+-- The message itself is at place_in_block (from 0 on) of the block that begins with message_no - place_in_block. The wide
+-- columns come first: no octet goes to alignment.
 CREATE TABLE assembled_message (
     release_id bigint NOT NULL,
     contact_id bigint NOT NULL,
@@ -313,10 +314,21 @@ CREATE TABLE assembled_message (
     message_no integer NOT NULL,
     recipient_no integer NOT NULL,
     size integer NOT NULL,
+    place_in_block smallint NOT NULL,
     address text NOT NULL,
-    message bytea NOT NULL,
     PRIMARY KEY (release_id, message_no, released_on)
 ) PARTITION BY RANGE (released_on);
+
+-- What first_message and its neighbours say, compressed together against the release's dictionary: composition/compression.py
+-- tells how. A block is written with the rows of its messages. EXTERNAL: PostgreSQL would try in vain to compress it again.
+CREATE TABLE message_block (
+    release_id bigint NOT NULL,
+    released_on date NOT NULL,
+    first_message integer NOT NULL,
+    block bytea NOT NULL,
+    PRIMARY KEY (release_id, first_message, released_on)
+) PARTITION BY RANGE (released_on);
+ALTER TABLE message_block ALTER COLUMN block SET STORAGE EXTERNAL;
 
 CREATE TYPE outcome AS ENUM ('accepted', 'deferred', 'rejected', 'uncertain', 'stopped', 'expired');
 
@@ -841,8 +853,8 @@ DECLARE
 BEGIN
     FOREACH parent IN ARRAY
         ARRAY[
-            'recipient', 'bypass', 'assembled_message', 'result', 'delivery_log', 'loose_mail_message', 'queue_history',
-            'daily_mail_count', 'place_given_back', 'held_mail_log'
+            'recipient', 'bypass', 'assembled_message', 'message_block', 'result', 'delivery_log', 'loose_mail_message',
+            'queue_history', 'daily_mail_count', 'place_given_back', 'held_mail_log'
         ]
     LOOP
         partition := parent || '_' || to_char(day, 'YYYYMMDD');

@@ -129,7 +129,7 @@ class World:
             connection.execute(text(statement), binds)
 
     def add_messages(self, release_id: int, count: int) -> None:
-        """Rows of messages 1 … count, each to a contact of its own."""
+        """Rows of messages 1 … count, each to a contact of its own, and a block for each."""
         with self.database.begin() as connection:
             connection.execute(
                 text(
@@ -137,11 +137,18 @@ class World:
                     "  SELECT :installation_id, 'r' || n || '@example.org', :id || '-' || n || '@example.org' "
                     "  FROM generate_series(1, :count) AS n RETURNING contact_id, address) "
                     "INSERT INTO assembled_message (released_on, release_id, message_no, recipient_no, contact_id, "
-                    "  size, address, message) "
+                    "  size, place_in_block, address) "
                     "SELECT :day, :id, row_number() OVER (ORDER BY contact_id), "
-                    "  row_number() OVER (ORDER BY contact_id), contact_id, 5, address, 'bytes' FROM new"
+                    "  row_number() OVER (ORDER BY contact_id), contact_id, 5, 0, address FROM new"
                 ),
                 {"installation_id": self.installation_id, "id": release_id, "count": count, "day": DAY},
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO message_block (released_on, release_id, first_message, block) "
+                    "SELECT :day, :id, n, 'bytes' FROM generate_series(1, :count) AS n"
+                ),
+                {"id": release_id, "count": count, "day": DAY},
             )
 
     def deliver(self, claim: Claim, first: int | None = None, last: int | None = None) -> None:

@@ -171,10 +171,15 @@ def add_messages(
         connection.execute(
             text(
                 """
-                INSERT INTO assembled_message
-                    (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
-                SELECT released_on, release_id, :message_no, :recipient_no, :recipient_no, 3, :address, 'abc'
-                FROM release WHERE release_id = :release_id
+                WITH message AS (
+                    INSERT INTO assembled_message
+                        (released_on, release_id, message_no, recipient_no, contact_id, size, place_in_block, address)
+                    SELECT released_on, release_id, :message_no, :recipient_no, :recipient_no, 3, 0, :address
+                    FROM release WHERE release_id = :release_id
+                    RETURNING *
+                )
+                INSERT INTO message_block (released_on, release_id, first_message, block)
+                SELECT released_on, release_id, message_no, 'abc' FROM message
                 """
             ),
             [

@@ -31,7 +31,8 @@ RETENTION = RetentionSettings(
     daily_log_days=100,
     records_days=60,
 )
-OF_RELEASES = {"recipient", "bypass", "result", "place_given_back", "assembled_message"}
+MESSAGES = {"assembled_message", "message_block"}
+OF_RELEASES = {"recipient", "bypass", "result", "place_given_back"} | MESSAGES
 
 
 @dataclass

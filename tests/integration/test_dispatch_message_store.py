@@ -31,30 +31,34 @@ def unassembled(world: World, recipients: int, kind: str = "small") -> int:
     return release_id
 
 
-def message(recipient_no: int) -> MessageToStore:
+def message(recipient_no: int, place: int = 0) -> MessageToStore:
     return MessageToStore(
         recipient_no=recipient_no,
         contact_id=1000 + recipient_no,
         address=f"Reader.{recipient_no}@example.org",
         size=99,
-        message=bytes([0, 255, 10, 13, recipient_no]),
+        place=place,
     )
+
+
+def block(number: int) -> bytes:
+    return bytes([0, 255, 10, 13, number])
 
 
 @pytest.mark.rule("2.7")
 def test_messages_are_numbered_without_gaps_past_those_bypassed(world: World) -> None:
     release_id = unassembled(world, 5)
     with world.database.begin() as connection:
-        assert store_messages(connection, DAY, release_id, 1, [message(1), message(3)]) == 3
+        assert store_messages(connection, DAY, release_id, 1, [message(1), message(3, 1)], [block(1)]) == 3
         bypass = Bypass(recipient_no=2, reason="template_error", detail="line 3")
         assert store_bypasses(connection, DAY, release_id, "compose", [bypass]) == 1
     with world.database.begin() as connection:
-        assert store_messages(connection, DAY, release_id, 3, []) == 3
+        assert store_messages(connection, DAY, release_id, 3, [], []) == 3
         assert store_bypasses(connection, DAY, release_id, "compose", []) == 0
-        store_messages(connection, DAY, release_id, 3, [message(4)])
+        store_messages(connection, DAY, release_id, 3, [message(4)], [block(3)])
         with pytest.raises(StateConflict, match="3 messages and 1 bypassed make 4 of 5"):
             finish_assembly(connection, release_id, NOW)
-        store_messages(connection, DAY, release_id, 4, [message(5)])
+        store_messages(connection, DAY, release_id, 4, [message(5)], [block(4)])
         assert finish_assembly(connection, release_id, NOW) == 4
         with pytest.raises(StateConflict, match="assembled already"):
             finish_assembly(connection, release_id, NOW)
@@ -70,9 +74,11 @@ def test_messages_are_numbered_without_gaps_past_those_bypassed(world: World) ->
             stored = read_message(connection, release_id, **key)
             assert (stored.message_no, stored.recipient_no, stored.contact_id) == (3, 4, 1004)
             assert (stored.address, stored.size) == ("Reader.4@example.org", 99)
-            assert stored.message == message(4).message
+            assert (stored.block, stored.place_in_block) == (block(3), 0)
             assert stored.released_on == DAY
             assert stored.dictionary is None
+        second = read_message(connection, release_id, message_no=2)
+        assert (second.recipient_no, second.block, second.place_in_block) == (3, block(1), 1)
         for missing in ({"message_no": 5}, {"recipient_no": 2}, {"address": "nobody@example.org"}):
             with pytest.raises(NotFound, match="has no such message"):
                 read_message(connection, release_id, **missing)
@@ -82,9 +88,9 @@ def test_messages_are_numbered_without_gaps_past_those_bypassed(world: World) ->
 def test_two_assemblers_do_not_mix_their_messages(world: World) -> None:
     release_id = unassembled(world, 5)
     with world.database.begin() as connection:
-        store_messages(connection, DAY, release_id, 1, [message(1)])
+        store_messages(connection, DAY, release_id, 1, [message(1)], [block(1)])
     with world.database.begin() as connection, pytest.raises(StateConflict, match="do not end before 1"):
-        store_messages(connection, DAY, release_id, 1, [message(1)])
+        store_messages(connection, DAY, release_id, 1, [message(1)], [block(1)])
     with world.database.begin() as connection:
         with pytest.raises(NotFound):
             finish_assembly(connection, 999, NOW)
@@ -92,13 +98,32 @@ def test_two_assemblers_do_not_mix_their_messages(world: World) -> None:
             store_bypasses(connection, DAY, 999, "compose", [Bypass(recipient_no=1, reason="empty_body")])
 
 
+def test_messages_and_blocks_are_stored_together_or_not_at_all(world: World) -> None:
+    release_id = unassembled(world, 5)
+    for blocks in ([], [block(1), block(3)]):
+        with pytest.raises(ValueError, match="zip"), world.database.begin() as connection:
+            store_messages(connection, DAY, release_id, 1, [message(1), message(2, 1)], blocks)
+    with world.database.begin() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM assembled_message")) == 0
+        assert connection.scalar(text("SELECT message_count FROM release")) == 0
+
+
+def test_a_message_whose_block_is_gone_is_past_its_retention(world: World) -> None:
+    release_id = unassembled(world, 1)
+    with world.database.begin() as connection:
+        store_messages(connection, DAY, release_id, 1, [message(1)], [block(1)])
+    world.execute("DELETE FROM message_block")
+    with world.database.begin() as connection, pytest.raises(NotFound, match="past its retention"):
+        read_message(connection, release_id, message_no=1)
+
+
 def test_a_cut_off_batch_leaves_nothing(world: World) -> None:
     release_id = unassembled(world, 5)
     with world.database.begin() as connection:
-        store_messages(connection, DAY, release_id, 1, [message(1), message(2)])
+        store_messages(connection, DAY, release_id, 1, [message(1), message(2)], [block(1), block(2)])
         connection.rollback()
     with world.database.begin() as connection:
-        assert store_messages(connection, DAY, release_id, 1, [message(1)]) == 2
+        assert store_messages(connection, DAY, release_id, 1, [message(1)], [block(1)]) == 2
 
 
 def test_the_dictionary_comes_with_the_message(world: World) -> None:
@@ -106,7 +131,7 @@ def test_the_dictionary_comes_with_the_message(world: World) -> None:
     world.execute("INSERT INTO content VALUES (sha256('frequent words'), 'frequent words')")
     world.execute("UPDATE release SET dictionary = sha256('frequent words')")
     with world.database.begin() as connection:
-        store_messages(connection, DAY, release_id, 1, [message(1)])
+        store_messages(connection, DAY, release_id, 1, [message(1)], [block(1)])
         assert read_message(connection, release_id, message_no=1).dictionary == b"frequent words"
         with pytest.raises(ValueError, match="one of them"):
             read_message(connection, release_id)
@@ -137,7 +162,8 @@ def test_unsent_messages_are_all_read_whatever_the_batch(world: World, batch: in
 def test_unsent_messages_are_those_of_the_range_and_carry_their_bytes(world: World) -> None:
     release_id = unassembled(world, 5)
     with world.database.begin() as connection:
-        store_messages(connection, DAY, release_id, 1, [message(n) for n in range(1, 6)])
+        messages = [message(1), message(2), message(3, 1), message(4, 2), message(5)]
+        store_messages(connection, DAY, release_id, 1, messages, [block(1), block(2), block(5)])
     world.execute(
         "UPDATE mail_job SET kind = 'parent', queued_at = :now, state = 'P_QUEUED', first_message = 1, "
         "last_message = 5, next_message = 1",
@@ -156,7 +182,7 @@ def test_unsent_messages_are_those_of_the_range_and_carry_their_bytes(world: Wor
         child = connection.scalar(text("SELECT mail_job_id FROM mail_job WHERE kind = 'child'"))
         unsent = unsent_messages(connection, world.claim_of(child), 0, 100)
     assert [tuple(each) for each in unsent.to_send] == [
-        (n, n, 1000 + n, f"Reader.{n}@example.org", 99, message(n).message) for n in (2, 3)
+        (n, n, 1000 + n, f"Reader.{n}@example.org", 99, n - 2, block(2)) for n in (2, 3)
     ]
 
 

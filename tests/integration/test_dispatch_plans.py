@@ -84,6 +84,7 @@ def scans(plan: list[Mapping[str, Any]]) -> dict[str, set[str]]:
     return found
 
 
+BIG = re.compile(r"(result|assembled_message|message_block)_\d+")
 SEARCHES: dict[str, dict[str, object]] = {
     "claim_small": {"mailcaster": "m"},
     "find_assigning_parent": {},
@@ -157,20 +158,22 @@ def test_many_waiting_mail_jobs_are_not_all_read_to_find_the_first(world: World)
 
 
 @pytest.mark.rule("5.1")
-@pytest.mark.parametrize("name", ["find_unsent", "count_unsent"])
+@pytest.mark.parametrize("name", ["find_unsent", "count_unsent", "read_blocks"])
 def test_what_is_unsent_is_read_from_one_partition_by_its_indexes(world: World, name: str) -> None:
     release_id = _live(world)
     binds: dict[str, object] = {"released_on": DAY, "release_id": release_id}
-    if name == "find_unsent":
+    if name == "read_blocks":
+        binds |= {"first_messages": list(range(9_901, 10_400, 64))}
+    elif name == "find_unsent":
         binds |= {"after": 9_900, "up_to": 10_400, "most": 500}
     else:
         binds |= {"first_message": 9_901, "last_message": 10_400}
     plan = explain(world, name, **binds)
     read = scans(plan)
     day = f"{DAY:%Y%m%d}"
-    big = {table: by for table, by in read.items() if re.match(r"(result|assembled_message)_\d+", table)}
-    assert set(big) <= {f"result_{day}", f"assembled_message_{day}"}
-    assert f"result_{day}" in big
+    big = {table: by for table, by in read.items() if BIG.match(table)}
+    assert set(big) <= {f"result_{day}", f"assembled_message_{day}", f"message_block_{day}"}
+    assert (f"message_block_{day}" if name == "read_blocks" else f"result_{day}") in big
     assert "Seq Scan" not in set().union(*big.values())
     for node in plan:
         if node.get("Relation Name") in big:

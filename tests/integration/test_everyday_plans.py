@@ -18,8 +18,8 @@ from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.kernel.tokens import SigningKeys
 
 ROWS, DAYS = 40_000, 4
-MOST_READ = {"delivery_log": 60, "assembled_message": 40}
-"""Rows of a day that are enough to show fifty, and to find one message of thousands."""
+MOST_READ = {"delivery_log": 60, "assembled_message": 40, "message_block": 10}
+"""Rows of a day that are enough to show fifty, to find one message of thousands, and to read what five hundred say."""
 MOST_READ_ELSEWHERE = 2 * CHILD
 """What the largest question, the figures of a child, reads, and to spare."""
 MOST_SCANNED = 200

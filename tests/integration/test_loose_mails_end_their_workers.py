@@ -129,8 +129,8 @@ def test_a_batch_holds_so_many_octets_or_a_single_larger_message(
 ) -> None:
     numbers = loose.add(1, 2, 3, 4, 5)
     loose.world.execute(
-        "UPDATE assembled_message "
-        "SET message = CAST(repeat('x', CASE message_no WHEN 4 THEN 900 ELSE 400 END) AS bytea)"
+        "UPDATE message_block "
+        "SET block = CAST(repeat('x', CASE first_message WHEN 4 THEN 900 ELSE 400 END) AS bytea)"
     )
     monkeypatch.setattr(loose_mails, "RESERVED_OCTETS", 800)
     batches = []

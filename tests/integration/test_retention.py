@@ -24,7 +24,7 @@ from tests.integration.feedback_fixtures import (
     add_results,
     execute,
 )
-from tests.integration.retention_world import OF_RELEASES, World, world
+from tests.integration.retention_world import MESSAGES, OF_RELEASES, World, world
 
 __all__ = ["world"]
 
@@ -47,10 +47,10 @@ def test_each_table_is_dropped_when_its_time_is_over(world: World) -> None:
     retained = world.clean()
     assert (retained.kept, retained.in_use) == ([], [])
     assert world.tables(1) == everything
-    assert world.tables(21) == everything - {"assembled_message", "loose_mail_message", "queue_history"}
+    assert world.tables(21) == everything - MESSAGES - {"loose_mail_message", "queue_history"}
     assert world.tables(41) == {"daily_mail_count"}
     assert world.tables(101) == set()
-    assert len(retained.dropped) == 3 + 9 + 10
+    assert len(retained.dropped) == 4 + 10 + 11
     assert sum(each.octets for each in retained.dropped) > 0
     assert world.clean() == Retained()
 

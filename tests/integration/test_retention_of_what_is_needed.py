@@ -9,7 +9,7 @@ import pytest
 
 from mail_orchestration.kernel.model import Outcome
 from tests.integration.feedback_fixtures import Release, a_result, add_results, execute, noon_of
-from tests.integration.retention_world import OF_RELEASES, World, world
+from tests.integration.retention_world import MESSAGES, OF_RELEASES, World, world
 
 __all__ = ["world"]
 
@@ -114,7 +114,7 @@ def test_what_is_needed_stays_and_is_told(
 
     retained = world.clean()
     assert [(each.day, each.reason, each.number) for each in retained.kept] == [(old.released_on, reason, 1)]
-    assert OF_RELEASES & world.tables(50) == OF_RELEASES - (set() if messages_too else {"assembled_message"})
+    assert OF_RELEASES & world.tables(50) == OF_RELEASES - (set() if messages_too else MESSAGES)
     assert world.tables(51) == {"daily_mail_count"}, other
 
     needs_no_more(world, old)

@@ -63,6 +63,8 @@ def test_greylisted_messages_are_all_delivered_and_none_twice(
         assert (found.accepted, found.deferred) == (CONTACTS, 0)
         assert server.accepted == dict.fromkeys(map(address_of, who), 1)
         assert {server.tries[local] for local in GREYLISTED} == {2}
+        for address, copies in server.received.items():
+            assert all(address.encode() in copy for copy in copies), "each gets his own, of all in a block"
         with inst.database.begin() as connection:
             parent, made = mail_job(connection, release_id), children(connection, release_id)
             logged = delivery_log(connection, inst.installation_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,10 +78,11 @@ def test_a_relay_whose_certificates_are_missing_is_said_before_a_mail_job_is_tak
     ("damage", "reason"),
     [
         (
-            "UPDATE assembled_message SET message = '\\x00ff' WHERE message_no = 60",
-            "message 60 cannot be read as it is stored",
+            "UPDATE message_block SET block = overlay(block PLACING '\\x00ff' FROM 40) WHERE first_message = 65",
+            # Of the 64 messages of that block, the first that a mail job has.
+            r"message (6[5-9]|[7-9]\d|1[01]\d|12[0-8]) cannot be read as it is stored",
         ),
-        ("UPDATE release SET files = files - 'campaign.yaml'", "campaign.yaml"),
+        ("UPDATE release SET files = files - 'campaign.yaml'", r"campaign\.yaml"),
     ],
     ids=["a message", "the frozen campaign"],
 )
@@ -106,7 +108,7 @@ def test_what_cannot_be_read_fails_its_mail_job_and_no_other(
             assert all(each.ended_at is not None for each in shifts(connection, inst.installation_id))
     assert summary.ended_because == "no work"
     assert failed
-    assert all(reason in each.reason for each in failed)
+    assert all(re.search(reason, each.reason) for each in failed)
     assert tally.balances
     assert tally.waiting + tally.accepted == 150
     assert tally.waiting >= 1

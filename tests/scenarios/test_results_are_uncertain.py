@@ -53,8 +53,9 @@ def test_resend_sends_the_very_same_again_and_stops_after_the_most_attempts(
         assert server.accepted == {address_of(local): 1 for local in [*ONCE, *ordinary(40)]}
         assert {len(server.received[address_of(local)]) for local in ONCE} == {2}
         assert {len(server.received[address_of(local)]) for local in ALWAYS} == {3}
-        for copies in server.received.values():
+        for address, copies in server.received.items():
             assert len(set(copies)) == 1, "byte for byte the same"
+            assert address.encode() in copies[0], "of all in a block his own"
             assert re.search(rb"(?im)^message-id: <\S+>\r$", copies[0])
 
         with inst.database.begin() as connection:

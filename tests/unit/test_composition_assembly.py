@@ -35,6 +35,20 @@ def outcomes(results: Sequence[AssembledBatch]) -> dict[int, str]:
     return found | {bypass.recipient_no: bypass.reason for batch in results for bypass in batch.bypasses}
 
 
+def texts(results: Sequence[AssembledBatch], dictionary: bytes) -> dict[int, bytes]:
+    """What each recipient's message says, read as it is stored: a batch's messages in its blocks."""
+    compressor = Compressor(dictionary)
+    found: dict[int, bytes] = {}
+    for batch in results:
+        blocks = iter(batch.blocks)
+        for message in batch.messages:
+            if message.place == 0:
+                block = next(blocks)
+            found[message.recipient_no], _ = compressor.read(block, message.place)
+        assert not list(blocks)
+    return found
+
+
 @pytest.mark.rule("2.7")
 def test_messages_come_in_order_and_as_one_process_composes_them() -> None:
     made = campaign(html="<p>Grüße, {{ name }}</p>")
@@ -44,13 +58,14 @@ def test_messages_come_in_order_and_as_one_process_composes_them() -> None:
     with AssemblyPool(made, FACTS, KEYS, workers=2) as pool:
         results = list(pool.assemble(batches(people, 7)))
         again = list(pool.assemble(batches(people[:3], 2)))
-        compressor = Compressor(pool.dictionary)
+        said = texts(results, pool.dictionary)
     assert [len(batch.messages) + len(batch.bypasses) for batch in results] == [7] * 14 + [2]
+    assert [len(batch.blocks) for batch in results] == [1] * 15
     messages = [message for batch in results for message in batch.messages]
     assert [message.recipient_no for message in messages] == [n for n in range(1, 101) if n != 42]
     for message in messages:
         someone = people[message.recipient_no - 1]
-        data = compressor.decompress(message.stored)
+        data = said[message.recipient_no]
         assert data == composer.compose(someone).data
         assert (message.contact_id, message.address, message.size) == (
             someone.contact_id,
@@ -82,7 +97,7 @@ def test_single_mails_are_dated_also_after_a_page_was_fetched() -> None:
     moment = FACTS.released_at.replace(year=2030)
     with AssemblyPool(made, FACTS, KEYS, workers=1, fetch_pages=fetch) as pool:
         [batch] = pool.assemble([[recipient(1)]], dated=moment)
-        data = Compressor(pool.dictionary).decompress(batch.messages[0].stored)
+        data = texts([batch], pool.dictionary)[1]
     assert asked == ["https://pages.example/2030"]
     assert b"\r\nDate: Fri, 01 Nov 2030 09:30:00 +0000\r\n" in data
 
@@ -109,7 +124,8 @@ def test_a_template_that_never_ends_fails_the_assembly_soon() -> None:
 @pytest.mark.rule("2.7")
 def test_a_killed_worker_loses_nobody() -> None:
     people = [recipient(n, name="x") for n in range(1, 401)]
-    with AssemblyPool(campaign(html="<p>{{ name }}</p>"), FACTS, KEYS, workers=2) as pool:
+    made = campaign(html="<p>{{ name }}</p>")
+    with AssemblyPool(made, FACTS, KEYS, workers=2) as pool:
         results = []
         for number, batch in enumerate(pool.assemble(batches(people, 20))):
             results.append(batch)
@@ -118,6 +134,19 @@ def test_a_killed_worker_loses_nobody() -> None:
                     os.kill(child, signal.SIGKILL)
     assert outcomes(results) == dict.fromkeys(range(1, 401), "assembled")
     assert [message.recipient_no for batch in results for message in batch.messages] == list(range(1, 401))
+    composer = Composer(made, FACTS, KEYS)
+    assert texts(results, pool.dictionary) == {
+        each.recipient_no: composer.compose(each).data for each in people
+    }
+
+
+@pytest.mark.rule("7.1")
+def test_single_mails_are_stored_each_by_itself() -> None:
+    people = [recipient(n, name="x") for n in range(1, 4)]
+    with AssemblyPool(campaign(html="<p>{{ name }}</p>"), FACTS, KEYS, workers=1) as pool:
+        [batch] = pool.assemble([people], dated=FACTS.released_at)
+    assert [message.place for message in batch.messages] == [0, 0, 0]
+    assert len(batch.blocks) == 3
 
 
 def workers() -> list[int]:
@@ -162,10 +191,9 @@ def test_pages_are_fetched_by_whoever_may_open_sockets() -> None:
 
     with AssemblyPool(made, FACTS, KEYS, workers=1, fetch_pages=fetch) as pool:
         results = list(pool.assemble(batches(people, 3)))
-        compressor = Compressor(pool.dictionary)
+        said = texts(results, pool.dictionary)
     assert outcomes(results) == {1: "assembled", 2: "template_error", 3: "page_unavailable", 4: "assembled"}
-    (last,) = results[1].messages
-    assert "About =C5=81=C3=B3d=C5=BA" in compressor.decompress(last.stored).decode()
+    assert "About =C5=81=C3=B3d=C5=BA" in said[4].decode()
 
 
 def test_a_template_that_does_not_compile_is_told_at_once() -> None:

@@ -261,11 +261,11 @@ def test_assembly_signs_and_every_process_signs_alike(keys: list[DkimKey]) -> No
     people = [recipient(number, name=f"N{number}") for number in range(1, 5)]
     composed = Composer(made, FACTS, KEYS, dkim_keys=keys)
     with AssemblyPool(made, FACTS, KEYS, workers=2, dkim_keys=keys) as pool:
-        decompress = Compressor(pool.dictionary).decompress
+        compressor = Compressor(pool.dictionary)
         stored = [
-            decompress(message.stored)
+            compressor.read(block)[0]
             for batch in pool.assemble([[each] for each in people])
-            for message in batch.messages
+            for block in batch.blocks
         ]
     assert stored == [composed.compose(each).data for each in people]
     assert all(verdicts(data, keys) == [True, True] for data in stored)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mail_orchestration.composition import dictionary
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor, lines_of
+from mail_orchestration.composition.compression import BadStoredMessage, Compressor
 from mail_orchestration.kernel.message_lines import Lines, dot_stuffed, fault_of_lines
 
 FILE = b"".join(b"%076d\r\n" % number for number in range(20))
@@ -19,9 +19,8 @@ PIECES = [b"x", b".", b"\r", b"\n", b"\r\n", b"\r\n.", b"\0", b"y" * 500, b"Subj
 @given(st.lists(st.sampled_from([*PIECES, FILE]), max_size=10))
 def test_what_is_known_of_lines_is_true(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
-    stored = COMPRESSOR.compress(data)
-    lines = lines_of(stored)
-    assert COMPRESSOR.decompress(stored) == data
+    read, lines = COMPRESSOR.read(COMPRESSOR.compress([data]))
+    assert read == data
     if lines is not Lines.UNSEEN:
         assert fault_of_lines(data) is None
     assert lines is not Lines.PLAIN or dot_stuffed(data) == data
@@ -42,14 +41,20 @@ def test_what_is_known_of_lines_is_true(pieces: list[bytes]) -> None:
     ],
 )
 def test_what_is_known_of_lines(data: bytes, lines: Lines) -> None:
-    assert lines_of(COMPRESSOR.compress(data)) is lines
+    others = [b"a\r\n", b"no end", b"a\0", FILE]
+    for place in range(len(others) + 1):
+        stored = COMPRESSOR.compress([*others[:place], data, *others[place:]])
+        assert COMPRESSOR.read(stored, place) == (data, lines)
 
 
 def test_what_was_altered_since_is_not_read() -> None:
-    stored = COMPRESSOR.compress(b"Subject: hello\r\n\r\nthe lines of this one were looked at\r\n")
-    assert lines_of(stored) is Lines.PLAIN
-    for position in range(1, len(stored)):
+    looked_at = b"Subject: hello\r\n\r\nthe lines of this one were looked at\r\n"
+    stored = COMPRESSOR.compress([looked_at, b"and of its neighbour"])
+    assert COMPRESSOR.read(stored) == (looked_at, Lines.PLAIN)
+    for position in range(len(stored)):
         altered = bytearray(stored)
         altered[position] ^= 1
-        with pytest.raises(BadStoredMessage):
-            COMPRESSOR.decompress(bytes(altered))
+        for place in (0, 1):
+            with pytest.raises(BadStoredMessage):
+                COMPRESSOR.read(bytes(altered), place)
+    assert COMPRESSOR.read(stored, 1) == (b"and of its neighbour", Lines.FIT)

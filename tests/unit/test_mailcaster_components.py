@@ -29,7 +29,7 @@ class Uncertain(Repeats):
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._rows = [
-            UnsentMessage(no, no, no, f"r{no}@example.net", size, b"") for no, size in enumerate(sizes, 1)
+            UnsentMessage(no, no, no, f"r{no}@example.net", size, 0) for no, size in enumerate(sizes, 1)
         ]
 
     async def read(self, after_message_no: int) -> Repeatable:

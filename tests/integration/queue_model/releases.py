@@ -188,8 +188,8 @@ _INSERT_RELEASE = text(
         FROM binds, generate_series(1, messages + bypassed) AS n
     )
     INSERT INTO assembled_message
-        (released_on, release_id, message_no, recipient_no, contact_id, size, address, message)
-    SELECT day, id, n, n, n, 5, 'r' || n || '@example.org', 'bytes'
+        (released_on, release_id, message_no, recipient_no, contact_id, size, place_in_block, address)
+    SELECT day, id, n, n, n, 5, 0, 'r' || n || '@example.org'
     FROM binds, generate_series(1, messages) AS n
     """
 )
