@@ -24,8 +24,9 @@ from mail_orchestration.egress.parking import MOST_PARKED
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.kernel.states import MailJobState
-from mail_orchestration.throttling.ceilings import as_used, ceiling_of, flows_of, ramp_from
-from mail_orchestration.throttling.known_limits import relay_scope
+from mail_orchestration.throttling.ceilings import as_used, ceiling_of_relay, flows_of
+from mail_orchestration.throttling.known_limits import KnownLimits, relay_scope
+from mail_orchestration.throttling.other_installations import hear_others
 
 ASSUMED_PER_SECOND = 50.0
 """Of a mailcaster that has not sent yet: what twenty connections do with a relay that takes its time."""
@@ -106,15 +107,19 @@ def _as_used(
 ) -> tuple[list[Ceiling], dict[str, Ceiling]]:
     """The relays and those domains, with their quotas and ramps as far as they are used."""
     scopes = [relay_scope(relay.host, relay.port) for relay in settings.relays]
+    known = KnownLimits(settings)
+    hear_others(connection, known)
     keys: set[Key] = {(scope.kind, scope.name) for scope in scopes} | {("domain", name) for name in domains}
     used = used_throttles(connection, keys)
     relays = []
     for relay, scope in zip(settings.relays, scopes, strict=True):
         state = used.get((scope.kind, scope.name))
-        ramp = ramp_from(
-            relay.ramp, settings.zone, now, first_used=None if state is None else state.first_used
+        ceiling = ceiling_of_relay(
+            f"relay {relay.name}",
+            known.of_relay(scope),
+            now,
+            first_used=None if state is None else state.first_used,
         )
-        ceiling = ceiling_of(f"relay {relay.name}", relay.limits, ramp=ramp)
         relays.append(ceiling if state is None else as_used(ceiling, state.taken, now))
     return relays, {
         name: as_used(ceiling, state.taken, now) if (state := used.get(("domain", name))) else ceiling

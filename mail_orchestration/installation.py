@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from mail_orchestration.audience.importing import ensure_installation
+from mail_orchestration.dispatch.relay_limits import note_relay_limits
 from mail_orchestration.dispatch.restore_fence import recognise
 from mail_orchestration.dispatch.turns import note_settings
 from mail_orchestration.kernel.database import Database
@@ -70,6 +71,7 @@ def open_installation(
             installation_id = ensure_installation(connection, settings.installation)
             keep_time_zone(connection, installation_id, settings.time_zone)
             note_settings(connection, installation_id, settings.for_others())
+            note_relay_limits(connection, installation_id, settings.relay_limits())
             look_at_database(connection, settings)
         yield Installation(
             settings=settings,

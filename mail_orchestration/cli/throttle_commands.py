@@ -32,6 +32,13 @@ def throttle(face: Face) -> ExitCode | None:
         heads = ("", "name", "now", "per second", "per minute", "per hour", "per day", "connections")
         console.print(table(*heads, rows=[_row(each) for each in found]))
         for each in found:
+            for less in each.stricter:
+                ours = f"{less.ours:,}" if less.ours else "unlimited"
+                console.print(
+                    f"[yellow]the stricter holds[/] {each.scope} {escaped(each.name)}: {less.limit} is "
+                    f"{less.theirs:,} in installation {escaped(less.installation)}, here {ours}",
+                    highlight=False,
+                )
             if back_off := each.back_off:
                 console.print(
                     f"[yellow]backing off[/] {each.scope} {escaped(each.name)} since "

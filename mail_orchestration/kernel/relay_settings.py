@@ -6,12 +6,13 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, model_validator
 
 from mail_orchestration.kernel.errors import BadSettings
 from mail_orchestration.kernel.limit_settings import LimitSettings, RampSettings
-from mail_orchestration.kernel.settings_section import Name, Section
+from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName
 
 
 def _host(value: str) -> str:
@@ -22,6 +23,26 @@ def _host(value: str) -> str:
 
 
 Host = Annotated[str, AfterValidator(_host)]
+
+
+class StatedRelayLimits(Section):
+    """What one installation lets a relay have, as others of its database are told (spec 6.7)."""
+
+    time_zone: TimeZoneName
+    """Whose days those of the ramp are."""
+    limits: LimitSettings
+    connections: int
+    ramp: RampSettings | None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone itself."""
+        return ZoneInfo(self.time_zone)
+
+
+def server_name(host: str, port: int) -> str:
+    """A relay is the same whoever calls it by whatever name."""
+    return f"{host.lower()}:{port}"
 
 
 class RelaySettings(Section):
@@ -52,6 +73,12 @@ class RelaySettings(Section):
         if (self.username is None) != (named == 0):
             raise ValueError("username and password_env (or password_file) go together")
         return self
+
+    def stated_limits(self, time_zone: str) -> StatedRelayLimits:
+        """What an installation of this time zone lets the relay have."""
+        return StatedRelayLimits(
+            time_zone=time_zone, limits=self.limits, connections=self.connections, ramp=self.ramp
+        )
 
     def password(self) -> str | None:
         """The secret itself, read when asked for. Raises BadSettings naming relay and place."""

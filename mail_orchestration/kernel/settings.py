@@ -24,7 +24,7 @@ from mail_orchestration.kernel.fleet_settings import DispatcherSettings, Mailcas
 from mail_orchestration.kernel.frequency import log_too_short
 from mail_orchestration.kernel.frequency_settings import FrequencySettings, active_rules
 from mail_orchestration.kernel.limit_settings import DomainSettings, check_groups
-from mail_orchestration.kernel.relay_settings import RelaySettings
+from mail_orchestration.kernel.relay_settings import RelaySettings, server_name
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.kernel.sending_settings import SendWindowSettings
 from mail_orchestration.kernel.settings_section import Name, Section, TimeZoneName, check_names
@@ -187,6 +187,13 @@ class Settings(Section):
     def for_others(self) -> dict[str, Any]:
         """What those must know who work for this installation with other settings, in JSON's terms (spec 6.2)."""
         return self.model_dump(mode="json", by_alias=True, include=set(_FOR_OTHERS))
+
+    def relay_limits(self) -> dict[str, dict[str, Any]]:
+        """What these settings let each relay have, by host and port, in JSON's terms: for other installations (6.7)."""
+        return {
+            server_name(relay.host, relay.port): relay.stated_limits(self.time_zone).model_dump(mode="json")
+            for relay in self.relays
+        }
 
     def working_for(self, installation: str, told: Mapping[str, Any]) -> Settings:
         """These settings for work of another installation, which told us what `for_others` says.

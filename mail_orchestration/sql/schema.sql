@@ -11,12 +11,15 @@
 -- Who may be written to ------------------------------------------------------------------------------------------
 
 -- settings is what of its settings file those must know who work for it elsewhere: see Settings.for_others. The daily log
--- forgets what was sent before log_begins_at (spec 8.4), though its results are still there; null: it has all.
+-- forgets what was sent before log_begins_at (spec 8.4), though its results are still there; null: it has all. relay_limits:
+-- what its settings let each relay have, by host and port, when it was opened last, which opened_at tells to the hour.
 CREATE TABLE installation (
     installation_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE,
     created_at timestamptz NOT NULL DEFAULT now(),
     settings jsonb NOT NULL DEFAULT '{}',
+    relay_limits jsonb NOT NULL DEFAULT '{}',
+    opened_at timestamptz NOT NULL DEFAULT now(),
     log_begins_at timestamptz
 );
 

@@ -1,9 +1,28 @@
--- Statements of dispatch/turns.py: which installations a worker serves, and whose turn it is.
+-- Statements of dispatch/turns.py and relay_limits.py: which installations a worker serves, whose turn it is, and what the
+-- others let a relay have.
 
 -- name: note_settings
 -- What of an installation's settings those must know who work for it elsewhere.
 UPDATE installation SET settings = CAST(:settings AS jsonb)
 WHERE installation_id = CAST(:installation_id AS integer) AND settings IS DISTINCT FROM CAST(:settings AS jsonb);
+
+-- name: note_relay_limits
+-- What an installation's settings let each relay have, and that it was opened. Once an hour is enough to tell the latter.
+UPDATE installation SET relay_limits = CAST(:relay_limits AS jsonb), opened_at = clock_timestamp()
+WHERE installation_id = CAST(:installation_id AS integer)
+    AND (
+        relay_limits IS DISTINCT FROM CAST(:relay_limits AS jsonb)
+        OR opened_at < clock_timestamp() - interval '1 hour'
+    );
+
+-- name: find_relay_limits_of_others
+-- What other installations that were opened lately let some relays have.
+SELECT i.name AS installation, l.key AS relay, l.value AS limits
+FROM installation AS i
+CROSS JOIN jsonb_each(i.relay_limits) AS l
+WHERE i.name <> :installation AND l.key = ANY(CAST(:relays AS text[]))
+    AND i.opened_at > clock_timestamp() - make_interval(days => CAST(:days AS integer))
+ORDER BY l.key, i.name;
 
 -- name: find_installations
 -- The installations of these names, or (null) all of them.

@@ -11,14 +11,14 @@ from zoneinfo import ZoneInfo
 
 from mail_orchestration.dispatch.flow import Ceiling
 from mail_orchestration.egress.ledger import Ledger
-from mail_orchestration.egress.pace import SECOND, fastest
+from mail_orchestration.egress.pace import SECOND, Limits, fastest
 from mail_orchestration.kernel.limit_settings import (
     EACH_OTHER_DOMAIN,
     DomainSettings,
     LimitSettings,
     RampSettings,
 )
-from mail_orchestration.throttling.known_limits import limits_of, ramp_of
+from mail_orchestration.throttling.known_limits import RelayLimits, limits_of, ramp_of, strictest
 
 DOMAINS = 20
 """So many of the largest recipient domains flow by themselves."""
@@ -29,7 +29,26 @@ def ceiling_of(
     name: str, settings: LimitSettings, *, ramp: Callable[[float], float] | None = None
 ) -> Ceiling:
     """What the limits of a relay or a group of domains let through in the long run."""
-    limits = limits_of(settings)
+    return _ceiling(name, limits_of(settings), ramp)
+
+
+def ceiling_of_relay(
+    name: str, said: Sequence[RelayLimits], now: datetime, *, first_used: int | None
+) -> Ceiling:
+    """What all the installations together let through to a relay: the strictest of each kind."""
+    ramps = [
+        ramp
+        for each in said
+        if (ramp := ramp_from(each.stated.ramp, each.stated.zone, now, first_used=first_used)) is not None
+    ]
+
+    def most_in_a_day(seconds: float) -> float:
+        return min(ramp(seconds) for ramp in ramps)
+
+    return _ceiling(name, strictest(each.limits for each in said), most_in_a_day if ramps else None)
+
+
+def _ceiling(name: str, limits: Limits, ramp: Callable[[float], float] | None) -> Ceiling:
     return Ceiling(
         name=name,
         per_second=fastest(limits) or math.inf,

@@ -38,6 +38,7 @@ from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.throttling.known_limits import KnownLimits, relay_scope
+from mail_orchestration.throttling.other_installations import hear_others
 
 SURELY_PER_CONNECTION = 2.0
 """Messages per second that a connection is taken to carry as long as nobody knows better."""
@@ -51,6 +52,8 @@ class SharedThrottle:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._known = KnownLimits(settings)
+        with database.begin() as connection:
+            hear_others(connection, self._known)
         self._round = round(settings.dispatcher.back_off_round_seconds * SECOND)
         self._holder = uuid4().hex
         self._backing_off: frozenset[Scope] = frozenset()
@@ -66,7 +69,7 @@ class SharedThrottle:
         return self._known.scope_of_domain(domain)
 
     def is_limited(self, scope: Scope) -> bool:
-        """Whether the settings limit it, or it asked for less."""
+        """Whether settings limit it, ours or another installation's, or it asked for less."""
         return scope in self._backing_off or self._known.is_limited(scope)
 
     async def take(self, wishes: Mapping[Scope, Wish], unused: Sequence[Unused]) -> Sequence[Slice]:
@@ -122,6 +125,7 @@ class SharedThrottle:
     def _stand(self, complaints: Sequence[Complaint], held: Mapping[Scope, Held]) -> Standing:
         keys = {_key(each.scope) for each in complaints} | {_key(scope) for scope in held}
         with self._database.begin() as connection:
+            is_news = hear_others(connection, self._known)
             rows, now = lock_throttles(connection, keys)
             connections, senders, in_use = {}, 1, 0
             for scope, mine in held.items():
@@ -129,7 +133,7 @@ class SharedThrottle:
                 others.pop(self._holder, None)
                 wanted = {name: each.wanted for name, each in others.items()} | {self._holder: mine.wanted}
                 connections[scope] = may = entitled(
-                    mine.most,
+                    min(mine.most, self._known.connections(scope) or mine.most),
                     wanted,
                     {name: each.held for name, each in others.items()},
                     self._holder,
@@ -152,7 +156,7 @@ class SharedThrottle:
                 for (kind, name), row in recent.items()
                 if BackedOff(**asdict(row)).rate_at(now, self._round) is not None
             }
-        is_news = not slow <= self._backing_off
+        is_news = is_news or not slow <= self._backing_off
         self._backing_off = frozenset(slow)
         return Standing(connections=connections, is_news=is_news)
 

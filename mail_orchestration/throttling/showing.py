@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +15,8 @@ from mail_orchestration.egress.ports import Scope
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.limit_settings import EACH_OTHER_DOMAIN
-from mail_orchestration.throttling.known_limits import KnownLimits, relay_scope
+from mail_orchestration.throttling.known_limits import KnownLimits, RelayLimits, relay_scope
+from mail_orchestration.throttling.other_installations import hear_others
 
 SHOWN_FOR = timedelta(hours=1)
 """A recipient domain that is only one of `*` is shown for so long after something was sent to it."""
@@ -33,6 +35,18 @@ class BackOffShown:
     """If nobody complains until then."""
     reason: str
     """The relay's words at the last cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StricterElsewhere:
+    """A limit of a relay that another installation of the database wants to be lower."""
+
+    installation: str
+    limit: str
+    """per_second, per_minute, per_hour, per_day or connections; as they hold today, with the ramps'."""
+    theirs: int
+    ours: int
+    """0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +73,8 @@ class ThrottleShown:
     connections_held: int
     processes: int
     """That share them."""
+    stricter: tuple[StricterElsewhere, ...] = ()
+    """Where another installation's settings say less than ours: theirs holds."""
 
 
 def throttles(inst: Installation) -> list[ThrottleShown]:
@@ -67,6 +83,7 @@ def throttles(inst: Installation) -> list[ThrottleShown]:
     round_length = round(inst.settings.dispatcher.back_off_round_seconds * SECOND)
     with inst.database.begin() as connection:
         now = database_now(connection)
+        hear_others(connection, known)
         listed = list_throttles(
             connection,
             active_since=now - SHOWN_FOR,
@@ -98,10 +115,11 @@ def _shown(
     row = state.row if state is not None else None
     first_used = row.first_used if row is not None else now
     limits = known.limits(scope, first_used=first_used, now=now)
-    relay = known.relays.get(scope)
+    said = known.of_relay(scope)
     ramp_day = None
-    if relay is not None and relay.ramp is not None:
-        ramp_day = 1 + max(0, now - (first_used if relay.since is None else relay.since)) // DAY
+    if said and said[0].ramp is not None:
+        since = said[0].since
+        ramp_day = 1 + max(0, now - (first_used if since is None else since)) // DAY
     back_off = _back_off(row, now, round_length)
     ledger = Ledger(row.taken) if row is not None else Ledger()
     return ThrottleShown(
@@ -114,10 +132,21 @@ def _shown(
         rate=fastest(limits, back_off.rate if back_off else None),
         back_off=back_off,
         ramp_day=ramp_day,
-        connections=relay.connections if relay is not None else None,
+        connections=known.connections(scope),
         connections_held=state.connections if state is not None else 0,
         processes=state.holders if state is not None else 0,
+        stricter=tuple(_stricter(said, first_used, now)),
     )
+
+
+def _stricter(said: Sequence[RelayLimits], first_used: int, now: int) -> Iterator[StricterElsewhere]:
+    """What others say less than the first, who is us."""
+    told = [{**asdict(each.at(now, first_used)), "connections": each.stated.connections} for each in said]
+    for each, theirs in zip(said[1:], told[1:], strict=True):
+        for limit, most in theirs.items():
+            ours = told[0][limit]
+            if most and (most < ours or not ours):
+                yield StricterElsewhere(installation=each.installation, limit=limit, theirs=most, ours=ours)
 
 
 def _back_off(row: ThrottleRow | None, now: int, round_length: int) -> BackOffShown | None:

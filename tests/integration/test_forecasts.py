@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mail_orchestration import campaigns
+from mail_orchestration.audience.importing import ensure_installation
 from mail_orchestration.broadcast import (
     assemble_release,
     dry_run,
@@ -18,11 +19,13 @@ from mail_orchestration.broadcast import (
     resolve_release,
 )
 from mail_orchestration.cli.commands import run
+from mail_orchestration.dispatch.relay_limits import note_relay_limits
 from mail_orchestration.egress.ledger import PERIODS
 from mail_orchestration.forecasts import ASSUMED_PER_SECOND, ReleaseForecast, forecast_release
 from mail_orchestration.holding import hold
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import NotFound
+from mail_orchestration.kernel.settings import Settings
 from tests.integration.broadcast_site import inst
 from tests.scenarios.installations import execute, released, write_site
 
@@ -219,6 +222,27 @@ def test_what_is_used_of_quotas_is_waited_for(inst: Installation) -> None:
     through = {each.domain: each.seconds for each in found.forecast.domains}
     assert through["example.net"] < 60
     assert through["slow"] == pytest.approx(45 * 60, abs=60)
+
+
+@pytest.mark.rule("6.7")
+@pytest.mark.parametrize(
+    "theirs", [{"limits": {"per_second": 4}}, {"ramp": {"messages_on_first_day": 100, "growth": 1.1}}]
+)
+def test_what_another_installation_allows_the_relay_is_foreseen(
+    inst: Installation, theirs: dict[str, object]
+) -> None:
+    mail_job = released(inst)
+    now, alone = foresee(inst, mail_job)
+    relay = {"name": "theirs", "host": "127.0.0.1", "port": 9, **theirs}
+    with inst.database.begin() as connection:
+        installation_id = ensure_installation(connection, "neighbour")
+        limits = Settings.model_validate({"relays": [relay]}).relay_limits()
+        note_relay_limits(connection, installation_id, limits)
+    _, found = foresee(inst, mail_job)
+    assert alone.finish_at is not None
+    assert found.finish_at is not None
+    assert alone.finish_at - now < timedelta(seconds=CONTACTS / 4 - 1) <= found.finish_at - now
+    assert found.forecast.limited_by == "relay sink"
 
 
 @pytest.mark.rule("6.7")

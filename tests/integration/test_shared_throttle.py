@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from mail_orchestration.audience.importing import ensure_installation
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.dispatch.relay_limits import note_relay_limits
 from mail_orchestration.dispatch.throttles import forget_unused_domains
 from mail_orchestration.egress.ports import Complaint, Held, Scope, Standing, Wish
 from mail_orchestration.kernel.database import Database
@@ -24,10 +26,22 @@ RELAY = Scope("relay", "mail.example:25")
 DOMAIN = Scope("domain", "big.example")
 
 
+def settings(installation: str = "main", **relay: object) -> Settings:
+    """An installation's with one relay."""
+    given = {"name": "own", "host": "Mail.example", "connections": 10, **relay}
+    return Settings.model_validate({"installation": installation, "relays": [given]})
+
+
 def process(database: Database, **relay: object) -> SharedThrottle:
     """What one more process that sends has."""
-    given = {"name": "own", "host": "Mail.example", "connections": 10, **relay}
-    return SharedThrottle(database, Settings.model_validate({"relays": [given]}))
+    return SharedThrottle(database, settings(**relay))
+
+
+def opens(database: Database, theirs: Settings) -> None:
+    """A process of another installation begins."""
+    with database.begin() as connection:
+        installation_id = ensure_installation(connection, theirs.installation)
+        note_relay_limits(connection, installation_id, theirs.relay_limits())
 
 
 def stand(process: SharedThrottle, held: int, *complaints: Complaint, wanted: int = 10) -> Standing:
@@ -169,3 +183,66 @@ def test_a_relay_has_one_set_of_limits_by_all_its_names(tmp_path: Path) -> None:
     )
     with pytest.raises(BadSettings, match=r"'a' and 'b' are both .*, and have different connections"):
         load_settings(path)
+
+
+def test_of_two_installations_with_one_relay_the_stricter_limit_of_each_kind_holds(
+    database: Database,
+) -> None:
+    ours = process(database, limits={"per_minute": 6000, "per_hour": 7})
+    none = process(database, installation="third")
+    assert stand(ours, 0).connections == {RELAY: 10}
+    assert not none.is_limited(RELAY)
+
+    limits = {"per_second": 1, "per_minute": 9000, "per_hour": 100}
+    opens(database, settings("beta", name="theirs", limits=limits, connections=3))
+    opens(database, settings("elsewhere", host="other.example", limits={"per_hour": 1}))
+    found = stand(ours, 10)
+    assert (found.is_news, found.connections) == (True, {RELAY: 3})
+    assert stand(none, 0, wanted=0).is_news
+    assert none.is_limited(RELAY), "who has no limit goes by theirs"
+    taken = [moment for _ in range(12) for moment in slots(ours, RELAY, 5)]
+    assert min(after - before for before, after in pairwise(taken)) > 0.9
+    assert not stand(ours, 3).is_news
+
+    # A limit that was raised, and an installation that is no more: nobody opened it for a month.
+    opens(database, settings("beta", name="theirs", limits={"per_hour": 100}, connections=5))
+    found = stand(ours, 3)
+    assert (found.is_news, found.connections) == (True, {RELAY: 5})
+    change(database, "UPDATE installation SET opened_at = now() - interval '31 days' WHERE name = 'beta'")
+    assert stand(ours, 3).connections == {RELAY: 10}
+    stand(none, 0, wanted=0)
+    assert not none.is_limited(RELAY)
+
+
+def test_what_another_installation_allows_less_is_shown(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("MAIL_ORCHESTRATION_SIGNING_KEYS", "t1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    monkeypatch.setenv("COLUMNS", "160")
+    said = {}
+    for name, relay in (
+        (
+            "beta",
+            "{name: b, host: mail.example, limits: {per_second: 10}, ramp: {messages_on_first_day: 400}}",
+        ),
+        ("alpha", "{name: a, host: MAIL.example, limits: {per_second: 20, per_hour: 1000}, connections: 30}"),
+        (
+            "beta",
+            "{name: b, host: mail.example, limits: {per_second: 10}, ramp: {messages_on_first_day: 400}}",
+        ),
+    ):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"installation: {name}\nrelays:\n  - {relay}\n")
+        assert run(["throttle", "-s", str(path)]) == ExitCode.OK
+        said[name] = " ".join(capsys.readouterr().out.split())
+    held_back = "the stricter holds relay mail.example:25: {} is {} in installation {}, here {}"
+    for line in (
+        ("per_second", 10, "beta", 20),
+        ("per_day", 400, "beta", "unlimited"),
+        ("connections", 20, "beta", 30),
+    ):
+        assert held_back.format(*line) in said["alpha"]
+    assert held_back.format("per_hour", "1,000", "alpha", "unlimited") in said["beta"]
+    assert said["beta"].count("the stricter holds") == 1
+    assert "mail.example:25 (a) 9.6/s 10 0 of 1,000 0 of 400 0 of 20" in said["alpha"]
