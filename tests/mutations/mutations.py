@@ -210,8 +210,8 @@ MUTATIONS: dict[str, Mutation] = {
     "an opt-out after assembly is not looked at": Mutation(
         promise="1.5",
         file="dispatch/unsent.py",
-        old="(suppressed if is_suppressed else to_send).append",
-        new="to_send.append",
+        old="to_send = [row[:-1] for row in rows if not row[-1]]",
+        new="to_send = [row[:-1] for row in rows]",
         caught_by="tests/integration/test_mailcaster_ends_a_mail_job.py::"
         "test_opt_outs_and_expiry_after_assembly_are_honoured",
     ),
