@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from sqlalchemy import Connection
 
@@ -24,8 +25,12 @@ class FrozenRelease:
     dictionary: bytes | None
     """What its stored messages are compressed against; None before assembly."""
 
+    @cached_property
     def compressor(self) -> Compressor:
-        """Reads the stored messages back. Only after assembly has begun."""
+        """Reads the stored messages back. Only after assembly has begun. Not for several threads at once.
+
+        One for all children: each takes a megabyte beside Python's heap, and what a child leaves is collected late.
+        """
         if self.dictionary is None:
             raise ValueError(f"release {self.release.release_id} has no stored messages yet")
         return Compressor(self.dictionary)

@@ -182,7 +182,7 @@ class MailJobDelivery:
             feed = MessageFeed(
                 self._inst.database,
                 self._claim,
-                self._frozen.compressor(),
+                self._frozen.compressor,
                 reverse_path=envelope_sender(self._frozen.facts, definition),
                 clock=self._now,
                 record=log.record,

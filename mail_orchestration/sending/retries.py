@@ -84,7 +84,7 @@ class _RetriedRelease:
     def __init__(self, frozen: FrozenRelease) -> None:
         definition = frozen.campaign.definition
         self._release_id = frozen.release.release_id
-        self._compressor = frozen.compressor()
+        self._compressor = frozen.compressor
         self._reverse_path = envelope_sender(frozen.facts, definition)
         self._resends_uncertain = definition.on_uncertain == "resend"
         self._named = definition.components
