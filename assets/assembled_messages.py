@@ -38,7 +38,7 @@ from mail_orchestration.kernel.states import MailJobState
             contact_id=("bigint", "The contact."),
             size=("integer", "Octets of the message as it goes to the relay."),
             address=("text", "The envelope's recipient. Never shown in Dagster."),
-            message=("bytea", "The RFC 5322 message, compressed against the release's dictionary."),
+            place_in_block=("smallint", "Where the message is in its block of message_block, from 0 on."),
         )
     },
 )

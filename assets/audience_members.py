@@ -37,7 +37,7 @@ class AudiencesToImport(dg.Config):
             locale=("text", "The contact's language and region."),
             guid=("text", "The contact's identifier in the system that the list comes from."),
             url=("text", "The recipient's own page, for campaigns whose body is one."),
-            attributes=("jsonb", "What templates can say about the contact: the source's other columns."),
+            attributes=("json", "What templates can say about the contact: the source's other columns."),
         )
     },
 )
