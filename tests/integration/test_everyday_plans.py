@@ -11,7 +11,7 @@ from sqlalchemy import text
 from benchmarks.everyday_questions import COUNT_ROWS, asked, look_at_plan, questions, report_on_the_ended
 from benchmarks.long_history import CHILD, History, write_history
 from mail_orchestration.audience.importing import ensure_installation
-from mail_orchestration.feedback import frequency_figures
+from mail_orchestration.feedback import frequency_figures, kept_reports
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.settings import Settings
@@ -63,6 +63,11 @@ def faults(inst: Installation, ask: Callable[[], object]) -> Iterator[str]:
 
 def most_read(table: str) -> int:
     return MOST_READ.get(table.rstrip("0123456789").rstrip("_"), MOST_READ_ELSEWHERE)
+
+
+@pytest.fixture(autouse=True)
+def _large_is_as_in_this_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_reports, "COUNTED_AT_ONCE", 5_000)
 
 
 @pytest.mark.rule("4.6", "10.4", "11.3")
