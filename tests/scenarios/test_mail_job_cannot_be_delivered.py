@@ -78,9 +78,13 @@ def test_a_relay_whose_certificates_are_missing_is_said_before_a_mail_job_is_tak
     ("damage", "reason"),
     [
         (
-            "UPDATE message_block SET block = overlay(block PLACING '\\x00ff' FROM 40) WHERE first_message = 65",
-            # Of the 64 messages of that block, the first that a mail job has.
-            r"message (6[5-9]|[7-9]\d|1[01]\d|12[0-8]) cannot be read as it is stored",
+            # Where a block begins depends on how fast assembly was.
+            "UPDATE message_block AS b SET block = overlay(b.block PLACING '\\x00ff' FROM 40) "
+            "FROM assembled_message AS m "
+            "WHERE m.message_no = 100 AND b.release_id = m.release_id "
+            "AND b.first_message = m.message_no - m.place_in_block",
+            # Of the messages of that block, the first that a mail job has.
+            r"message \d+ cannot be read as it is stored",
         ),
         ("UPDATE release SET files = files - 'campaign.yaml'", r"campaign\.yaml"),
     ],
