@@ -91,12 +91,8 @@ def dead_letters(
     Those are FAILED, after the most attempts or since they cannot be composed, or STOPPED with a deleted campaign.
     Exit code 1 when a number that was given is none of theirs, or repeats another mail or a later release.
     """
+    from mail_orchestration.dispatch.dead_letters import Chosen, delete_loose_mails, resubmit_loose_mails
     from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
-    from mail_orchestration.dispatch.loose_mails import (
-        Chosen,
-        delete_loose_mails,
-        resubmit_loose_mails,
-    )
     from mail_orchestration.holding import operator
     from mail_orchestration.kernel.database_clock import database_now
     from mail_orchestration.kernel.loose_mail_states import AT_REST

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from mail_orchestration.dispatch.loose_mails import Chosen
+    from mail_orchestration.dispatch.dead_letters import Chosen
 
 NumbersArgument = Annotated[
     list[int] | None, typer.Argument(metavar="[NUMBER...]", min=1, max=LARGEST_NUMBER, help="These.")
@@ -123,7 +123,7 @@ def delete_(
 
 
 def _chosen(numbers: list[int] | None, campaign: str | None, code: str | None, everything: bool) -> Chosen:
-    from mail_orchestration.dispatch.loose_mails import Chosen
+    from mail_orchestration.dispatch.dead_letters import Chosen
     from mail_orchestration.kernel.failure_codes import FailureCode
 
     known = {each.value for each in FailureCode}

@@ -1,4 +1,4 @@
-"""Loose mails in a worker's hands: reserved in their order, given back, resubmitted and deleted (spec 6.2, 6.3).
+"""Loose mails in a worker's hands: reserved in their order, given back (spec 6.2, 6.3).
 
 A reservation is a lease with a fence: every write about a loose mail names the fence under which it was reserved, and
 each reservation raises it. So whoever comes back after its time is over writes nothing (spec 6.3).
@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.message_store import read_blocks
-from mail_orchestration.dispatch.repeats_at_rest import repeats_at_rest
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
 from mail_orchestration.kernel.model import Outcome
@@ -84,26 +82,6 @@ class ReservedMail:
     def reserved_again(self, at: float) -> ReservedMail:
         """The same with a longer lease, which counts from `at`."""
         return replace(self, reserved_at=at)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """Which loose mails are meant; what is None chooses all."""
-
-    loose_mail_ids: Collection[int] | None = None
-    campaign: str | None = None
-    kind: LooseMailKind | None = None
-    code: FailureCode | None = None
-
-    def binds(self, connection: Connection, installation_id: int) -> dict[str, Any]:
-        """As the statements want it. Raises NotFound for a campaign that is not known."""
-        return {
-            "installation_id": installation_id,
-            "loose_mail_ids": None if self.loose_mail_ids is None else sorted(self.loose_mail_ids),
-            "campaign_id": campaign_number(connection, installation_id, self.campaign),
-            "kind": self.kind,
-            "code": self.code,
-        }
 
 
 def end_run_out_reservations(connection: Connection, installation_id: int, now: datetime) -> int:
@@ -225,46 +203,6 @@ def ensure_delivery_log(connection: Connection, now: datetime) -> date:
     for day in (today, tomorrow):
         ensure_day(connection, day)
     return tomorrow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resubmitted:
-    """What became of the loose mails that were to be sent after all."""
-
-    numbers: list[int]
-    """Those that go."""
-    repeats: dict[int, datetime]
-    """Those that are left since another mail, or a later release, says the same, and when that one was queued."""
-
-
-def resubmit_loose_mails(
-    connection: Connection, installation_id: int, chosen: Chosen, *, history: timedelta, now: datetime
-) -> Resubmitted:
-    """FAILED, STOPPED → QUEUED, due at once, with all attempts before them.
-
-    SCHEDULED are retries, until a worker looks; what was never attempted before its moment; and what is of a paused
-    campaign. Those of a deleted campaign stay as they are, and so do those that another mail or release repeats (see
-    `repeats_at_rest`). What goes is queued anew: its history begins now. Raises NotFound for a campaign that is not
-    known.
-    """
-    binds = chosen.binds(connection, installation_id)
-    ensure_day(connection, now.astimezone(UTC).date())
-    repeats = repeats_at_rest(connection, binds, history=history, now=now)
-    going = {**binds, "repeats": sorted(repeats), "now": now}
-    numbers = sorted(connection.scalars(STATEMENTS["resubmit_loose_mails"], going))
-    return Resubmitted(numbers=numbers, repeats=repeats)
-
-
-def delete_loose_mails(
-    connection: Connection, installation_id: int, chosen: Chosen, *, by: str, now: datetime
-) -> list[int]:
-    """FAILED, STOPPED → the delivery log, which keeps who deleted them. Returns their numbers.
-
-    Raises NotFound for a campaign that is not known.
-    """
-    ensure_delivery_log(connection, now)
-    binds = {**chosen.binds(connection, installation_id), "by": by, "now": now}
-    return sorted(connection.scalars(STATEMENTS["delete_loose_mails"], binds))
 
 
 def _blocks(connection: Connection, rows: Sequence[Row[Any]]) -> dict[tuple[int, int], bytes]:

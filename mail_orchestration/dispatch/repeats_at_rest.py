@@ -20,7 +20,7 @@ def repeats_at_rest(
 ) -> dict[int, datetime]:
     """Of the chosen loose mails that rest, by number, those that would be repeats; and when the other one was queued.
 
-    `chosen` are binds (see `loose_mails.Chosen`). A single mail repeats another one that says the same for the same
+    `chosen` are binds (see `dead_letters.Chosen`). A single mail repeats another one that says the same for the same
     occurrence to the same address and was queued after it and within `history` before `now`, or waits, or is chosen as
     well and is the later one. A message of a release repeats a later release of the campaign that says the same for the
     same occurrence, has not ended or was queued within `history`, and reached the contact or may still; or in which the

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from mail_orchestration.dispatch.campaigns import campaign_number
+from mail_orchestration.dispatch.dead_letters import Chosen
 from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, logged_mail
-from mail_orchestration.dispatch.loose_mails import Chosen
 from mail_orchestration.kernel.errors import NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailState

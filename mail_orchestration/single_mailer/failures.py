@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from mail_orchestration.dispatch.loose_mails import (
+from mail_orchestration.dispatch.dead_letters import (
     Chosen,
     Resubmitted,
     delete_loose_mails,

@@ -10,13 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from mail_orchestration.dispatch.campaigns import delete_campaign, pause_campaign, resume_campaign
+from mail_orchestration.dispatch.dead_letters import Chosen, resubmit_loose_mails
 from mail_orchestration.dispatch.holds import HoldCause, place_hold
 from mail_orchestration.dispatch.loose_mails import (
-    Chosen,
     give_back,
     has_due_loose_mails,
     renew_reservations,
-    resubmit_loose_mails,
 )
 from mail_orchestration.dispatch.resting import rest_loose_mails, wake_loose_mails
 from mail_orchestration.kernel.database import Database

@@ -8,13 +8,12 @@ import pytest
 from sqlalchemy import text
 
 from mail_orchestration.dispatch import loose_mails
+from mail_orchestration.dispatch.dead_letters import Chosen, resubmit_loose_mails
 from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
 from mail_orchestration.dispatch.loose_mails import (
     MOST_RUN_OUTS,
-    Chosen,
     end_run_out_reservations,
     give_back,
-    resubmit_loose_mails,
 )
 from mail_orchestration.dispatch.resting import rest_loose_mails
 from mail_orchestration.kernel.database import Database

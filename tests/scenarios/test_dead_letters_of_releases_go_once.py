@@ -9,8 +9,8 @@ import pytest
 
 from mail_orchestration.cli.commands import run
 from mail_orchestration.cli.exit_codes import ExitCode
+from mail_orchestration.dispatch.dead_letters import Chosen, resubmit_loose_mails
 from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
-from mail_orchestration.dispatch.loose_mails import Chosen, resubmit_loose_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
 from tests.scenarios.installations import SETTINGS, address_of, execute, now, released

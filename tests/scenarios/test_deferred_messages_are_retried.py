@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from mail_orchestration.dispatch.dead_letters import Chosen, delete_loose_mails, resubmit_loose_mails
 from mail_orchestration.dispatch.loose_mail_lists import delivery_log, list_loose_mails
-from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails, resubmit_loose_mails
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.feedback.reports import mail_job_report
 from mail_orchestration.installation import Installation

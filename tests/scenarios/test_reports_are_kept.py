@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from mail_orchestration.broadcast import assemble_release, queue_release
+from mail_orchestration.dispatch.dead_letters import Chosen, delete_loose_mails
 from mail_orchestration.dispatch.loose_mail_lists import list_loose_mails
-from mail_orchestration.dispatch.loose_mails import Chosen, delete_loose_mails
 from mail_orchestration.feedback import kept_reports
 from mail_orchestration.feedback.kept_reports import (
     ReportAtOnce,

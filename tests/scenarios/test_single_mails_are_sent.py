@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from mail_orchestration import campaigns
 from mail_orchestration.audience.suppressing import suppress_address
-from mail_orchestration.dispatch.loose_mails import Chosen
+from mail_orchestration.dispatch.dead_letters import Chosen
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.model import Outcome

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from mail_orchestration import campaigns
-from mail_orchestration.dispatch.loose_mails import Chosen
+from mail_orchestration.dispatch.dead_letters import Chosen
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.single_mailer import Submission, delete, resubmit, submit
