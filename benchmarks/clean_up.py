@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import uvloop
 from sqlalchemy import text
@@ -112,28 +113,20 @@ def measure(sizes: Sizes) -> list[Measurement]:
             reference_runs=tuple(each.seconds for each in deleting),
             target=SECONDS,
         ),
-        Measurement(
-            name="longest pause between two results meanwhile",
-            unit="ms",
-            runs=tuple(each.pause_ms for each in cleaning),
-            reference="right before it",
-            reference_runs=tuple(each.pause_ms for each in before),
-            target=PAUSE_MS,
-        ),
-        Measurement(
-            name="longest single mail meanwhile",
-            unit="ms",
-            runs=tuple(each.single_mail_ms for each in cleaning),
-            reference="right before it",
-            reference_runs=tuple(each.single_mail_ms for each in before),
-            target=PAUSE_MS,
-        ),
-        Measurement(
-            name="results meanwhile",
-            unit="results/s",
-            runs=tuple(each.rate for each in cleaning),
-            reference="right before it",
-            reference_runs=tuple(each.rate for each in before),
+        *(
+            Measurement(
+                name=name,
+                unit=unit,
+                runs=tuple(figure(each) for each in cleaning),
+                reference="right before it",
+                reference_runs=tuple(figure(each) for each in before),
+                target=target,
+            )
+            for name, unit, figure, target in (
+                ("longest pause between two results meanwhile", "ms", attrgetter("pause_ms"), PAUSE_MS),
+                ("longest single mail meanwhile", "ms", attrgetter("single_mail_ms"), PAUSE_MS),
+                ("results meanwhile", "results/s", attrgetter("rate"), None),
+            )
         ),
     ]
 
