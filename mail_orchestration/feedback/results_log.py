@@ -88,7 +88,6 @@ class ResultsLog:
         self._is_scheduled = self._may_follow_up = False
         self._failure: Exception | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._resources = contextlib.ExitStack()
 
     async def __aenter__(self) -> Self:
         """Connect. Raises DatabaseUnavailable."""
@@ -225,16 +224,13 @@ class ResultsLog:
             self._drained.set_result(None)
 
     def _connect(self) -> tuple[Connection, PGconn, dict[bytes, list[str]]]:
-        connection = self._resources.enter_context(self._database.reserved())
-        driver = cast("psycopg.Connection", connection.connection.driver_connection)
-        try:
+        with contextlib.ExitStack() as opening:
+            connection = opening.enter_context(self._database.reserved())
+            driver = cast("psycopg.Connection", connection.connection.driver_connection)
             # The connection may have served an earlier log: `info` lives as long as its session.
             if (binds := connection.info.get(_PLAIN)) is None:
                 binds = connection.info[_PLAIN] = self._prepare(connection, driver.pgconn)
-        except BaseException:
-            connection.invalidate()
-            self._resources.close()
-            raise
+            self._resources = opening.pop_all()
         return connection, driver.pgconn, binds
 
     def _prepare(self, connection: Connection, pgconn: PGconn) -> dict[bytes, list[str]]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from psycopg.pq.abc import PGconn
+from sqlalchemy import Connection, text
 
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.database import Database
@@ -128,6 +129,35 @@ def test_a_database_that_goes_away_is_said_so_and_nothing_is_reported_durable(
     with pytest.raises(DatabaseUnavailable):
         asyncio.run(run())
     assert written(database) == [1]
+
+
+@pytest.mark.rule("5.1")
+def test_a_database_that_goes_away_while_the_log_connects_is_said_so(
+    database: Database, mail_job_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = ResultsLog._prepare
+
+    def prepare_when_it_is_gone(
+        log: ResultsLog, connection: Connection, pgconn: PGconn
+    ) -> dict[bytes, list[str]]:
+        execute(database, "SELECT pg_terminate_backend(:pid, 5000)", pid=pgconn.backend_pid)
+        return prepare(log, connection, pgconn)
+
+    async def run() -> None:
+        async with log_of(database, mail_job_id):
+            raise AssertionError("there is nothing to write to")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ResultsLog, "_prepare", prepare_when_it_is_gone)
+        with pytest.raises(DatabaseUnavailable):
+            asyncio.run(run())
+
+    async def record_one() -> None:
+        async with log_of(database, mail_job_id) as log:
+            await log.record(a_result(1))
+
+    asyncio.run(record_one())
+    assert written(database) == [1], "the connection that was lost is not used again"
 
 
 _DELIVERS_FOR_EVER = """
