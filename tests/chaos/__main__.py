@@ -15,6 +15,7 @@ import psutil
 from tests.chaos.judgement import judge
 from tests.chaos.plan import draw
 from tests.chaos.run import Options, run
+from tests.chaos.site import make_folder, remove_folder
 from tests.chaos.table import document, markdown, summary
 
 MARK = "MAIL_ORCHESTRATION_CHAOS"
@@ -43,12 +44,14 @@ def main() -> int:
         flush=True,
     )
     began = time.monotonic()
+    folder = make_folder()
+    print(f"folder: {folder}", flush=True)
     evidence = run(
+        folder,
         plan,
         Options(
             hang_after_s=options.hang_after,
             gap_s=options.gap,
-            keep=options.keep,
             say=(lambda line: None) if options.quiet else (lambda line: print(line, flush=True)),
         ),
     )
@@ -66,6 +69,8 @@ def main() -> int:
     print("all holds" if found.holds else f"{len(found.faults)} things are wrong (seed {seed})")
     if options.json is not None:
         options.json.write_text(document(found, evidence, seed=seed, kills=kills), encoding="utf-8")
+    if found.holds and not options.keep:
+        remove_folder(folder)
     return 0 if found.holds else 1
 
 
@@ -107,7 +112,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, help="write the judgement there as JSON too")
     parser.add_argument(
-        "--keep", action="store_true", help="leave the folder with journal, logs and database"
+        "--keep",
+        action="store_true",
+        help="leave the folder with journal, logs and database, as is done when something is wrong",
     )
     parser.add_argument("--quiet", action="store_true", help="only the end")
     return parser.parse_args()

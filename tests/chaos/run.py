@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sqlalchemy import text
 
@@ -22,7 +23,7 @@ from tests.chaos.forks import Forks
 from tests.chaos.hosts import let_in, second_host
 from tests.chaos.journal import JournalReader
 from tests.chaos.plan import Kind, Plan
-from tests.chaos.site import RelayProcess, fleet, make_folder, remove_folder, write_site
+from tests.chaos.site import RelayProcess, fleet, write_site
 
 TICK_S = 0.02
 LOOK_EVERY_S = 0.5
@@ -65,19 +66,12 @@ class Options:
     """Between two faults, on average."""
     connections: int = 8
     """Of each mailcaster."""
-    keep: bool = False
-    """Leave the folder."""
     say: Callable[[str], None] = print
 
 
-def run(plan: Plan, options: Options) -> Evidence:
+def run(folder: Path, plan: Plan, options: Options) -> Evidence:
     """Everything, from an empty folder to the evidence; all processes have ended then."""
     with ExitStack() as stack:
-        folder = make_folder()
-        if options.keep:
-            options.say(f"folder: {folder}")
-        else:
-            stack.callback(remove_folder, folder)
         relay = RelayProcess(folder, plan.seed)
         stack.callback(relay.stop)
         host = stack.enter_context(second_host())
