@@ -8,7 +8,7 @@ became of the process. It tells recovery that the session is gone; what guards t
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
@@ -148,17 +148,20 @@ class HeldClaim:
             self._count_retries(connection)
         return MailJobState(state)
 
-    def hand_back(self) -> None:
+    def hand_back(self, write_late: Callable[[Connection, int], None] | None = None) -> None:
         """Go without having finished, in good order: the mail job hangs at once and the next one recovers it.
 
         For the end of a shift or of the process; after the block too. Where `automatic_mail_job_recovery` is
-        off the operator restarts it.
+        off the operator restarts it. `write_late` is called in the same transaction, with the fence that holds from
+        then on, for what has still to be written.
         """
         own = {"mail_job_id": self.claim.mail_job_id, "fence": self.claim.fence}
         with self._database.begin() as connection:
-            state = connection.execute(STATEMENTS["hand_back_mail_job"], own).scalar_one_or_none()
-        if state is None:
-            raise self.claim.lost()
+            fence = connection.execute(STATEMENTS["hand_back_mail_job"], own).scalar_one_or_none()
+            if fence is None:
+                raise self.claim.lost()
+            if write_late is not None:
+                write_late(connection, fence)
 
     def _end(self, connection: Connection, enters: MailJobState, reason: str, now: datetime) -> MailJobState:
         state = end_claim(connection, self.claim, enters, reason=reason, now=now)

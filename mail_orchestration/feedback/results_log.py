@@ -41,6 +41,10 @@ MAX_RESULTS_OF_A_FLUSH = 2000
 """More wait for the next one: a flush holds a lock on the mail job's row that heartbeats wait for."""
 
 _PLAIN, _FOLLOWING_UP = b"append_results", b"append_results_and_follow_up"
+_APPENDING = {
+    _PLAIN: STATEMENTS["append_results"],
+    _FOLLOWING_UP: STATEMENTS["append_results_and_follow_up"],
+}
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +58,8 @@ class ResultsLog:
 
     Its end writes what is still waiting. After a failure every result that waits, and every later one, raises
     the same: ClaimLost when the mail job is no longer held under the fence, DatabaseUnavailable when the
-    database is gone. A result that raised may have been written all the same; one that resolved has been.
+    database is gone. A result that raised may have been written all the same; one that resolved has been. What
+    raised is `unwritten`, and can be written late, when the database is back.
     """
 
     def __init__(
@@ -88,6 +93,8 @@ class ResultsLog:
         self._is_scheduled = self._may_follow_up = False
         self._failure: Exception | None = None
         self._drained: asyncio.Future[None] | None = None
+        self.unwritten: list[DeliveryResult] = []
+        """What a failure kept from being durable, as far as is known. Those whose flush was under way may be."""
 
     async def __aenter__(self) -> Self:
         """Connect. Raises DatabaseUnavailable."""
@@ -113,6 +120,7 @@ class ResultsLog:
     def record(self, result: DeliveryResult) -> asyncio.Future[None]:
         """Begin to write `result`; the future resolves when it is durable, or raises (see the class)."""
         if self._failure is not None:
+            self.unwritten.append(result)
             raise self._failure
         future = self._loop.create_future()
         self._gathering.append((result, future))
@@ -122,6 +130,27 @@ class ResultsLog:
             self._schedule_flush()
         crash_point("result_recorded")
         return future
+
+    def write_late(self, connection: Connection, fence: int) -> None:
+        """What is `unwritten`, without what is there nevertheless, in the caller's transaction.
+
+        The mail job is held under `fence` in it, and not under the log's own any more: so the server writes no flush
+        after this one has looked.
+        """
+        if not self.unwritten:
+            return
+        whose = ("released_on", "release_id", "mail_job_id")
+        asked = {name: self._constants[name].decode() for name in whose}
+        message_nos = [result.message_no for result in self.unwritten]
+        found = connection.execute(STATEMENTS["find_recorded_results"], {**asked, "message_nos": message_nos})
+        there = {(row.message_no, row.result_no) for row in found}
+        late = [each for each in self.unwritten if (each.message_no, each.result_no) not in there]
+        if late:
+            columns = self._constants | result_columns(late) | follow_up_columns(late)
+            columns["fence"] = str(fence).encode()
+            binds = {name: columns[name].decode() for name in self._binds[_FOLLOWING_UP]}
+            connection.execute(_APPENDING[_FOLLOWING_UP], binds)
+        _log.info("%s: %d results are written late, %d were there", self._claim, len(late), len(there))
 
     def _schedule_flush(self) -> None:
         # Not at once: the other connections that this turn of the loop serves come along.
@@ -212,6 +241,7 @@ class ResultsLog:
         self._loop.remove_writer(self._socket)
         waiting = self._in_flight + self._gathering
         self._in_flight, self._gathering = [], []
+        self.unwritten += [result for result, _ in waiting]
         _log.warning(
             "%s: %d results were not written: %s", self._claim, len(waiting), type(self._failure).__name__
         )
@@ -237,10 +267,7 @@ class ResultsLog:
         """Prepare both statements; under the name of each its binds in order."""
         connection.execute(STATEMENTS["require_durable_commits"])
         binds = {}
-        for name, clause in (
-            (_PLAIN, STATEMENTS["append_results"]),
-            (_FOLLOWING_UP, STATEMENTS["append_results_and_follow_up"]),
-        ):
+        for name, clause in _APPENDING.items():
             # SQLAlchemy turns :binds into $1 … $n, and says which is which.
             statement = clause.compile(
                 dialect=postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]

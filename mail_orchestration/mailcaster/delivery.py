@@ -41,12 +41,9 @@ from mail_orchestration.mailcaster.message_feed import MessageFeed
 from mail_orchestration.mailcaster.repeats import RepeatFeed, Repeats
 from mail_orchestration.sending.components import SendComponents
 from mail_orchestration.sending.station import Station
+from mail_orchestration.sending.when_back import when_back
 
 _log = logging.getLogger(__name__)
-
-HAND_BACK_S, HAND_BACK_PAUSE_S = 20.0, 0.5
-"""A database that restarts is back within seconds: for so long a mail job that cannot go on is handed back rather
-than left to hang for hours."""
 
 
 class MailJobDelivery:
@@ -75,12 +72,20 @@ class MailJobDelivery:
         self._relay_errors: dict[str, str] = {}
         self._counts: dict[Outcome, int] = {}
         self._most_attempts = 1
+        self._results = ResultsLog(
+            inst.database,
+            release_id=claim.release_id,
+            released_on=claim.released_on,
+            mail_job_id=claim.mail_job_id,
+            fence=claim.fence,
+            dispatcher=inst.settings.dispatcher,
+        )
 
     def run(self) -> MailJobDone:
         """Deliver and settle. Raises ClaimLost when somebody else has the mail job.
 
-        Raises DatabaseUnavailable and BadSettings too: the mail job is handed back then, if that is possible
-        within HAND_BACK_S, and what has no result is for the next shift.
+        Raises DatabaseUnavailable and BadSettings too: the mail job is handed back then, as soon as the database lets
+        it, with the results that it kept from being written. What has none is for the next shift.
         """
         began = time.monotonic()
         try:
@@ -150,34 +155,24 @@ class MailJobDelivery:
             return MailJobState.RUNNING
 
     def _hand_back(self) -> None:
-        until = time.monotonic() + HAND_BACK_S
-        while True:
-            try:
-                self._held.hand_back()
-                return
-            except ClaimLost:
-                return
-            except DatabaseUnavailable as error:
-                if time.monotonic() >= until or self._stop.wait(HAND_BACK_PAUSE_S):
-                    _log.warning(
-                        "mail job %d hangs until it is recovered: %s", self._claim.mail_job_id, error
-                    )
-                    return
+        """Rather than leave it to hang for hours. A stop does not wait for it, unless results wait to be written."""
+        try:
+            when_back(
+                lambda: self._held.hand_back(self._results.write_late),
+                is_over=lambda: self._stop.is_set() and not self._results.unwritten,
+            )
+        except ClaimLost:
+            return
+        except DatabaseUnavailable as error:
+            _log.warning("mail job %d hangs until it is recovered: %s", self._claim.mail_job_id, error)
 
     async def _deliver(self) -> dict[str, str]:
         definition = self._frozen.campaign.definition
         if definition.on_uncertain == "resend":
             self._most_attempts = self._inst.settings.dispatcher.max_attempts
         self._repeats = Repeats(self._inst.database, self._claim, self._most_attempts)
-        async with ResultsLog(
-            self._inst.database,
-            release_id=self._claim.release_id,
-            released_on=self._claim.released_on,
-            mail_job_id=self._claim.mail_job_id,
-            fence=self._claim.fence,
-            dispatcher=self._inst.settings.dispatcher,
-        ) as log:
-            self._results, self._rejected, self._ended = log, 0, 0
+        async with self._results as log:
+            self._rejected, self._ended = 0, 0
             self._most_errors = definition.maximum_error_percentage
             feed = MessageFeed(
                 self._inst.database,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from mail_orchestration.dispatch.loose_mails import ReservedMail
@@ -10,8 +11,12 @@ from mail_orchestration.dispatch.retry_policy import NextStep
 from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
+from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.model import DeliveryResult
+from mail_orchestration.sending.when_back import when_back
+
+_log = logging.getLogger(__name__)
 
 MOST_OF_A_WRITE = 500
 """Results that are written in one transaction."""
@@ -27,6 +32,7 @@ class LooseLog:
         self._gathering: list[tuple[LooseResult, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
+        self._unwritten: list[LooseResult] = []
 
     def record(
         self, mail: ReservedMail, result: DeliveryResult, step: NextStep, code: FailureCode | None = None
@@ -34,20 +40,37 @@ class LooseLog:
         """Begin to write `result` and what follows from it; `code` groups those that enter FAILED.
 
         The future resolves when it is durable, or known to be somebody else's to write. After a
-        failure, this one and all that wait raise it: DatabaseUnavailable, say.
+        failure, this one and all that wait raise it: DatabaseUnavailable, say. What raised can be written late.
         """
+        written = _written(mail, result, step, code)
         if self._failure is not None:
+            self._unwritten.append(written)
             raise self._failure
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._gathering.append((_written(mail, result, step, code), future))
+        self._gathering.append((written, future))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
         return future
 
     async def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for what is being written; what the database's absence kept from it is written when that is back.
+
+        Of a mail whose result was durable before, though the session was lost that should have said so, nothing is
+        written twice: it is not SENDING any more.
+        """
         if self._writing is not None:
             await self._writing
+        late, self._unwritten = self._unwritten, []
+        if not late or not isinstance(self._failure, DatabaseUnavailable):
+            return
+        try:
+            written = await asyncio.to_thread(when_back, lambda: self._commit(late))
+        except DatabaseUnavailable as error:
+            _log.warning("%d results of loose mails were not written: %s", len(late), error)
+            return
+        _log.info("%d results of loose mails are written late", len(written))
+        for result in late:
+            self._on_written(result, result.loose_mail_id in written)
 
     async def _write_all(self) -> None:
         try:
@@ -66,6 +89,7 @@ class LooseLog:
         except Exception as error:
             self._failure = error
             failed, self._gathering = [*batch, *self._gathering], []
+            self._unwritten += [result for result, _ in failed]
             for _, future in failed:
                 if not future.done():
                     future.set_exception(error)

@@ -240,7 +240,9 @@ class _Turn:
             self._all_settled.set()
         if not is_written:
             self._tally.lost += 1
-            _log.warning("loose mail %d is in other hands by now", written.loose_mail_id)
+            _log.warning(
+                "loose mail %d is in other hands by now, or its result was there", written.loose_mail_id
+            )
         elif written.is_counted:
             self._tally.outcomes[written.result.outcome] += 1
 

@@ -28,10 +28,11 @@ RETURNING state;
 
 -- name: hand_back_mail_job
 -- The holder goes without having finished: its last heartbeat is taken away, so that the mail job hangs at once. By this
--- moment (HANDED_BACK_AT) it is known as handed back.
-UPDATE mail_job SET heartbeat_at = to_timestamp(0)
+-- moment (HANDED_BACK_AT) it is known as handed back. From now on nothing is written under the old fence: of a session that
+-- was lost the server may still have a flush to read.
+UPDATE mail_job SET heartbeat_at = to_timestamp(0), fence = fence + 1
 WHERE mail_job_id = CAST(:mail_job_id AS bigint) AND state IN ('RUNNING', 'STOPPING') AND fence = CAST(:fence AS bigint)
-RETURNING state;
+RETURNING fence;
 
 -- name: count_unsent
 -- How many messages of a range have no result.

@@ -93,6 +93,12 @@ SELECT
     g.result_no, g.supersedes
 FROM given AS g;
 
+-- name: find_recorded_results
+-- Which results a mail job has of these messages: whoever lost the session of a flush does not know whether it was written.
+SELECT message_no, result_no FROM result
+WHERE released_on = CAST(:released_on AS date) AND release_id = CAST(:release_id AS bigint)
+    AND mail_job_id = CAST(:mail_job_id AS bigint) AND message_no = ANY(CAST(:message_nos AS integer[]));
+
 -- name: require_durable_commits
 -- A session whose database or user was set to lose the last commits in a crash is set right; stronger settings stay.
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';

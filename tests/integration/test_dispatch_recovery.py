@@ -211,6 +211,17 @@ def test_what_hangs_of_an_expired_release_is_not_recovered(world: World) -> None
     assert world.state(hanging) == "FAILED"
 
 
+@pytest.mark.rule("5.5")
+def test_who_has_handed_back_holds_nothing_more(world: World) -> None:
+    old = world.claim_of(world.begun(50, kind="small"))
+    with HeldClaim(world.database, old) as held:
+        held.hand_back()
+        with pytest.raises(ClaimLost):
+            held.heartbeat(LATER)
+        with pytest.raises(ClaimLost):
+            held.hand_back()
+
+
 def test_what_is_handed_back_is_taken_at_once(world: World) -> None:
     old = world.claim_of(world.begun(3000, kind="parent"))
     with HeldClaim(world.database, old) as held:

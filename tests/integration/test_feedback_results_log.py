@@ -160,6 +160,30 @@ def test_a_database_that_goes_away_while_the_log_connects_is_said_so(
     assert written(database) == [1], "the connection that was lost is not used again"
 
 
+@pytest.mark.rule("5.1")
+def test_what_is_written_late_is_written_once(database: Database, mail_job_id: int) -> None:
+    """A session that is lost does not say whether its last flush was written: here another one has written it."""
+
+    async def write(*numbers: int) -> None:
+        async with log_of(database, mail_job_id) as log:
+            await asyncio.gather(*(log.record(a_result(number)) for number in numbers))
+
+    async def lose(log: ResultsLog, *numbers: int) -> None:
+        async with log:
+            execute(database, "SELECT pg_terminate_backend(:pid, 5000)", pid=log._pgconn.backend_pid)
+            await asyncio.gather(*(log.record(a_result(number)) for number in numbers))
+
+    asyncio.run(write(1, 2))
+    log = log_of(database, mail_job_id)
+    with pytest.raises(DatabaseUnavailable):
+        asyncio.run(lose(log, 1, 2, 3))
+    assert sorted(result.message_no for result in log.unwritten) == [1, 2, 3]
+    for _ in range(2):
+        with database.begin() as connection:
+            log.write_late(connection, 1)
+        assert written(database) == [1, 2, 3]
+
+
 _DELIVERS_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The database server dies while a mailcaster delivers: it says so, nothing is lost, the next shift goes on at once."""
+"""The database server dies while a mailcaster delivers: nothing is lost or repeated, the next shift goes on."""
 
 from __future__ import annotations
 
@@ -73,7 +73,11 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
             (handed_back,) = children(connection, release_id)
             assert handed_back.state is MailJobState.RUNNING
             assert books(connection, release_id).balances
-            assert connection.execute(text("SELECT count(*) FROM result")).scalar_one() == ANSWERED
+            # What the relay took while the database was away is there too.
+            results = connection.execute(
+                text("SELECT outcome::text, count(*) FROM result GROUP BY outcome")
+            ).all()
+            assert [tuple(row) for row in results] == [("accepted", ANSWERED + CONNECTIONS)]
             assert [each.ended_at is None for each in shifts(connection, inst.installation_id)] == [False]
 
         assert run_shift(inst, "m1", stop=threading.Event()).mail_jobs == 1
@@ -83,10 +87,7 @@ def test_a_server_that_is_restarted_in_mid_run_costs_no_mail(
             assert mail_job(connection, release_id).accepted == CONTACTS
             tally = books(connection, release_id)
         assert (tally.balances, tally.accepted) == (True, CONTACTS)
-    assert set(relay.accepted) == addresses(CONTACTS)
-    assert relay.accepted.total() - CONTACTS == CONNECTIONS, (
-        "what was in flight is repeated, and nothing else"
-    )
+    assert relay.accepted == dict.fromkeys(addresses(CONTACTS), 1), "nothing is repeated, nothing left out"
 
 
 @pytest.mark.rule("5.2")
