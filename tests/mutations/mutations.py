@@ -290,4 +290,32 @@ MUTATIONS: dict[str, Mutation] = {
         caught_by="tests/integration/test_dispatch_recovery.py::"
         "test_a_dead_holders_figures_are_those_of_its_last_results",
     ),
+    "what is written late is not looked for before": Mutation(
+        promise="5.1",
+        file="feedback/results_log.py",
+        old="if (each.message_no, each.result_no) not in there]",
+        new="]",
+        caught_by="tests/integration/test_feedback_results_log.py::test_what_is_written_late_is_written_once",
+    ),
+    "who hands back goes on under the old fence": Mutation(
+        promise="5.5",
+        file="sql/held_claims.sql",
+        old="SET heartbeat_at = to_timestamp(0), fence = fence + 1\n",
+        new="SET heartbeat_at = to_timestamp(0)\n",
+        caught_by="tests/integration/test_dispatch_recovery.py::test_who_has_handed_back_holds_nothing_more",
+    ),
+    "what the database's absence kept from being written is forgotten": Mutation(
+        promise="5.1",
+        file="mailcaster/delivery.py",
+        old="self._held.hand_back(self._results.write_late)",
+        new="self._held.hand_back()",
+        caught_by="tests/scenarios/test_results_are_written_late.py::test_what_a_mailcaster_sent_is_not_sent_again",
+    ),
+    "what it kept of loose mails is forgotten": Mutation(
+        promise="6.3",
+        file="sending/loose_log.py",
+        old="        late, self._unwritten = self._unwritten, []\n",
+        new="        late, self._unwritten = [], []\n",
+        caught_by="tests/scenarios/test_results_are_written_late.py::test_a_single_mail_that_was_sent_is_not_sent_again",
+    ),
 }
