@@ -196,7 +196,8 @@ def _assemble(
 ) -> Cut:
     if isinstance(page, PageUnavailable):
         raise CompositionError(FaultReason.PAGE_UNAVAILABLE, page.reason)
-    return compressor.cut(composer.compose(recipient, page, dated=dated).data)
+    message = composer.compose(recipient, page, dated=dated)
+    return compressor.cut(message.data, message.fit_from)
 
 
 def _within_limits(work: Callable[[], _T], recipient: Recipient, limits: Limits) -> _T | Bypass:

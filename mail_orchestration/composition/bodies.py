@@ -52,6 +52,8 @@ class BodyWriter:
         self._attached = b"".join(_delimiter(boundaries.mixed) + part.data for part in attachments)
         self._inline = b"".join(_delimiter(boundaries.related) + part.data for part in inline)
         self._quote = LineQuoter().quote
+        self.writes_fit_lines = not inline and not attachments
+        """Whether all that is written is ours and nothing is wrong with its lines: see `_leaf`."""
 
     def write(self, *, text: str | None, html: str | None, related: bool) -> bytes:
         """The message's `Content-*` fields, the empty line and the body. `text` or `html` is not None."""
@@ -83,6 +85,7 @@ class BodyWriter:
         return b"".join((head % boundary, b"--", boundary, b"\r\n", entity, self._attached, _close(boundary)))
 
     def _leaf(self, subtype: bytes, text: str) -> bytes:
+        """Either form has CRLF after every line, no other CR, LF or NUL, and no line over 998 octets."""
         text = with_line_feeds(text)
         if text.isascii():
             octets = text.replace("\n", "\r\n").encode("ascii")

@@ -57,6 +57,8 @@ class ComposedMessage:
     reverse_path: str
     html: str | None
     text: str | None
+    fit_from: int | None = None
+    """Where the body begins when `BodyWriter` has made sure that its lines are fit to be sent."""
 
 
 class Composer:
@@ -231,7 +233,7 @@ class Composer:
     ) -> ComposedMessage:
         message_id = self.message_id(recipient, dated=dated)
         related = (recipient.body_format or self._definition.body_format) is BodyFormat.MHTML
-        data = b"".join(
+        fields = b"".join(
             (
                 self._head,
                 mailbox_field("To", Mailbox(to_name, recipient.address)),
@@ -241,11 +243,13 @@ class Composer:
                 *(unstructured(name, value) for name, value in extra),
                 self._date if dated is None else _date_field(dated),
                 self._tail,
-                self._bodies.write(text=text, html=html, related=related),
             )
         )
+        body = self._bodies.write(text=text, html=html, related=related)
         if self._signer is not None:
-            data = self._signer.signature_fields(data, dated or self.facts.released_at) + data
+            moment = dated or self.facts.released_at
+            fields = self._signer.signature_fields(fields + body, moment) + fields
+        data = fields + body
         if len(data) > self._maximum_octets:
             raise CompositionError(
                 FaultReason.MESSAGE_TOO_LARGE, f"has {len(data)} octets, more than {self._maximum_octets}"
@@ -257,6 +261,7 @@ class Composer:
             reverse_path=envelope_sender(self.facts, self._definition),
             html=html,
             text=text,
+            fit_from=len(fields) if self._bodies.writes_fit_lines else None,
         )
 
     def _written_literally(self, recipient: Recipient) -> bytes:

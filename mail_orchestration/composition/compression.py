@@ -77,8 +77,8 @@ class Compressor:
             raise dictionaries.BadDictionary from None
         self._at_hand = _NOTHING
 
-    def cut(self, message: bytes) -> Cut:
-        """A message, looked at and without its files."""
+    def cut(self, message: bytes, fit_from: int | None = None) -> Cut:
+        """A message, looked at (`fit_from` as in `look_at_lines`) and without its files."""
         places: list[bytes] = []
         rest: list[bytes] = []
         position = 0
@@ -90,7 +90,7 @@ class Compressor:
                 rest.append(message[position:found])
                 position = found + len(blob)
         if not places:
-            return Cut(_LOOKED_AT.get(look_at_lines(message), 0), b"", message, len(message))
+            return Cut(_LOOKED_AT.get(look_at_lines(message, fit_from), 0), b"", message, len(message))
         rest.append(message[position:])
         return Cut(len(places), b"".join(places), b"".join(rest), len(message))
 

@@ -49,11 +49,16 @@ def dot_stuffed(data: bytes) -> bytes:
     return data
 
 
-def look_at_lines(data: bytes) -> Lines:
-    """What is known of `data` from now on."""
-    if fault_of_lines(data) is not None:
+def look_at_lines(data: bytes, fit_from: int | None = None) -> Lines:
+    """What is known of `data` from now on.
+
+    `fit_from` is the start of a line from which on nothing is wrong with any line, since who wrote them has seen to
+    it: for dots only they are looked at then, which takes a quarter of the time.
+    """
+    if fault_of_lines(data if fit_from is None else data[:fit_from]) is not None:
         return Lines.UNSEEN
-    return Lines.PLAIN if dot_stuffed(data) == data else Lines.FIT
+    dots = data.startswith(b".") or _LEADING_DOT.search(data) is not None
+    return Lines.PLAIN if data.endswith(b"\r\n") and not dots else Lines.FIT
 
 
 def _has_a_long_line(data: bytes) -> bool:
