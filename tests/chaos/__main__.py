@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -55,6 +57,8 @@ def main() -> int:
             say=(lambda line: None) if options.quiet else (lambda line: print(line, flush=True)),
         ),
     )
+    struck = [asdict(incident) for incident in evidence.incidents]
+    (folder / "incidents.json").write_text(json.dumps(struck, indent=1), encoding="utf-8")
     evidence.left_over = left_over(mark)
     if not options.quiet:
         print(f"{time.monotonic() - began:7.1f} s  no process is left over")

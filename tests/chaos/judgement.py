@@ -7,6 +7,7 @@ word and the result said so (`uncertain`). A repeat that nothing accounts for is
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass, field
@@ -118,11 +119,13 @@ class Court:
         """What struck this process while it held what it held at that moment, nearest to the moment.
 
         What was claimed after a fault struck cannot be its doing: a process that was suspended claims when it is
-        awake. Only where nothing else is left is the claim taken to have been told late, after its awakening.
+        awake. Only where nothing else is left is the claim taken to have been told late, after its awakening. Nor is it
+        the doing of a fault that struck while the next claim was held: before that one the last is settled.
         """
         claims = self._all.claims.get(helo, [])
         at = bisect_right(claims, (moment, 1 << 62)) - 1
         held_from = claims[at][0] - TOLD_WITHIN_S if at >= 0 else moment
+        held_until = claims[at + 1][0] if at + 1 < len(claims) else math.inf
         struck = [
             incident
             for incident in self._by_helo.get(helo, ())
@@ -130,7 +133,7 @@ class Court:
         ]
         # A process that had no connection left when a fault struck it has repeated nothing because of that one.
         struck = [each for each in struck if self._open_sessions_of(helo, each)] or struck
-        while_held = [incident for incident in struck if incident.at >= held_from]
+        while_held = [incident for incident in struck if held_from <= incident.at <= held_until]
         return min(
             while_held or struck,
             key=lambda incident: max(incident.at - moment, moment - incident.until, 0.0),

@@ -26,11 +26,18 @@ def evidence(**more: object) -> Evidence:
     return Evidence(**{**known, **more})  # type: ignore[arg-type]
 
 
-def repeated(*, incidents: list[Incident], reason: str = "hung, recovered by large-2") -> Judgement:
+def repeated(
+    *,
+    incidents: list[Incident],
+    reason: str = "hung, recovered by large-2",
+    claimed_next: float | None = None,
+) -> Judgement:
     """The message is taken again by OTHER, who recovered the mail job; no result of the first taking is there."""
+    claims = [(9.0, 2)] if claimed_next is None else [(9.0, 2), (claimed_next, 4)]
     return judge(
         evidence(
             incidents=incidents,
+            claims={WHO: claims, OTHER: [(14.0, 3)]},
             takings={KEY: [Taking(10.0, WHO, "<1>", True), Taking(15.0, OTHER, "<1>", True)]},
             results={KEY: [Result(15.1, 3, "accepted")]},
             jobs={
@@ -92,6 +99,15 @@ def test_of_two_faults_under_one_claim_the_nearer_is_charged() -> None:
     kill = Incident(kind=Kind.MAILCASTER, at=10.05, until=10.05, hit=[WHO])
     charged = {line.kind: line.repeated for line in repeated(incidents=[suspended, kill]).lines}
     assert (charged[Kind.SUSPENDED], charged[Kind.MAILCASTER]) == (0, 1)
+
+
+def test_a_fault_that_struck_while_the_next_claim_was_held_is_not_to_blame() -> None:
+    cut_off = Incident(kind=Kind.HOST_CUT_OFF, at=9.1, until=9.3, hit=[WHO])
+    kill = Incident(kind=Kind.MAILCASTER, at=10.3, until=10.3, hit=[WHO])
+    charged = {
+        line.kind: line.repeated for line in repeated(incidents=[cut_off, kill], claimed_next=10.2).lines
+    }
+    assert (charged[Kind.HOST_CUT_OFF], charged[Kind.MAILCASTER]) == (1, 0)
 
 
 def test_a_repeat_that_nothing_accounts_for_is_a_failure() -> None:
