@@ -6,6 +6,7 @@ HTML and text with loops and conditions, and three signed links in each message.
 HTML and text of as many contacts as `--rendered` with Jinja2's own sandbox in this process, on one core, and does
 nothing with what comes out. The release is timed as an operator would see it: dedup, assembly, queueing and delivery by
 one mailcaster to Postfix's `smtp-sink`. CPU time is that of all our processes, without PostgreSQL's and the sink's.
+Delivery has a second reference: `smtp-source -d` with messages of that size to the same sink, which may be the limit.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from benchmarks.harness import command_line
 from benchmarks.harness.databases import own_folder
 from benchmarks.harness.measurements import Measurement, Target
-from benchmarks.harness.postfix import sink
+from benchmarks.harness.postfix import sink, smtp_source
 from benchmarks.harness.rates import octets_of
 from benchmarks.harness.shift import shifts
 from benchmarks.harness.site import CAMPAIGNS, addresses, release, write_site
@@ -39,6 +40,7 @@ class Sizes:
     contacts: int = 100_000
     rendered: int = 3_000
     connections: int = 50
+    sessions: int = 10
     rounds: int = 3
 
 
@@ -53,6 +55,10 @@ def measure(sizes: Sizes) -> list[Measurement]:
                 before = octets_of(inst)["message"]
                 made = release(inst, "newsletter")
                 runs["grown"].append((octets_of(inst)["message"] - before) / made.messages)
+                octets = made.composed_octets // made.messages
+                runs["smtp-source"].append(
+                    smtp_source(port, messages=sizes.contacts, octets=octets, sessions=sizes.sessions)
+                )
                 (shift,) = shifts(settings)
                 if shift.messages != sizes.contacts:
                     raise SystemExit(f"{shift.messages} of {sizes.contacts} messages have a result")
@@ -90,6 +96,14 @@ def _rates(runs: dict[str, list[float]], sizes: Sizes) -> Iterator[Measurement]:
             target=target,
             goal=2,
         )
+    yield Measurement(
+        name=f"{what}, delivery: messages a second, beside what the sink takes of that size",
+        unit="messages/s",
+        runs=tuple(runs["delivery"]),
+        reference=f"`smtp-source -d -s {sizes.sessions}` with messages of that size",
+        reference_runs=tuple(runs["smtp-source"]),
+        goal=2,
+    )
 
 
 def _sizes(runs: dict[str, list[float]]) -> Iterator[Measurement]:
