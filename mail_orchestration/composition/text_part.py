@@ -72,7 +72,7 @@ class TextDeriver:
         )
         self._template: Template | None = None if captures else compile_template(environment, html_template)
 
-    def derive(self, html: str, values: Mapping[str, Any]) -> str:
+    def derive(self, html: str, values: dict[str, Any]) -> str:
         """The text of `html`, which the template rendered with `values`."""
         if self._template is None:
             return text_of(html)
