@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -23,11 +24,12 @@ from jinja2 import (
     nodes,
     pass_eval_context,
 )
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.nodes import EvalContext
 from jinja2.runtime import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mail_orchestration.composition.errors import CompositionError, FaultReason
 from mail_orchestration.kernel.errors import BadCampaign
@@ -35,6 +37,7 @@ from mail_orchestration.kernel.errors import BadCampaign
 MAXIMUM_RENDERED_CHARACTERS = 5_000_000
 _MAXIMUM_REPETITION = 1_000_000
 _MAXIMUM_EXPONENT = 1_000
+_LONGEST_REMEMBERED = 250
 _URL_ATTRIBUTE = re.compile(r"""(?:href|src|action|background|cite|poster)\s*=\s*["']?\s*\Z""", re.IGNORECASE)
 _SAFE_URL = re.compile(r"(?:https?://[^\s<>\"]+|mailto:[^\s<>\"]+)", re.IGNORECASE)
 
@@ -66,10 +69,35 @@ class _FilesLoader(BaseLoader):
             raise TemplateSyntaxError("is not UTF-8", line, template, template) from None
 
 
+class _Printing(CodeGenerator):
+    """Where HTML is escaped, each printed value is one call of `printed_in_html`."""
+
+    def _output_child_pre(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> None:
+        if self._is_one_call(frame):
+            self.write("environment.printed_in_html(")
+        else:
+            super()._output_child_pre(node, frame, finalize)
+
+    def _output_child_post(
+        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
+    ) -> None:
+        if self._is_one_call(frame):
+            self.write(")")
+        else:
+            super()._output_child_post(node, frame, finalize)
+
+    def _is_one_call(self, frame: Frame) -> bool:
+        escapes = frame.eval_ctx.autoescape and not frame.eval_ctx.volatile
+        return escapes and self.environment.finalize is refuse_none
+
+
 class CampaignEnvironment(ImmutableSandboxedEnvironment):
     """The sandbox in which all templates of one campaign are rendered."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
+    code_generator_class = _Printing
 
     def __init__(
         self,
@@ -92,6 +120,12 @@ class CampaignEnvironment(ImmutableSandboxedEnvironment):
         )
         self.filters["url"] = self.filters["link"] = safe_url
         self.filters["urlencode"] = lambda value: quote(str(value), safe="")
+
+    def printed_in_html(self, value: Any) -> str:
+        """`refuse_none` and `escape` in one. To escape takes 1 µs, and much of what is printed is always the same."""
+        if type(value) is str and len(value) <= _LONGEST_REMEMBERED:
+            return _escaped(value)
+        return escape(_not_none(value))
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """A plain dict: every rendering copies it, and of Jinja2's ChainMap that takes several microseconds."""
@@ -188,9 +222,18 @@ def refuse_none(context: EvalContext, value: Any) -> Any:
 
     It asks for the context because the compiler then leaves constants to run time, under limits.
     """
+    return _not_none(value)
+
+
+def _not_none(value: Any) -> Any:
     if value is None:
         raise PrintsNothing((PrintsNothing.__doc__ or "").strip())
     return value
+
+
+@lru_cache(maxsize=1024)
+def _escaped(text: str) -> str:
+    return escape(text)
 
 
 def safe_url(value: Any) -> Any:

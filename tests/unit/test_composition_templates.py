@@ -6,6 +6,7 @@ import re
 
 import pytest
 from composition_campaigns import campaign, composer, recipient
+from jinja2.sandbox import SandboxedEnvironment
 
 from mail_orchestration.composition.checking import check, refuse_bad_templates
 from mail_orchestration.composition.errors import CompositionError, FaultReason
@@ -84,6 +85,52 @@ def test_html_is_escaped_and_text_and_subject_are_not() -> None:
     message = composer(html="<p>{{ v }}</p>", text="{{ v }}", basics=basics).compose(recipient(v="<b> & 'c'"))
     assert message.html == "<p>&lt;b&gt; &amp; &#39;c&#39;</p>"
     assert message.text == message.subject == "<b> & 'c'"
+
+
+@pytest.mark.rule("2.2")
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a<b>&\"'",
+        "ünï😀",
+        "",
+        "<" * 251,
+        "x" * 5000,
+        1,
+        True,
+        1.0,
+        1.50,
+        ["<a>", 1],
+        {"k": "&"},
+        "&lt;",
+        "1",
+        "True",
+    ],
+)
+def test_what_html_prints_is_what_jinja2_prints(value: object) -> None:
+    template = (
+        "{{ v }}{{ v | safe }}{{ v | e }}{{ [v] }}{{ v ~ '<' }}{{ '<' }}{{ 7 }}"
+        "{% set block %}<i>{{ v }}</i>{% endset %}{{ block }}{% macro m(a) %}<u>{{ a }}</u>{% endmacro %}{{ m(v) }}"
+        "{% filter upper %}{{ v }}{% endfilter %}"
+        "{% autoescape false %}{{ v }}{% endautoescape %}{% autoescape on %}{{ v }}{% endautoescape %}"
+    )
+    expected = SandboxedEnvironment(autoescape=True).from_string(template).render(v=value, on=True)
+    one = composer(html=template, text="{{ v }}", yaml="variables: { on: true }")
+    for _ in range(2):  # what is remembered of the first is the same
+        assert one.compose(recipient(v=value)).html == expected
+
+
+def test_nothing_is_printed_in_html_for_null_either() -> None:
+    with pytest.raises(CompositionError) as caught:
+        composer(html="<p>\n{{ v }}</p>", text="x").compose(recipient(v=None))
+    assert caught.value.detail.startswith("message.html.j2:2: The value is empty")
+
+
+def test_a_template_changes_no_global_for_the_next_message() -> None:
+    one = composer(
+        text="{% if name == 'a' %}{% set range = name %}{{ range }}{% else %}{{ range(2) | list }}{% endif %}"
+    )
+    assert [one.compose(recipient(name=name)).text for name in "aba"] == ["a", "[0, 1]", "a"]
 
 
 @pytest.mark.parametrize(
