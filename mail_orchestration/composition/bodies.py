@@ -96,7 +96,7 @@ class BodyWriter:
         return head % subtype + self._quote(text)
 
 
-class LineQuoter(dict[str, bytes]):
+class LineQuoter(dict[bytes, bytes]):
     """Quoted-printable (RFC 2045 §6.7), line by line: what each line became.
 
     Most lines of a mail job's messages are the same, and no line's encoding depends on another: so each is
@@ -105,11 +105,10 @@ class LineQuoter(dict[str, bytes]):
 
     def quote(self, text: str) -> bytes:
         """`text`, whose lines end with LF, in UTF-8; CRLF after every line, soft ones at 76 characters."""
-        return b"".join(map(self.__getitem__, text[:-1].split("\n")))
+        return b"".join(map(self.__getitem__, text[:-1].encode("utf-8", errors="replace").split(b"\n")))
 
-    def __missing__(self, line: str) -> bytes:
-        octets = line.encode("utf-8", errors="replace")
-        quoted = binascii.b2a_qp(octets, istext=True).replace(b"\n", b"\r\n") + b"\r\n"
+    def __missing__(self, line: bytes) -> bytes:
+        quoted = binascii.b2a_qp(line, istext=True).replace(b"\n", b"\r\n") + b"\r\n"
         if len(line) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED_LINES:
                 self.clear()

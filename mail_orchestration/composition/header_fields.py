@@ -28,6 +28,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _PLAIN_WORDS = re.compile(r"[!-~]{1,900}(?: [!-~]{1,900})*")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _PRINTABLE = re.compile(r"[ -~]*")
+_URL = re.compile(r"[!-;=?-~]+")
 _DOT_ATOM = re.compile(r"[^\s\x00-\x20()<>\[\]:;@\\,.\"]+(?:\.[^\s\x00-\x20()<>\[\]:;@\\,.\"]+)*")
 _QUOTED_LOCAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 _MAILBOX = re.compile(
@@ -106,7 +107,7 @@ def list_id_field(description: str, list_id: str) -> bytes:
 def url_list_field(name: str, urls: Sequence[str]) -> bytes:
     """RFC 2369: `<url>, <url>`, never encoded or folded inside a URL; each on its own line."""
     for url in urls:
-        if not url.isascii() or not re.fullmatch(r"[!-~]+", url) or set("<>") & set(url):
+        if not _URL.fullmatch(url):
             raise CompositionError(FaultReason.BAD_HEADER_FIELD, f"{name}: a URL is not plain ASCII")
         if len(url) > MAXIMUM_LINE - len(name) - 5:
             raise CompositionError(FaultReason.BAD_HEADER_FIELD, f"{name}: a URL is too long for a line")

@@ -125,7 +125,7 @@ class CampaignEnvironment(ImmutableSandboxedEnvironment):
         """`refuse_none` and `escape` in one. To escape takes 1 µs, and much of what is printed is always the same."""
         if type(value) is str and len(value) <= _LONGEST_REMEMBERED:
             return _escaped(value)
-        return escape(_not_none(value))
+        return escape(refuse_none(None, value))
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """A plain dict: every rendering copies it, and of Jinja2's ChainMap that takes several microseconds."""
@@ -217,15 +217,11 @@ def render(template: Template, values: dict[str, Any]) -> str:
 
 
 @pass_eval_context
-def refuse_none(context: EvalContext, value: Any) -> Any:
+def refuse_none(context: EvalContext | None, value: Any) -> Any:
     """What each printed value goes through: nobody shall read "Dear None".
 
     It asks for the context because the compiler then leaves constants to run time, under limits.
     """
-    return _not_none(value)
-
-
-def _not_none(value: Any) -> Any:
     if value is None:
         raise PrintsNothing((PrintsNothing.__doc__ or "").strip())
     return value
