@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from mail_orchestration.kernel.message_lines import Lines
@@ -61,6 +62,17 @@ class Recipient:
     url: str | None = None
     """The recipient's own page (Direct Mailer's `rcp_url`)."""
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    # A million of them pass through pipes: dataclass' own two ask for the fields each time, and take 8 µs instead of 3.
+    def __getstate__(self) -> tuple[Any, ...]:
+        return _values_of_recipient(self)
+
+    def __setstate__(self, values: tuple[Any, ...]) -> None:
+        for name, value in zip(Recipient.__slots__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+
+_values_of_recipient = attrgetter(*Recipient.__slots__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +16,7 @@ from mail_orchestration.composition.composer import Composer
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.errors import FaultReason
 from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign
-from mail_orchestration.kernel.model import Recipient
+from mail_orchestration.kernel.model import BodyFormat, Recipient
 from mail_orchestration.kernel.pages import Page, PageRequest, PageUnavailable
 
 QUICK = Limits(message_cpu_seconds=0.3)
@@ -199,3 +200,18 @@ def test_pages_are_fetched_by_whoever_may_open_sockets() -> None:
 def test_a_template_that_does_not_compile_is_told_at_once() -> None:
     with pytest.raises(BadCampaign, match=r"message\.txt\.j2:1: "):
         AssemblyPool(campaign(text="{{ x"), FACTS, KEYS)
+
+
+def test_a_recipient_comes_out_of_a_pipe_as_it_went_in() -> None:
+    whole = Recipient(
+        recipient_no=1,
+        contact_id=2,
+        address="zoë@x.example",
+        body_format=BodyFormat.MHTML,
+        locale="de",
+        guid="g",
+        url="https://x.example/",
+        attributes={"name": "Zoë", "n": [1, None]},
+    )
+    for each in (whole, recipient()):
+        assert pickle.loads(pickle.dumps(each)) == each
