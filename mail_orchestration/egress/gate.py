@@ -183,7 +183,8 @@ class Gate:
     def _is_short(self, now: float) -> bool:
         if now < self._again_at:
             return False
-        if self._has_room and (self._line or self.parked):
+        # With an open slot it is something else that they wait for, such as a relay that is left alone.
+        if self._has_room and (self._line or self.parked) and not self._slots.is_open(now):
             return True
         if self._ends_at >= now + LEAD_S:
             return False

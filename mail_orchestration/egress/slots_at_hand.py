@@ -122,6 +122,10 @@ class SlotsAtHand:
             return float("-inf")
         return min(held.opens for held in self._held if held.left)
 
+    def is_open(self, now: float) -> bool:
+        """Whether a message could begin at once."""
+        return self.has_slots(now) and self.next_at() <= now
+
     def open(self, now: float, ahead_s: float = 0.0) -> Opening | None:
         """Leave for one message, of an opening that does not shut within `ahead_s` seconds."""
         if self.opening is not None and self.opening.shuts <= now + ahead_s:

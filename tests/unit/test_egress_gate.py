@@ -287,6 +287,26 @@ def test_several_messages_share_a_slot_and_what_they_leave_is_given_back() -> No
 
 
 @pytest.mark.rule("6.7")
+def test_nothing_is_asked_for_while_slots_are_open_that_nobody_uses() -> None:
+    """The relay is left alone meanwhile: what waits has no session, whatever its domain's limit gives."""
+
+    async def scenario() -> None:
+        source = Slices([100] * 1000)
+        gate = Throttle(source).gate_of_address("a@limited.example")
+        assert gate is not None
+        assert await gate.enter() is not None
+        parking = Parking(lambda: None)
+        for message in plain_messages(20):
+            parking.park(gate, message)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(source.wishes) < 5
+        assert max(source.wishes) < 500
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
 def test_a_message_that_waits_for_its_domain_leaves_through_an_open_slot() -> None:
     async def scenario() -> None:
         throttle = Throttle(Slices([20, 20]))
