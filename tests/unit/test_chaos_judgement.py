@@ -110,6 +110,22 @@ def test_a_fault_that_struck_while_the_next_claim_was_held_is_not_to_blame() -> 
     assert (charged[Kind.HOST_CUT_OFF], charged[Kind.MAILCASTER]) == (1, 0)
 
 
+def test_what_a_cut_off_host_sends_late_is_charged_to_its_cut() -> None:
+    """WHO recovered the mail job, and its result is there; OTHER had the same in flight when its host was cut off."""
+    cut_off = Incident(kind=Kind.HOST_CUT_OFF, at=7.0, until=14.9, hit=[OTHER])
+    kill = Incident(kind=Kind.MAILCASTER, at=14.0, until=14.0, hit=[WHO])
+    found = judge(
+        evidence(
+            incidents=[cut_off, kill],
+            takings={KEY: [Taking(10.0, WHO, "<1>", True), Taking(15.0, OTHER, "<1>", True)]},
+            claims={WHO: [(9.0, 2)], OTHER: [(6.0, 1)]},
+        )
+    )
+    assert found.holds, found.faults
+    charged = {line.kind: line.repeated for line in found.lines}
+    assert (charged[Kind.HOST_CUT_OFF], charged[Kind.MAILCASTER]) == (1, 0)
+
+
 def test_a_repeat_that_nothing_accounts_for_is_a_failure() -> None:
     found = repeated(incidents=[], reason="was restarted, recovered by large-2")
     assert any("nothing accounts for it" in fault for fault in found.faults)
