@@ -78,6 +78,8 @@ class Job:
     heartbeat_at: datetime | None = None
     has_session: bool = False
     """The session that holds it is open: its mailcaster lives, or its host has not noticed its end."""
+    is_handed_back: bool = False
+    """Its mailcaster has let go of it, and waits for nobody: it hangs."""
     recorded: int = 0
     """Messages whose first result was written under it, but for those of expiry."""
     history: list[MailJobState] = field(default_factory=list)
@@ -101,7 +103,7 @@ class Job:
     @property
     def is_live(self) -> bool:
         """A mailcaster has it in hand: its writes are taken."""
-        return self.state in LIVE
+        return self.state in LIVE and not self.is_handed_back
 
 
 @dataclass(frozen=True)

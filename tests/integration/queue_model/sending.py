@@ -149,6 +149,7 @@ class WithSending(WithClaims):
         with self._refused_unless(holder.job.is_live):
             holder.held.hand_back()
             holder.job.heartbeat_at = NOW - timedelta(days=10_000)
+            holder.job.is_handed_back = True
 
     def _append(
         self,
