@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -22,22 +21,20 @@ from jinja2 import (
     TemplateSyntaxError,
     Undefined,
     nodes,
-    pass_eval_context,
 )
-from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.nodes import EvalContext
 from jinja2.runtime import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mail_orchestration.composition.errors import CompositionError, FaultReason
+from mail_orchestration.composition.printing import Printing, printed_in_html, refuse_none
 from mail_orchestration.kernel.errors import BadCampaign
 
 MAXIMUM_RENDERED_CHARACTERS = 5_000_000
 _MAXIMUM_REPETITION = 1_000_000
 _MAXIMUM_EXPONENT = 1_000
-_LONGEST_REMEMBERED = 250
 _URL_ATTRIBUTE = re.compile(r"""(?:href|src|action|background|cite|poster)\s*=\s*["']?\s*\Z""", re.IGNORECASE)
 _SAFE_URL = re.compile(r"(?:https?://[^\s<>\"]+|mailto:[^\s<>\"]+)", re.IGNORECASE)
 
@@ -49,10 +46,6 @@ COMPILE_FAULTS = (TemplateSyntaxError, SyntaxError, ValueError, OverflowError, R
 
 class BadLink(TemplateError):
     """A link from data is neither http, https nor mailto."""
-
-
-class PrintsNothing(TemplateError):
-    """The value is empty (null): say what to print instead, as in `{{ name or 'reader' }}`."""
 
 
 class _FilesLoader(BaseLoader):
@@ -69,35 +62,12 @@ class _FilesLoader(BaseLoader):
             raise TemplateSyntaxError("is not UTF-8", line, template, template) from None
 
 
-class _Printing(CodeGenerator):
-    """Where HTML is escaped, each printed value is one call of `printed_in_html`."""
-
-    def _output_child_pre(
-        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
-    ) -> None:
-        if self._is_one_call(frame):
-            self.write("environment.printed_in_html(")
-        else:
-            super()._output_child_pre(node, frame, finalize)
-
-    def _output_child_post(
-        self, node: nodes.Expr, frame: Frame, finalize: CodeGenerator._FinalizeInfo
-    ) -> None:
-        if self._is_one_call(frame):
-            self.write(")")
-        else:
-            super()._output_child_post(node, frame, finalize)
-
-    def _is_one_call(self, frame: Frame) -> bool:
-        escapes = frame.eval_ctx.autoescape and not frame.eval_ctx.volatile
-        return escapes and self.environment.finalize is refuse_none
-
-
 class CampaignEnvironment(ImmutableSandboxedEnvironment):
     """The sandbox in which all templates of one campaign are rendered."""
 
     intercepted_binops = frozenset({"*", "**", "%"})
-    code_generator_class = _Printing
+    code_generator_class = Printing
+    printed_in_html = staticmethod(printed_in_html)
 
     def __init__(
         self,
@@ -120,12 +90,6 @@ class CampaignEnvironment(ImmutableSandboxedEnvironment):
         )
         self.filters["url"] = self.filters["link"] = safe_url
         self.filters["urlencode"] = lambda value: quote(str(value), safe="")
-
-    def printed_in_html(self, value: Any) -> str:
-        """`refuse_none` and `escape` in one. To escape takes 1 µs, and much of what is printed is always the same."""
-        if type(value) is str and len(value) <= _LONGEST_REMEMBERED:
-            return _escaped(value)
-        return escape(refuse_none(None, value))
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """A plain dict: every rendering copies it, and of Jinja2's ChainMap that takes several microseconds."""
@@ -214,22 +178,6 @@ def render(template: Template, values: dict[str, Any]) -> str:
             f"{template.name}: wrote {len(text)} characters, more than {MAXIMUM_RENDERED_CHARACTERS}",
         )
     return text
-
-
-@pass_eval_context
-def refuse_none(context: EvalContext | None, value: Any) -> Any:
-    """What each printed value goes through: nobody shall read "Dear None".
-
-    It asks for the context because the compiler then leaves constants to run time, under limits.
-    """
-    if value is None:
-        raise PrintsNothing((PrintsNothing.__doc__ or "").strip())
-    return value
-
-
-@lru_cache(maxsize=1024)
-def _escaped(text: str) -> str:
-    return escape(text)
 
 
 def safe_url(value: Any) -> Any:

@@ -20,11 +20,11 @@ from jinja2.nodes import EvalContext
 from markupsafe import Markup
 
 from mail_orchestration.composition.errors import CompositionError, FaultReason
+from mail_orchestration.composition.printing import refuse_none
 from mail_orchestration.composition.templates import (
     CampaignEnvironment,
     compile_template,
     parse_template,
-    refuse_none,
     render,
 )
 

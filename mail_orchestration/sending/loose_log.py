@@ -60,16 +60,15 @@ class LooseLog:
         """
         if self._writing is not None:
             await self._writing
-        late, self._unwritten = self._unwritten, []
-        if not late or not isinstance(self._failure, DatabaseUnavailable):
+        if not self._unwritten or not isinstance(self._failure, DatabaseUnavailable):
             return
         try:
-            written = await asyncio.to_thread(when_back, lambda: self._commit(late))
+            written = await asyncio.to_thread(when_back, lambda: self._commit(self._unwritten))
         except DatabaseUnavailable as error:
-            _log.warning("%d results of loose mails were not written: %s", len(late), error)
+            _log.warning("%d results of loose mails were not written: %s", len(self._unwritten), error)
             return
         _log.info("%d results of loose mails are written late", len(written))
-        for result in late:
+        for result in self._unwritten:
             self._on_written(result, result.loose_mail_id in written)
 
     async def _write_all(self) -> None:

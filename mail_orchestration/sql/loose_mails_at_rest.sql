@@ -1,4 +1,5 @@
--- Statements of dispatch/resting.py and dispatch/dead_letters.py: loose mails that rest, and go on or are given up. The order of locks is that of loose_mails.sql.
+-- Statements of dispatch/resting.py and dispatch/dead_letters.py: loose mails that rest, and go on or are given up. The order
+-- of locks is that of loose_mails.sql.
 
 -- name: rest_loose_mails
 -- Loose mails of a campaign, or retries of a mail job's messages, are PAUSED or STOPPED: at once what waits, after the attempt that is

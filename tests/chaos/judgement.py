@@ -187,8 +187,8 @@ class Court:
                 self._faults.append(f"{key} went out under {len(ids)} Message-IDs")
             if any(seen.setdefault(each, key) != key for each in ids):
                 self._faults.append(f"{key} shares its Message-ID with another message")
+            rows = self._all.results.get(key, [])
             for first, again in pairwise(takings):
-                rows = self._all.results.get(key, [])
                 # A result of the first was written: it is the other one that came from a process which was cut off, and
                 # whose sockets go on sending when its host is joined again.
                 astray = again if self._is_recorded(rows, first, again) else first

@@ -314,8 +314,8 @@ MUTATIONS: dict[str, Mutation] = {
     "what it kept of loose mails is forgotten": Mutation(
         promise="6.3",
         file="sending/loose_log.py",
-        old="        late, self._unwritten = self._unwritten, []\n",
-        new="        late, self._unwritten = [], []\n",
+        old="        if not self._unwritten or not isinstance",
+        new="        if self._unwritten or not isinstance",
         caught_by="tests/scenarios/test_results_are_written_late.py::test_a_single_mail_that_was_sent_is_not_sent_again",
     ),
 }
