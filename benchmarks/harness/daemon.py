@@ -75,11 +75,12 @@ def wait_for_port(port: int) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it started: the single mailer lingers."""
-    started = psutil.Process(process.pid).children(recursive=True)
-    for each in (*started, process):
+    """End a process and what it started: the single mailer lingers, and a code server at times waits for ever."""
+    itself = psutil.Process(process.pid)
+    family = [*itself.children(recursive=True), itself]
+    for each in family:
         each.terminate()
-    _, alive = psutil.wait_procs(started, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=30)
     for each in alive:
         each.kill()
     process.wait()
