@@ -15,7 +15,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # Recipes run in the Makefile's own folder, whose path may hold spaces: all paths here are relative.
 OWN_PACKAGES := mail_orchestration assets jobs schedules tests benchmarks
 
-.PHONY: help demo dev test chaos model mutations check format bench bench-quick docs rules lock clean
+.PHONY: help demo dev test chaos model mutations check format bench bench-quick compiled interpreted test-compiled docs rules \
+	lock clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' Makefile | column -t -s '|'
@@ -39,6 +40,18 @@ SEED ?= $(shell date +%s)
 model: $(READY) ## the queue against a model of it, in 300 new random runs (10 minutes); SEED=n repeats those of a seed
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest tests/integration/test_queue_model.py --hypothesis-seed=$(SEED)
 
+compiled: $(READY) ## compile what each message passes: a mailcaster then sends a fifth more; needs gcc and Python's headers
+	$(BIN)/python deploy/compiled.py
+
+interpreted: $(READY) ## remove what `make compiled` made
+	$(BIN)/python deploy/compiled.py --undo
+
+DELIVERY := tests/scenarios tests/integration/test_feedback_results_log.py tests/integration/test_feedback_results_log_is_fenced.py \
+	tests/integration/test_dispatch_held_claim.py tests/integration/test_mailcaster_ends_a_mail_job.py \
+	tests/integration/test_mailcaster_repeats.py tests/integration/test_shared_throttle.py
+test-compiled: compiled ## the unit tests and those of delivery, on what `make compiled` makes
+	$(BIN)/python -m pytest -m "not slow" tests/unit $(DELIVERY)
+
 check: $(READY) rules ## format, lint, types, layers, SQL, rules without a test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -53,7 +66,7 @@ format: $(READY) ## bring the code into the form that check wants
 rules: $(READY) ## rules of docs/reference/behaviour.md that no test shows
 	$(BIN)/python tests/rules.py
 
-bench: $(READY) ## all benchmarks, each figure beside its reference; the table is in build/bench (hours)
+bench: compiled ## all benchmarks, each figure beside its reference; the table is in build/bench (hours)
 	$(BIN)/python -m benchmarks
 
 bench-quick: $(READY) ## the same with small sizes: whether they work, and not how well (2 minutes)

@@ -20,3 +20,9 @@ They know nothing of each other; `kernel` is their shared ground. Stories join t
 Above them is `cli`. Dagster's layer (the packages assets, jobs and schedules) calls the stories; nothing here
 knows Dagster.
 """
+
+from pathlib import Path
+
+from mail_orchestration.kernel.compiled import require_current
+
+require_current(Path(__file__).parent)

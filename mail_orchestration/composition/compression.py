@@ -19,7 +19,7 @@ from typing import NamedTuple
 import zstandard
 
 from mail_orchestration.composition import dictionary as dictionaries
-from mail_orchestration.kernel.errors import BadInput
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.kernel.message_lines import Lines, look_at_lines
 
 MOST_MESSAGES = 64
@@ -34,10 +34,6 @@ _MOST_FILES = min(_LINES) - 1
 _PLACE = struct.Struct(">II")
 _MAGIC = zstandard.FRAME_HEADER
 """What each zstd frame begins with. We know what ours are."""
-
-
-class BadStoredMessage(BadInput):
-    """The stored message cannot be read with this dictionary."""
 
 
 class Cut(NamedTuple):

@@ -1,10 +1,10 @@
-"""Why a message could not be composed."""
+"""Why a message could not be composed, or not be read again."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-from mail_orchestration.kernel.errors import MailOrchestrationError
+from mail_orchestration.kernel.errors import BadInput, MailOrchestrationError
 
 
 class FaultReason(StrEnum):
@@ -37,3 +37,7 @@ class CompositionError(MailOrchestrationError):
 
     def __reduce__(self) -> tuple[type[CompositionError], tuple[FaultReason, str]]:
         return type(self), (self.reason, self.detail)
+
+
+class BadStoredMessage(BadInput):
+    """The stored message cannot be read with this dictionary."""

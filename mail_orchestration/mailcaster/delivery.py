@@ -232,6 +232,7 @@ class MailJobDelivery:
             pause_s = max(relay.backoff.seconds(number, random.random()) for relay in self._relays)  # noqa: S311
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._keeper.end.wait(), pause_s)
+            if self._keeper.end.is_set():
                 break
             relay_errors |= await self._send(self._repeat_feed(feed))
         return relay_errors

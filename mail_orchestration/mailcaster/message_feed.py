@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
 from mail_orchestration.kernel.crash_points import crash_point

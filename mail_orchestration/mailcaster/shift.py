@@ -24,6 +24,7 @@ from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation, look_at_database
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import BadInput, ClaimLost, DatabaseUnavailable, StateConflict
+from mail_orchestration.kernel.rare_collections import rare_collections
 from mail_orchestration.kernel.states import MailJobKind
 from mail_orchestration.mailcaster.claiming import claim_in_turn
 from mail_orchestration.mailcaster.delivery import MailJobDelivery
@@ -135,7 +136,7 @@ class _Shift:
         self._are_loose_mails_sent = True
 
     def run(self) -> ShiftSummary:
-        with Station(self._inst) as self._station:
+        with rare_collections(), Station(self._inst) as self._station:
             try:
                 return self._run()
             finally:

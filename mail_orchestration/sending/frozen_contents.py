@@ -10,9 +10,10 @@ from functools import cached_property
 
 from mail_orchestration.composing import composing, facts_of_no_mail_job
 from mail_orchestration.composition.assembly import AssemblyPool
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor
+from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.context import envelope_sender
 from mail_orchestration.composition.definition import Campaign, campaign_from_files
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.frozen_campaigns import (
     FrozenCampaign,
     keep_frozen_dictionary,

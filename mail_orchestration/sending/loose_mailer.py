@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from mail_orchestration.composition.compression import BadStoredMessage
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.loose_mails import has_due_loose_mails
 from mail_orchestration.dispatch.retry_policy import NextStep, RetryPolicy, next_step

@@ -8,8 +8,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from functools import partial
 
-from mail_orchestration.composition.compression import BadStoredMessage
 from mail_orchestration.composition.context import envelope_sender
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.loose_mails import ReservedMail
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.frozen import FrozenRelease, read_frozen

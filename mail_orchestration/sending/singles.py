@@ -13,8 +13,7 @@ from functools import partial
 from mail_orchestration.audience.members import find_members
 from mail_orchestration.audience.resolving import AUDIENCE_STAGES
 from mail_orchestration.composition.assembly import AssembledBatch
-from mail_orchestration.composition.compression import BadStoredMessage
-from mail_orchestration.composition.errors import FaultReason
+from mail_orchestration.composition.errors import BadStoredMessage, FaultReason
 from mail_orchestration.dispatch.loose_mails import ReservedMail
 from mail_orchestration.dispatch.single_mails import ComposedMail, store_composed_mails
 from mail_orchestration.dispatch.unsent import UnsentMessage

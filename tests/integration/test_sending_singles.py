@@ -20,7 +20,7 @@ from sqlalchemy import text
 from mail_orchestration.broadcast import fill_audience
 from mail_orchestration.composition import assembly
 from mail_orchestration.composition.assembly import Limits
-from mail_orchestration.composition.compression import BadStoredMessage
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.loose_mails import ReservedMail, give_back, reserve_loose_mails
 from mail_orchestration.dispatch.releases import freeze_content
 from mail_orchestration.installation import Installation

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from mail_orchestration.composition import dictionary
 from mail_orchestration.composition.composer import Composer
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor
+from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.definition import load_campaign
 from mail_orchestration.composition.dictionary import BadDictionary
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.composition.imagined import make_dictionary
 from mail_orchestration.kernel.dkim_keys import Algorithm, load_dkim_key, new_private_key
 from mail_orchestration.kernel.model import Recipient

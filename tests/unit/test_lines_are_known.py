@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mail_orchestration.composition import dictionary
 from mail_orchestration.composition.composer import Composer
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.kernel.dkim_keys import Algorithm, load_dkim_key, new_private_key
 from mail_orchestration.kernel.message_lines import Lines, dot_stuffed, fault_of_lines, look_at_lines
 from tests.dkim_world import section

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mail_orchestration.composition import compression, dictionary
-from mail_orchestration.composition.compression import BadStoredMessage, Compressor, Packer
+from mail_orchestration.composition.compression import Compressor, Packer
+from mail_orchestration.composition.errors import BadStoredMessage
 
 FILES = [random.Random(seed).randbytes(300).hex().encode() for seed in range(2)]
 COMPRESSOR = Compressor(dictionary.build(text=b"Subject: hello\r\n\r\nworld\r\n", blobs=FILES))

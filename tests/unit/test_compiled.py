@@ -1,0 +1,74 @@
+"""What `make compiled` made is of the source beside it, or nothing runs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mail_orchestration.kernel.compiled import NOTE, digest, require_current
+from tests.unit.docs_pages import ROOT
+
+PACKAGE = ROOT / "mail_orchestration"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package of two modules, both as they were compiled."""
+    modules = {}
+    for name in ("sent.py", "kept.py"):
+        (tmp_path / name).write_text(f"# {name}\n", encoding="utf-8")
+        modules[name] = digest(tmp_path / name)
+    note = {"python": sys.implementation.cache_tag, "modules": modules}
+    (tmp_path / NOTE).write_text(json.dumps(note), encoding="utf-8")
+    return tmp_path
+
+
+def test_what_is_not_compiled_runs(tmp_path: Path) -> None:
+    require_current(tmp_path)
+
+
+def test_what_was_compiled_runs(package: Path) -> None:
+    require_current(package)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda module: module.write_text("# later\n"), lambda module: module.unlink()]
+)
+def test_a_module_that_was_changed_or_removed_since_is_named(
+    package: Path, change: Callable[[Path], object]
+) -> None:
+    change(package / "sent.py")
+    with pytest.raises(ImportError, match=r"^sent\.py: changed since `make compiled`"):
+        require_current(package)
+
+
+def test_extensions_for_another_python_do_not_matter(package: Path) -> None:
+    note = json.loads((package / NOTE).read_text(encoding="utf-8"))
+    (package / NOTE).write_text(json.dumps(note | {"python": "cpython-27"}), encoding="utf-8")
+    (package / "sent.py").write_text("# later\n", encoding="utf-8")
+    require_current(package)
+
+
+def compiled_modules() -> list[Path]:
+    script = (ROOT / "deploy" / "compiled.py").read_text(encoding="utf-8")
+    return [PACKAGE / f"{module}.py" for module in re.findall(r'^    "([a-z_/]+)",$', script, re.MULTILINE)]
+
+
+def test_modules_that_are_compiled_define_no_error() -> None:
+    """A compiled class has no docstring, and that of an error is its message."""
+    modules = compiled_modules()
+    assert len(modules) >= 30
+    for module in modules:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = [ast.unparse(base) for base in node.bases]
+                wrong = [
+                    base for base in bases if re.search(r"(Error|Exception|Bad\w+|Unavailable|Lost)$", base)
+                ]
+                assert not wrong, f"{module}: {node.name}"
