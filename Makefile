@@ -46,9 +46,10 @@ compiled: $(READY) ## compile what each message passes: a mailcaster then sends 
 interpreted: $(READY) ## remove what `make compiled` made
 	$(BIN)/python deploy/compiled.py --undo
 
-DELIVERY := tests/scenarios tests/integration/test_feedback_results_log.py tests/integration/test_feedback_results_log_is_fenced.py \
-	tests/integration/test_dispatch_held_claim.py tests/integration/test_mailcaster_ends_a_mail_job.py \
-	tests/integration/test_mailcaster_repeats.py tests/integration/test_shared_throttle.py
+scenarios = $(wildcard tests/scenarios/test_$(1)*.py)
+DELIVERY := $(foreach of,campaign chaos crash database deferred disk lines mail messages recipient relay resources results \
+	send two_hosts uncertain,$(call scenarios,$(of))) \
+	$(foreach of,dispatch_held_claim feedback_results_log mailcaster shared_throttle,$(wildcard tests/integration/test_$(of)*.py))
 test-compiled: compiled ## the unit tests and those of delivery, on what `make compiled` makes
 	$(BIN)/python -m pytest -m "not slow" tests/unit $(DELIVERY)
 

@@ -1,6 +1,6 @@
 """A whole release, delivered with durable results, beside Postfix's own `smtp-source -d` on the same `smtp-sink`.
 
-    python -m benchmarks.delivery --contacts 100000 --connections 150 --rounds 3
+    python -m benchmarks.delivery --contacts 100000 --connections 100 --rounds 3
 
 Every round makes a release of messages of about 5 KB, then one mailcaster delivers it in a process of its own: claims,
 reads of stored messages, SMTP, the results log with `synchronous_commit = on`, heartbeat and progress. `smtp-source -d
@@ -29,7 +29,7 @@ CHILDREN = {"default": "children of 2,000 or 3 %", "large": "children of 10,000"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     contacts: int = 100_000
-    connections: int = 150
+    connections: int = 100
     sessions: int = 10
     rounds: int = 3
 

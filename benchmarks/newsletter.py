@@ -42,7 +42,7 @@ SAMPLES = 4
 class Sizes:
     contacts: int = 100_000
     rendered: int = 3_000
-    connections: int = 150
+    connections: int = 100
     sessions: int = 10
     rounds: int = 3
 
