@@ -79,7 +79,7 @@ def resolve_recipients(
     wished: WishedPolicy | None = None,
     now: datetime,
 ) -> ResolveSummary:
-    """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on a connection of its own.
+    """Make the recipients of a release whose mail job is QUEUING. Owns its transactions, on one connection.
 
     Fixes the mail job's kind, or makes it STOPPED when nobody is left. A release that is resolved already is only
     counted again, so the call may be repeated after any crash. Raises NotFound, StateConflict (another session resolves
@@ -90,7 +90,7 @@ def resolve_recipients(
     stages than preprocess and filter are not called. They run inside the transaction.
     """
     # The lock goes with this session: it is free again when we are done, or dead.
-    with database.dedicated(autocommit=False) as connection:
+    with database.session() as connection:
         with connection.begin():
             release = _begin(connection, release_id, now)
         if release.resolved_at is None:

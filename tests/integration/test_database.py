@@ -99,6 +99,38 @@ def test_dedicated_keeps_a_session_lock_and_no_transaction(database: Database) -
         assert other.scalar(text("SELECT pg_try_advisory_xact_lock(7)")) is True
 
 
+def test_a_session_keeps_its_lock_from_one_transaction_to_the_next_and_frees_it_at_its_end(
+    database: Database,
+) -> None:
+    with database.session() as holder:
+        with holder.begin():
+            holder.execute(text("SELECT pg_advisory_lock(7)"))
+            pid = holder.scalar(_BACKEND)
+        with database.begin() as other:
+            assert other.scalar(text("SELECT pg_try_advisory_lock(7)")) is False
+        with holder.begin():
+            assert holder.scalar(_BACKEND) == pid
+    with database.begin() as same, database.begin() as other:
+        pids = {same.scalar(_BACKEND), other.scalar(_BACKEND)}
+        assert pid in pids, "it went back to the pool"
+        assert same.scalar(text("SELECT pg_try_advisory_xact_lock(7)")) is True
+
+
+def test_a_session_that_fails_frees_its_lock_and_is_not_lent_again(database: Database) -> None:
+    def fail() -> None:
+        with database.session() as holder:
+            with holder.begin():
+                holder.execute(text("SELECT pg_advisory_lock(7)"))
+            holder.execute(text("SELECT 1 / 0"))
+
+    with pytest.raises(exc.DataError, match="division by zero"):
+        fail()
+    with database.begin() as other:
+        # The server frees it when it has read that the connection is closed.
+        other.execute(text("SET LOCAL lock_timeout = '20s'"))
+        other.execute(text("SELECT pg_advisory_xact_lock(7)"))
+
+
 @pytest.mark.parametrize("raw", [False, True], ids=["sqlalchemy", "psycopg"])
 def test_a_lost_connection_is_database_unavailable_and_the_next_one_works(
     database: Database, raw: bool
