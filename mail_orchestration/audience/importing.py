@@ -160,7 +160,9 @@ def import_audience(
     with database.begin() as connection:
         begin_merging(connection, installation_id)
 
-        def take_contact_ids(count: int) -> Sequence[int]:
+        def take_contact_ids(count: int, some_keys: Sequence[str]) -> Sequence[int]:
+            nonlocal is_all_new
+            is_all_new = is_all_new and not _is_one_known(connection, installation_id, some_keys)
             return _contact_ids(connection, count) if is_all_new else ()
 
         with closing(
@@ -214,6 +216,12 @@ def import_audience(
         members_removed=removed,
         by_reason=dict(by_reason),
     )
+
+
+def _is_one_known(connection: Connection, installation_id: int, keys: Sequence[str]) -> bool:
+    """Whether one of some addresses is a contact already: to try the quick way would be for nothing then."""
+    asked = {"installation_id": installation_id, "keys": list(keys)}
+    return bool(keys) and bool(connection.scalar(STATEMENTS["is_one_known"], asked))
 
 
 def _contact_ids(connection: Connection, count: int) -> Sequence[int]:

@@ -22,6 +22,7 @@ from mail_orchestration.kernel.errors import BadAddress
 # Direct Mailer's numbers, as its documentation lists them for rcp_formatting: 0 is "the default".
 _BODY_FORMATS = {"": None, "0": None, "1": "text", "2": "mime", "3": "mhtml"}
 _NO_DETAILS = (None, None, None, None)
+_SAMPLE = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,11 @@ class StagedBatch:
     rejects: list[Reject]
     repeated: int
     read: int
+
+    def some_keys(self) -> list[str]:
+        """Some keys of addresses from all over the batch, to see by whether it is likely to be new."""
+        step = max(1, len(self.rows) // _SAMPLE)
+        return [names.partition("\t")[0] for names, _ in self.rows[::step]]
 
     def staging_lines(self) -> bytes:
         """The rows as COPY takes them into audience_staging."""

@@ -60,6 +60,13 @@ INSERT INTO contact (installation_id, address, address_key)
 SELECT CAST(:installation_id AS integer), s.address, s.address_key FROM audience_staging AS s
 ON CONFLICT (installation_id, address_key) DO NOTHING;
 
+-- name: is_one_known
+-- Whether one of these addresses is a contact.
+SELECT EXISTS (
+    SELECT 1 FROM contact
+    WHERE installation_id = CAST(:installation_id AS integer) AND address_key = ANY(CAST(:keys AS text[]))
+);
+
 -- name: take_contact_ids
 -- Numbers for so many new contacts, in one array: as rows they take longer to fetch than to make.
 SELECT array_agg(nextval('contact_contact_id_seq')) FROM generate_series(1, CAST(:count AS integer));
