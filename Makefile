@@ -84,6 +84,8 @@ lock: ## bring requirements/*.txt up to date with pyproject.toml
 	$(LOCK) --extra docs -c requirements/dev.txt -o requirements/docs.txt
 
 clean: ## remove what make made (not an installation's state in .mail_orchestration)
+	find mail_orchestration -name '*.so' -delete
+	rm -f mail_orchestration/compiled.json
 	rm -rf .venv site build dist ./*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

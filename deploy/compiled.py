@@ -8,6 +8,7 @@ packages of requirements/dev.txt. `mail_orchestration` refuses to run when a mod
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -115,6 +116,8 @@ def what_is_missing() -> str | None:
     if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
         version = ".".join(map(str, sys.version_info[:2]))
         return f"Python's headers are missing. On Debian or Ubuntu: apt-get install python{version}-dev"
+    if importlib.util.find_spec("mypyc") is None:
+        return "mypy is not installed: pip install --require-hashes -r requirements/dev.txt"
     return None
 
 

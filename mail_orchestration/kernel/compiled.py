@@ -21,10 +21,15 @@ def digest(source: Path) -> str:
 
 
 def require_current(package: Path) -> None:
-    """Raises ImportError, naming the modules, when one in the folder `package` has changed since it was compiled."""
+    """Raises ImportError when a module in the folder `package` has changed since it was compiled, and names it."""
     try:
         note = json.loads((package / NOTE).read_bytes())
     except FileNotFoundError:
+        if any(package.glob("*/*.so")):
+            # Cut off, or copied in part: nobody knows of which source they are.
+            raise ImportError(
+                f"extensions without {NOTE}: `make compiled` again, or `make interpreted` to do without"
+            ) from None
         return
     if note["python"] != sys.implementation.cache_tag:
         # Extensions for another Python are not loaded by this one.

@@ -33,6 +33,15 @@ def test_what_is_not_compiled_runs(tmp_path: Path) -> None:
     require_current(tmp_path)
 
 
+def test_extensions_of_nobody_knows_what_are_refused(package: Path) -> None:
+    (package / "stage").mkdir()
+    (package / "stage" / "sent.so").touch()
+    require_current(package)
+    (package / NOTE).unlink()
+    with pytest.raises(ImportError, match=r"^extensions without compiled\.json"):
+        require_current(package)
+
+
 def test_what_was_compiled_runs(package: Path) -> None:
     require_current(package)
 
