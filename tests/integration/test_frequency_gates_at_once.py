@@ -7,7 +7,9 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from threading import Barrier, Event
 from time import sleep
 from typing import Any
@@ -204,17 +206,19 @@ def test_gates_closes_and_places_given_back_at_the_same_moment_leave_the_books_r
 
 @pytest.mark.parametrize("point", ["gate_held", "gate_places_taken", "dedup_settled"])
 def test_who_dies_in_the_gate_has_taken_no_place_and_let_nobody_through(
-    database: Database, point: str
+    database: Database, short_folder: Path, point: str
 ) -> None:
     world = FrequencyWorld(database, [(1, 7)], contacts=CONTACTS)
     world.released(NOON, range(1, 11))
     cut_off = world.made(NOON)
     pid = os.fork()
     if pid == 0:
-        # The child shares no connection: the gate has one of its own.
-        crash_points.arm(point)
+        # With connections of its own: two processes on one session would mix their words.
         try:
-            world.resolved(cut_off, NOON)
+            with Database.open(database.url, short_folder, application_name="tests") as own:
+                world.inst = replace(world.inst, database=own)
+                crash_points.arm(point)
+                world.resolved(cut_off, NOON)
         finally:
             os._exit(1)
     _, status = os.waitpid(pid, 0)
