@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.pq.abc import PGconn
 from sqlalchemy import Connection, text
 
 from mail_orchestration.feedback.results_log import ResultsLog
@@ -135,20 +136,21 @@ def test_a_database_that_goes_away_is_said_so_and_nothing_is_reported_durable(
 def test_a_database_that_goes_away_while_the_log_connects_is_said_so(
     database: Database, mail_job_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare = ResultsLog._prepare
+    reserved = Database.reserved
 
-    def prepare_when_it_is_gone(
-        log: ResultsLog, connection: Connection, pgconn: PGconn
-    ) -> dict[bytes, list[str]]:
-        execute(database, "SELECT pg_terminate_backend(:pid, 5000)", pid=pgconn.backend_pid)
-        return prepare(log, connection, pgconn)
+    @contextlib.contextmanager
+    def reserved_and_lost(itself: Database) -> Iterator[Connection]:
+        with reserved(itself) as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            execute(database, "SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+            yield connection
 
     async def run() -> None:
         async with log_of(database, mail_job_id):
             raise AssertionError("there is nothing to write to")
 
     with monkeypatch.context() as patched:
-        patched.setattr(ResultsLog, "_prepare", prepare_when_it_is_gone)
+        patched.setattr(Database, "reserved", reserved_and_lost)
         with pytest.raises(DatabaseUnavailable):
             asyncio.run(run())
 
@@ -186,6 +188,7 @@ def test_what_is_written_late_is_written_once(database: Database, mail_job_id: i
 
 _DELIVERS_FOR_EVER = """
 import asyncio, sys
+from collections.abc import Iterator
 from pathlib import Path
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.kernel.database import Database
