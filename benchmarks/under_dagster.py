@@ -1,6 +1,6 @@
 """What Dagster adds: to a child of 10,000 messages, and between a release and its first message.
 
-    python -m benchmarks.under_dagster --children 5 --rounds 3
+    python -m benchmarks.under_dagster --children 30 --rounds 3
 
 Dagster's daemon runs with deploy/dagster.yaml and all sensors, as `mail-orchestration dev` starts it. The reference is
 the same without it, by the library's stories alone. A child is timed from its claim to the claim of the next one, by
@@ -43,7 +43,7 @@ MORE_OF_A_CHILD = 1.1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     child: int = 10_000
-    children: int = 5
+    children: int = 30
     """Of each release that is measured; the last one is not, since nothing is claimed after it."""
     rounds: int = 3
     campaigns: int = 6
