@@ -120,7 +120,8 @@ def test_every_message_has_its_own_outcome(
     assert not taken_in_vain & set(server.accepted)
     assert all(server.accepted[address_of(local)] == 1 for local in ordinary)
     assert max(server.accepted.values()) == 1, "nothing is sent twice"
-    assert max(server.tries[local] for local in mixed) <= 3, "nothing spins"
+    # Three of its own, and what went ahead in a session that a fault of the message before it ended.
+    assert max(server.tries[local] for local in mixed) <= 3 + CONNECTIONS, "nothing spins"
     assert server.octets_said_in_vain < 64 * 2**20, "what has no end is cut off, not kept"
 
 
