@@ -71,9 +71,11 @@ def compile_modules() -> None:
     from mypyc.build import mypycify
     from setuptools import setup
 
-    from mail_orchestration.kernel.compiled import digest
+    from mail_orchestration.kernel.compiled import digests
 
     sources = [PACKAGE / f"{module}.py" for module in MODULES]
+    # Before, and not after: a compiler takes a minute, in which the source may change.
+    modules = digests(PACKAGE)
     with tempfile.TemporaryDirectory() as folder:
         extensions = mypycify(
             [str(source.relative_to(ROOT)) for source in sources],
@@ -88,10 +90,9 @@ def compile_modules() -> None:
             ext_modules=extensions,
             script_args=["-q", "build_ext", "--inplace", "--parallel=2", f"--build-temp={folder}/o"],
         )
-    note = {
-        "python": sys.implementation.cache_tag,
-        "modules": {f"{module}.py": digest(source) for module, source in zip(MODULES, sources, strict=True)},
-    }
+    if digests(PACKAGE) != modules:
+        raise SystemExit("compiled.py: the source has changed meanwhile: once more")
+    note = {"python": sys.implementation.cache_tag, "modules": modules}
     NOTE.write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
 
 

@@ -155,6 +155,7 @@ class Connection:
                 message = await self._next(lane, session)
                 continue
             ahead: OutgoingMessage | None = None
+            broken: str | None = None
             try:
                 if under_way is None:
                     crash_point("before_mail")
@@ -180,13 +181,16 @@ class Connection:
                     verdict, reply = await session.final_reply()
                     crash_point("after_reply")
             except ConversationBroken as error:
+                # No await in here: compiled, connections that wait in a handler at once mix up their errors.
+                broken = str(error)
+            finally:
+                self._answering = False
+            if broken is not None:
                 await recorder.settle()
                 if ahead is not None:
                     feed.give_back(ahead)
-                await self._broke(lane, session, message, str(error))
+                await self._broke(lane, session, message, broken)
                 return False
-            finally:
-                self._answering = False
             if not await self._conclude(lane, session, message, verdict, reply):
                 if ahead is not None:
                     feed.give_back(ahead)

@@ -164,9 +164,11 @@ class Database:
             if not connection.invalidated:
                 try:
                     connection.execute(text("SELECT pg_advisory_unlock_all()"))
-                except exc.DBAPIError:
-                    # A session that the server lost, or that is lost to us, has no locks.
+                except BaseException as error:
+                    # Closed, it has no locks; and a session that the server lost has none.
                     connection.invalidate()
+                    if not isinstance(error, exc.DBAPIError):
+                        raise
 
     def ensure_schemas(self) -> None:
         """Create the schemas `mail_orchestration` and `dagster` when missing; many may do so at once."""

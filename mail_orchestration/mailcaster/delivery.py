@@ -197,6 +197,7 @@ class MailJobDelivery:
                 await self._components.finish()
                 return relay_errors
             finally:
+                # Compiled, errors of connections would mix with one that is under way here: they are all done by now.
                 keeping.cancel()
                 await asyncio.gather(keeping, feed.close(), return_exceptions=True)
                 self._counts = dict(log.counts)

@@ -12,7 +12,7 @@ from typing import cast
 import psycopg
 import pytest
 from psycopg.errors import error_from_result
-from sqlalchemy import TextClause, exc, text
+from sqlalchemy import Connection, TextClause, event, exc, text
 
 from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.database import Database
@@ -129,6 +129,25 @@ def test_a_session_that_fails_frees_its_lock_and_is_not_lent_again(database: Dat
         # The server frees it when it has read that the connection is closed.
         other.execute(text("SET LOCAL lock_timeout = '20s'"))
         other.execute(text("SELECT pg_advisory_xact_lock(7)"))
+
+
+def test_a_session_that_is_interrupted_while_it_frees_its_lock_is_not_lent_again(database: Database) -> None:
+    def interrupt(connection: Connection, cursor: object, statement: str, *more: object) -> None:
+        if "unlock_all" in statement:
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        with database.session() as holder:
+            with holder.begin():
+                holder.execute(text("SELECT pg_advisory_lock(7)"))
+            event.listen(holder, "before_cursor_execute", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    with database.dedicated() as other:
+        # Not a pooled one: a session that has the lock gets it once more.
+        other.execute(text("SET lock_timeout = '20s'"))
+        other.execute(text("SELECT pg_advisory_lock(7)"))
 
 
 @pytest.mark.parametrize("raw", [False, True], ids=["sqlalchemy", "psycopg"])
