@@ -73,12 +73,11 @@ def compile_modules() -> None:
 
     from mail_orchestration.kernel.compiled import digests
 
-    sources = [PACKAGE / f"{module}.py" for module in MODULES]
     # Before, and not after: a compiler takes a minute, in which the source may change.
     modules = digests(PACKAGE)
     with tempfile.TemporaryDirectory() as folder:
         extensions = mypycify(
-            [str(source.relative_to(ROOT)) for source in sources],
+            [f"{PACKAGE.name}/{module}.py" for module in MODULES],
             opt_level="3",
             debug_level="0",
             separate=True,

@@ -22,8 +22,8 @@ KEPT = 3
 """Connections of one process that stay open. There may be twenty runs; what a process needs more of at a moment is
 opened and closed, as Dagster does it."""
 
-_with_tables: set[str] = set()
-"""Addresses at which this process has made Dagster's tables, or seen them."""
+_engines: dict[str, Engine] = {}
+"""Of this process, by address; Dagster's tables are there."""
 
 
 class PooledStorage(DagsterPostgresStorage):
@@ -33,11 +33,14 @@ class PooledStorage(DagsterPostgresStorage):
     """
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        engine = _engines.get(postgres_url)
         # Tables are looked for once, and not again for each sensor's tick, which makes an instance of its own.
-        super().__init__(postgres_url, postgres_url not in _with_tables, inst_data)
-        _with_tables.add(postgres_url)
+        super().__init__(postgres_url, engine is None, inst_data)
+        if engine is None:
+            # Of two threads at once both get the first one's.
+            engine = _engines.setdefault(postgres_url, _new_engine(postgres_url))
         for part in (self._run_storage, self._event_log_storage, self._schedule_storage):
-            part._engine = _engine(postgres_url)
+            part._engine = engine
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -52,8 +55,7 @@ class PooledStorage(DagsterPostgresStorage):
         return cls(config_value["postgres_url"], inst_data)
 
 
-@functools.cache
-def _engine(postgres_url: str) -> Engine:
+def _new_engine(postgres_url: str) -> Engine:
     engine = create_pg_engine(
         postgres_url,
         isolation_level="AUTOCOMMIT",
@@ -61,7 +63,7 @@ def _engine(postgres_url: str) -> Engine:
         max_overflow=-1,
         # A server that was restarted has closed them.
         pool_pre_ping=True,
-        # What is not needed stays unused, and does not keep others from being found dead.
+        # The same few again and again, and not all in turn.
         pool_use_lifo=True,
     )
     os.register_at_fork(after_in_child=functools.partial(engine.dispose, close=False))

@@ -14,8 +14,6 @@ from pathlib import Path
 
 NOTE = "compiled.json"
 """In the package's folder: the digest of every module's source, compiled or not, as it was then."""
-
-
 NAMED = 5
 """Modules in the error."""
 

@@ -164,11 +164,12 @@ class Database:
             if not connection.invalidated:
                 try:
                     connection.execute(text("SELECT pg_advisory_unlock_all()"))
-                except BaseException as error:
-                    # Closed, it has no locks; and a session that the server lost has none.
+                except exc.DBAPIError:
+                    # A session that the server lost, or that is lost to us, has no locks.
                     connection.invalidate()
-                    if not isinstance(error, exc.DBAPIError):
-                        raise
+                except BaseException:
+                    connection.invalidate()
+                    raise
 
     def ensure_schemas(self) -> None:
         """Create the schemas `mail_orchestration` and `dagster` when missing; many may do so at once."""
@@ -179,7 +180,7 @@ class Database:
     def translate_errors(self) -> Iterator[None]:
         """Raise DatabaseUnavailable where connection, server or disk space is gone; leave all else alone.
 
-        `begin`, `connect_autocommit` and `dedicated` do this already.
+        All that lend a connection do this already.
         """
         try:
             yield

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 NEW_OBJECTS = 20_000
 """Containers more than were dropped, before the youngest are looked at; some megabytes."""
 
-
 _lock = threading.Lock()
 _within = 0
 """Blocks that are under way: shifts may overlap in the threads of one process, and the last one puts things back."""
