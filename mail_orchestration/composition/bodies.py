@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from mail_orchestration.composition.attachments import StaticPart
 
 _MAXIMUM_LINE = 998
+_MAXIMUM_QUOTED_LINE = 76
+"""RFC 2045 §6.7 (5), with the `=` of a soft break."""
 _REMEMBERED_LINES = 4096
 _LONGEST_REMEMBERED = 1000
 _SAFE_IN_7BIT = bytes([9, 10, 13, *range(32, 127)])
@@ -101,6 +103,9 @@ class LineQuoter(dict[bytes, bytes]):
 
     Most lines of a mail job's messages are the same, and no line's encoding depends on another: so each is
     encoded once and looked up after that, five times as fast as `binascii.b2a_qp` on the whole.
+
+    No line begins with a dot: none has to be doubled whenever the message leaves, nor breaks a link where a relay on
+    the way takes one away too many.
     """
 
     def quote(self, text: str) -> bytes:
@@ -109,11 +114,35 @@ class LineQuoter(dict[bytes, bytes]):
 
     def __missing__(self, line: bytes) -> bytes:
         quoted = binascii.b2a_qp(line, istext=True).replace(b"\n", b"\r\n") + b"\r\n"
+        if quoted.startswith(b".") or b"\n." in quoted:
+            quoted = _without_leading_dots(quoted)
         if len(line) <= _LONGEST_REMEMBERED:
             if len(self) >= _REMEMBERED_LINES:
                 self.clear()
             self[line] = quoted
         return quoted
+
+
+def _without_leading_dots(quoted: bytes) -> bytes:
+    """One line's quoted-printable, its soft breaks set anew where `=2E` begins what a dot began."""
+    whole = quoted.removesuffix(b"\r\n").replace(b"=\r\n", b"")
+    lines: list[bytes] = []
+    start = 0
+    while True:
+        begin = b""
+        if whole.startswith(b".", start):
+            begin, start = b"=2E", start + 1
+        room = _MAXIMUM_QUOTED_LINE - len(begin)
+        if len(whole) - start <= room:
+            lines.append(begin + whole[start:] + b"\r\n")
+            return b"".join(lines)
+        # An escape of three octets stays whole.
+        end = start + room - 1
+        escape = whole.find(b"=", end - 2, end)
+        if escape >= 0:
+            end = escape
+        lines.append(begin + whole[start:end] + b"=\r\n")
+        start = end
 
 
 def with_line_feeds(text: str) -> str:

@@ -20,7 +20,7 @@ class Lines(Enum):
     FIT = "fit"
     """Nothing is wrong with them; dots may have to be doubled."""
     PLAIN = "plain"
-    """The message may go onto the wire octet for octet."""
+    """The message may go onto the wire octet for octet, and is ASCII."""
 
 
 _BARE_CR = re.compile(rb"\r(?!\n)")
@@ -58,7 +58,7 @@ def look_at_lines(data: bytes, fit_from: int | None = None) -> Lines:
     if fault_of_lines(data if fit_from is None else data[:fit_from]) is not None:
         return Lines.UNSEEN
     dots = data.startswith(b".") or _LEADING_DOT.search(data) is not None
-    return Lines.PLAIN if data.endswith(b"\r\n") and not dots else Lines.FIT
+    return Lines.PLAIN if data.endswith(b"\r\n") and not dots and data.isascii() else Lines.FIT
 
 
 def _has_a_long_line(data: bytes) -> bool:
