@@ -31,8 +31,8 @@ from benchmarks.harness.measurements import Measurement, Target
 from benchmarks.old_days import TABLES, OldDays, delete_day, fill
 from mail_orchestration.dispatch.queue_history import QueuedMail, remember
 from mail_orchestration.feedback.results_log import ResultsLog
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.maintenance.retention import drop_what_is_old
 

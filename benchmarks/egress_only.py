@@ -19,7 +19,7 @@ from benchmarks.harness.measurements import Measurement
 from benchmarks.harness.postfix import RECIPIENT, SENDER, sink, smtp_source
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.relay import Relay, TlsMode
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

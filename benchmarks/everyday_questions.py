@@ -35,9 +35,10 @@ from mail_orchestration.frequency.showing import overview, policy_shown
 from mail_orchestration.frequency.why import waiting_mails, why
 from mail_orchestration.holding import why_held
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
 from mail_orchestration.kernel.loose_mail_states import AT_REST, LooseMailKind
-from mail_orchestration.kernel.model import MessageRange, Outcome
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.throttling.showing import throttles
 

@@ -26,9 +26,9 @@ from benchmarks.harness import command_line
 from benchmarks.harness.databases import empty_database
 from benchmarks.harness.measurements import Measurement
 from mail_orchestration.feedback.results_log import ResultsLog
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.bulk import copy_rows
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 _DAY = date(2026, 7, 1)
 _COLUMNS = (

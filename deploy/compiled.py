@@ -47,12 +47,14 @@ MODULES = (
     "egress/wire",
     "feedback/result_rows",
     "feedback/results_log",
+    "kernel/attempts",
     "kernel/crash_points",
     "kernel/database_clock",
     "kernel/message_lines",
     "mailcaster/delivery",
     "mailcaster/keeper",
     "mailcaster/message_feed",
+    "mailcaster/repeats",
     "sending/components",
 )
 """What each message passes. No module that defines an error: a compiled class has no docstring, which is an error's

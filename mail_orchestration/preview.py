@@ -23,9 +23,10 @@ from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.addresses import normalise_address
+from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, Unavailable
-from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage, Recipient
+from mail_orchestration.kernel.model import Recipient
 from mail_orchestration.relays import relays_of
 from mail_orchestration.throttling import SharedThrottle
 

@@ -173,7 +173,7 @@ def test_send(
     addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Who gets it.")],
 ) -> ExitCode | None:
     """Send a campaign's message to some addresses now. It makes no mail job and is not counted."""
-    from mail_orchestration.kernel.model import Outcome
+    from mail_orchestration.kernel.attempts import Outcome
     from mail_orchestration.preview import test_send as send
 
     with face.open() as inst:

@@ -161,8 +161,8 @@ def delivery_log(
 ) -> ExitCode | None:
     """List what became of loose mails, newest first."""
     from mail_orchestration.dispatch.loose_mail_lists import delivery_log as read_log
+    from mail_orchestration.kernel.attempts import Outcome
     from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-    from mail_orchestration.kernel.model import Outcome
 
     with face.open() as inst, inst.database.begin() as connection:
         logged = read_log(

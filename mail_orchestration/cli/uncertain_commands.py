@@ -42,8 +42,8 @@ def uncertain(
     Exit code 1 when a recipient that was named has none that can be settled.
     """
     from mail_orchestration.feedback.uncertain import resend_uncertain, settle_uncertain, uncertain_messages
+    from mail_orchestration.kernel.attempts import Outcome
     from mail_orchestration.kernel.database_clock import database_now
-    from mail_orchestration.kernel.model import Outcome
 
     if recipient and settle is None and not resend:
         raise BadInput("--recipient goes with --settle or --resend")

@@ -13,7 +13,8 @@ frame's checksum tells that these are the messages that were looked at.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import zstandard
@@ -108,14 +109,17 @@ class Compressor:
         found = self._at_hand
         if found.block != block:
             found = self._opened(block)
-        if not 0 <= place < len(found.cuts):
+        if not 0 <= place < len(found.octets):
             raise BadStoredMessage
         # Its last message is read: nothing more is wanted of it.
-        self._at_hand = found if place + 1 < len(found.cuts) else _NOTHING
-        octet, places, rest = found.cuts[place]
-        if not places:
+        self._at_hand = found if place + 1 < len(found.octets) else _NOTHING
+        start = found.starts[place]
+        rest = found.content[start : start + found.lengths[place]]
+        octet = found.octets[place]
+        if octet in _LINES or not octet:
             return rest, _LINES.get(octet, Lines.UNSEEN)
-        return self._with_files(places, rest), Lines.UNSEEN
+        start = found.places[place]
+        return self._with_files(found.content[start : start + octet * _PLACE.size], rest), Lines.UNSEEN
 
     def _opened(self, block: bytes) -> _Opened:
         try:
@@ -126,9 +130,9 @@ class Compressor:
             raise BadStoredMessage from None
         octets, lengths = head[:count], head[count:]
         of_files = [0 if octet in _LINES else octet * _PLACE.size for octet in octets]
-        places = list(_pieces(content, 1 + 5 * count, of_files))
-        rests = _pieces(content, 1 + 5 * count + sum(of_files), lengths)
-        return _Opened(block, list(zip(octets, places, rests, strict=True)))
+        *places, first = accumulate(of_files, initial=1 + 5 * count)
+        *starts, _end = accumulate(lengths, initial=first)
+        return _Opened(block, content, octets, places, starts, lengths)
 
     def _with_files(self, places: bytes, rest: bytes) -> bytes:
         pieces: list[bytes] = []
@@ -144,19 +148,19 @@ class Compressor:
 
 
 class _Opened(NamedTuple):
-    """A block, and its messages without their files: the octet, the places and the rest of each."""
+    """A block, its content, and of each message: its octet, where its files' places begin, where and how long its rest
+    is. Cut out when it is asked for.
+    """
 
     block: bytes
-    cuts: list[tuple[int, bytes, bytes]]
+    content: bytes
+    octets: tuple[int, ...]
+    places: list[int]
+    starts: list[int]
+    lengths: tuple[int, ...]
 
 
-_NOTHING = _Opened(b"", [])
-
-
-def _pieces(content: bytes, start: int, lengths: Sequence[int]) -> Iterator[bytes]:
-    for length in lengths:
-        yield content[start : start + length]
-        start += length
+_NOTHING = _Opened(b"", b"", (), [], [], ())
 
 
 class Packer:

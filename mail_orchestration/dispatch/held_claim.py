@@ -22,11 +22,11 @@ from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.repeating import count_repeatable
 from mail_orchestration.dispatch.settling import bring_figures_up_to_date, end_claim
 from mail_orchestration.dispatch.unsent import count_unsent
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 

@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.campaigns import CampaignState
 from mail_orchestration.dispatch.held_mails import HeldMailEnding
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.frequency import Rule, rules_of_document
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 

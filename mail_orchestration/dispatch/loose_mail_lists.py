@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.campaigns import campaign_number
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.loose_mail_states import AT_REST, LooseMailKind, LooseMailState
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 
 MOST_COUNTED = 10_000

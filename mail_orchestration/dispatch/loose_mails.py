@@ -17,9 +17,9 @@ from sqlalchemy import Connection, Row
 
 from mail_orchestration.dispatch.holds import is_held
 from mail_orchestration.dispatch.message_store import read_blocks
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.partitions import ensure_day
 from mail_orchestration.kernel.statements import STATEMENTS
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 PAUSE_AFTER_421 = timedelta(minutes=1)
 """421 is about the session and counts no attempt: the mail comes again soon, if not at once."""

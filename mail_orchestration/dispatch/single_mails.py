@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from mail_orchestration.dispatch.campaigns import campaign_number
 from mail_orchestration.dispatch.dead_letters import Chosen
 from mail_orchestration.dispatch.loose_mail_lists import LoggedMail, logged_mail
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 
 

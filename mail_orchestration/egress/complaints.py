@@ -17,7 +17,7 @@ from mail_orchestration.egress.faults import without_addresses
 from mail_orchestration.egress.ports import Complaint, Scope
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.verdict import Verdict
-from mail_orchestration.kernel.model import Phase
+from mail_orchestration.kernel.attempts import Phase
 
 WINDOW = 50
 """Answers that are looked at together."""

@@ -23,9 +23,9 @@ from mail_orchestration.egress.results import Recorder, Results
 from mail_orchestration.egress.session import BLOCK_OCTETS, Prepared, Session
 from mail_orchestration.egress.slots_at_hand import Opening
 from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.attempts import Outcome, OutgoingMessage, Phase
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.crash_points import crash_point, crash_soon
-from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase
 
 MOST_BREAKS = 3
 """A message that breaks this many connections in a row before its final dot is deferred: it must not spin."""

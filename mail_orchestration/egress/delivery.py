@@ -22,9 +22,9 @@ from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.results import Results
 from mail_orchestration.egress.throttle import Throttle
 from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.attempts import Outcome, OutgoingMessage, Phase
 from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import BadSettings
-from mail_orchestration.kernel.model import Outcome, OutgoingMessage, Phase
 
 __all__ = ["DeliveryReport", "MessageSource", "ResultSink", "StillWanted", "deliver"]
 

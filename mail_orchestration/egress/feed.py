@@ -6,25 +6,30 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from mail_orchestration.egress.gate import Gate
 from mail_orchestration.egress.parking import Parking
 from mail_orchestration.egress.ports import MessageSource, StillWanted
 from mail_orchestration.egress.slots_at_hand import Opening
+from mail_orchestration.kernel.attempts import OutgoingMessage
 from mail_orchestration.kernel.clock import steady_seconds
-from mail_orchestration.kernel.model import OutgoingMessage
 
 MOST_OCTETS_AHEAD = 8 * 1024 * 1024
-"""Messages at hand but not on a connection never take more memory than this and one message."""
+"""Messages at hand but not on a connection never take more memory than this and one message: less, where they are read
+from the store when their turn comes."""
 
 
-class Turn(NamedTuple):
+class Turn:
     """A message that its recipient's domain lets begin now."""
 
-    message: OutgoingMessage
-    gate: Gate | None = None
-    slot: Opening | None = None
+    __slots__ = ("gate", "message", "slot")
+
+    def __init__(
+        self, message: OutgoingMessage, gate: Gate | None = None, slot: Opening | None = None
+    ) -> None:
+        self.message = message
+        self.gate = gate
+        self.slot = slot
 
     @property
     def is_over(self) -> bool:
@@ -65,7 +70,7 @@ class Feed:
         while (message := await self._source.take()) is not None:
             self.taken += 1
             self._ready.append(message)
-            self._octets += len(message.data)
+            self._octets += message.octets
             self._wake(1)
             while len(self._ready) >= self._most or self._octets > MOST_OCTETS_AHEAD or self._parking.is_full:
                 self._room = loop.create_future()
@@ -95,7 +100,7 @@ class Feed:
         if not self._ready:
             return None
         message = self._ready.popleft()
-        self._octets -= len(message.data)
+        self._octets -= message.octets
         self._make_room()
         return message
 
@@ -162,7 +167,7 @@ class Feed:
     def give_back(self, message: OutgoingMessage) -> None:
         """`message` is unsent and comes next."""
         self._ready.appendleft(message)
-        self._octets += len(message.data)
+        self._octets += message.octets
         self._wake(1)
 
     def count_break(self, message: OutgoingMessage) -> int:

@@ -11,8 +11,8 @@ from functools import partial
 
 from mail_orchestration.egress.gate import Gate
 from mail_orchestration.egress.slots_at_hand import Opening
+from mail_orchestration.kernel.attempts import OutgoingMessage
 from mail_orchestration.kernel.clock import steady_seconds
-from mail_orchestration.kernel.model import OutgoingMessage
 
 MOST_PARKED, MOST_OCTETS_PARKED = 1000, 8 * 1024 * 1024
 """With more than this, nothing further is taken from the source."""
@@ -88,7 +88,7 @@ class Parking:
         add(queue, message)
         gate.parked = len(queue)
         self._count += 1
-        self._octets += len(message.data)
+        self._octets += message.octets
         self._since.setdefault(message.message_no, steady_seconds())
         if is_new:
             gate.watch(partial(self._schedule, gate))
@@ -108,7 +108,7 @@ class Parking:
         message = queue.popleft()
         gate.parked = len(queue)
         self._count -= 1
-        self._octets -= len(message.data)
+        self._octets -= message.octets
         if queue:
             self._schedule(gate)
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from mail_orchestration.egress.relay import Relay
-from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
+from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 
 
 class MessageSource(Protocol):

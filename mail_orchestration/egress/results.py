@@ -9,8 +9,8 @@ from datetime import datetime
 from mail_orchestration.egress.ports import ResultSink
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.verdict import speaks_of_the_address
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage, Phase
 from mail_orchestration.kernel.crash_points import crash_point
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage, Phase
 
 MAX_TEXT = 500
 """Characters of a reply's text that a result keeps."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import NamedTuple
 
 from mail_orchestration.egress.content import Refusal, refusal_of_data, refusal_of_paths
 from mail_orchestration.egress.faults import ConversationBroken
@@ -22,8 +21,8 @@ from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.setup import Extensions, open_wire
 from mail_orchestration.egress.verdict import Verdict, verdict_on
 from mail_orchestration.egress.wire import Wire
+from mail_orchestration.kernel.attempts import OutgoingMessage, Phase
 from mail_orchestration.kernel.message_lines import Lines, dot_stuffed
-from mail_orchestration.kernel.model import OutgoingMessage, Phase
 
 FINAL_DOT = b".\r\n"
 
@@ -31,13 +30,16 @@ BLOCK_OCTETS = 64 * 1024
 """A longer body goes out in blocks, and its final dot only when the kernel has taken all of them."""
 
 
-class Prepared(NamedTuple):
+class Prepared:
     """A message as it will go onto this session's wire."""
 
-    mail: bytes
-    rcpt: bytes
-    body: bytes
-    """Dot-stuffed, without the final dot."""
+    __slots__ = ("body", "mail", "rcpt")
+
+    def __init__(self, mail: bytes, rcpt: bytes, body: bytes) -> None:
+        """`body` is dot-stuffed, and without the final dot."""
+        self.mail = mail
+        self.rcpt = rcpt
+        self.body = body
 
 
 class Session:
@@ -73,21 +75,22 @@ class Session:
 
     def prepare(self, message: OutgoingMessage) -> Prepared | Refusal:
         """The message in this session's terms, or why it must not or cannot be sent over it."""
+        data, lines = message.read()
         refusal = refusal_of_paths(message.reverse_path, message.address)
-        if refusal is None and message.lines is Lines.UNSEEN:
-            refusal = refusal_of_data(message.data)
+        if refusal is None and lines is Lines.UNSEEN:
+            refusal = refusal_of_data(data)
         if refusal is not None:
             return refusal
         offers = self.extensions
         parameters = ""
         if offers.size_offered:
-            octets = len(message.data)
+            octets = len(data)
             if offers.largest_octets is not None and octets > offers.largest_octets:
                 return Refusal(
                     "5.3.4", f"the message has {octets} octets, the relay takes {offers.largest_octets}"
                 )
             parameters = f" SIZE={octets}"
-        if not message.data.isascii():
+        if lines is not Lines.PLAIN and not data.isascii():
             if not offers.eight_bit_mime:
                 return Refusal("5.6.3", "the message has 8-bit data and the relay does not offer 8BITMIME")
             parameters += " BODY=8BITMIME"
@@ -98,7 +101,7 @@ class Session:
         return Prepared(
             f"MAIL FROM:<{message.reverse_path}>{parameters}\r\n".encode(),
             f"RCPT TO:<{message.address}>\r\n".encode(),
-            message.data if message.lines is Lines.PLAIN else dot_stuffed(message.data),
+            data if lines is Lines.PLAIN else dot_stuffed(data),
         )
 
     def begin(self, prepared: Prepared) -> None:

@@ -15,8 +15,8 @@ from mail_orchestration.egress.ports import Held, Scope, SlotSource
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.verdict import Verdict
+from mail_orchestration.kernel.attempts import Phase
 from mail_orchestration.kernel.clock import steady_seconds
-from mail_orchestration.kernel.model import Phase
 
 MOST_DOMAINS = 100_000
 """Of so many recipient domains we remember what they share their limits with."""

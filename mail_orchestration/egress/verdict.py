@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from mail_orchestration.egress.reply import Reply
-from mail_orchestration.kernel.model import Phase
+from mail_orchestration.kernel.attempts import Phase
 
 SPEAKS_OF_THE_ADDRESS = frozenset(
     {

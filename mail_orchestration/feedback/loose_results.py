@@ -12,8 +12,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.attempts import DeliveryResult
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
-from mail_orchestration.kernel.model import DeliveryResult
 from mail_orchestration.kernel.statements import STATEMENTS
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mail_orchestration.feedback.frequency_figures import QueueDay
 from mail_orchestration.feedback.reports import TimelineBucket
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 
 from mail_orchestration.feedback.books import Books, LaterMailJob, books, later_mail_jobs, release_facts
 from mail_orchestration.feedback.tables import markdown_table
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 

@@ -11,39 +11,24 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
 
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 
 _T = TypeVar("_T")
-
-_NO_COLUMNS = ((),) * len(DeliveryResult._fields)
 
 
 def result_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
     """The columns under the names of the binds of `append_results`, each an array literal in UTF-8."""
-    (
-        message_nos,
-        contact_ids,
-        outcomes,
-        reply_codes,
-        enhanced_codes,
-        reply_texts,
-        relays,
-        moments,
-        result_nos,
-        superseded,
-        *_,
-    ) = zip(*results, strict=True) if results else _NO_COLUMNS
     return {
-        "message_nos": _array(map(str, message_nos)),
-        "contact_ids": _array(map(str, contact_ids)),
-        "moments": _array(map(_moment, moments)),
-        "outcomes": _column(outcomes, str),
-        "reply_codes": _column(reply_codes, _bare),
-        "enhanced_codes": _column(enhanced_codes, quoted),
-        "reply_texts": _column(reply_texts, quoted),
-        "relays": _column(relays, quoted),
-        "result_nos": _column(result_nos, str),
-        "superseded": _column(superseded, _bare),
+        "message_nos": _array([str(each.message_no) for each in results]),
+        "contact_ids": _array([str(each.contact_id) for each in results]),
+        "moments": _array(_moments(results)),
+        "outcomes": _column([each.outcome for each in results], str),
+        "reply_codes": _column([each.reply_code for each in results], _bare),
+        "enhanced_codes": _column([each.enhanced_code for each in results], quoted),
+        "reply_texts": _column([each.reply_text for each in results], quoted),
+        "relays": _column([each.relay for each in results], quoted),
+        "result_nos": _column([each.result_no for each in results], str),
+        "superseded": _column([each.supersedes for each in results], _bare),
     }
 
 
@@ -54,7 +39,7 @@ def needs_follow_up(result: DeliveryResult) -> bool:
 
 def follow_up_columns(results: Sequence[DeliveryResult]) -> dict[str, bytes]:
     """What `append_results_and_follow_up` asks for besides."""
-    return {"hard_bounces": _array("t" if r.is_hard_bounce else "f" for r in results)}
+    return {"hard_bounces": _array(["t" if each.is_hard_bounce else "f" for each in results])}
 
 
 def quoted(value: str | None) -> str:
@@ -75,15 +60,23 @@ def _bare(value: int | str | None) -> str:
     return "NULL" if value is None else str(value)
 
 
-_moment = lru_cache(maxsize=64)(datetime.isoformat)
-"""Results of one turn of the event loop have the same."""
+def _moments(results: Sequence[DeliveryResult]) -> list[str]:
+    texts = []
+    last: datetime | None = None
+    text = ""
+    for each in results:
+        if each.occurred_at is not last:  # results of one turn of the event loop have the same
+            last = each.occurred_at
+            text = last.isoformat()
+        texts.append(text)
+    return texts
 
 
 def _column(values: Sequence[_T], element: Callable[[_T], str]) -> bytes:
     """Nearly always all values are equal, and an array of so many of them has been built before."""
     if values and values.count(values[0]) == len(values):
         return _equal(element(values[0]), len(values))
-    return _array(map(element, values))
+    return _array([element(value) for value in values])
 
 
 @lru_cache(maxsize=512)

@@ -30,11 +30,11 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql
 
 from mail_orchestration.feedback.result_rows import follow_up_columns, needs_follow_up, result_columns
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 
 MAX_RESULTS_OF_A_FLUSH = 2000

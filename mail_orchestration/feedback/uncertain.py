@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
-from mail_orchestration.kernel.model import MessageRange, Outcome
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from mail_orchestration.kernel.model import DeliveryResult, Phase
+from mail_orchestration.kernel.attempts import DeliveryResult, Phase
 
 
 class FailureCode(StrEnum):

@@ -3,39 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, NamedTuple
-
-from mail_orchestration.kernel.message_lines import Lines
-
-
-class Outcome(StrEnum):
-    """How an attempt to deliver one message ended (spec 6.4, 5.7)."""
-
-    ACCEPTED = "accepted"
-    """2yz after the final dot: the relay is responsible for the message now."""
-    DEFERRED = "deferred"
-    """4yz: the same message may be accepted later."""
-    REJECTED = "rejected"
-    """5yz: the relay will never take this message for this recipient."""
-    UNCERTAIN = "uncertain"
-    """The connection was lost between the final dot and its reply: nobody can know."""
-    STOPPED = "stopped"
-    """Not sent although assembled: the recipient was suppressed meanwhile, or the release was stopped."""
-    EXPIRED = "expired"
-    """Not sent although assembled: its time had passed."""
-
-
-class Phase(StrEnum):
-    """The command of a mail transaction that a reply answers (RFC 5321 §3.3)."""
-
-    RSET = "RSET"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    FINAL_DOT = "final dot"
+from typing import Any
 
 
 class BodyFormat(StrEnum):
@@ -104,42 +75,3 @@ class MessageRange:
             "first_message": self.first_message,
             "last_message": self.last_message,
         }
-
-
-class OutgoingMessage(NamedTuple):
-    """One assembled message on its way to a relay. Positional and small: a million of them pass by."""
-
-    message_no: int
-    """1, 2, 3 … without gaps among the assembled messages of one release."""
-    contact_id: int
-    reverse_path: str
-    address: str
-    data: bytes
-    """The RFC 5322 message, CRLF line ends, not dot-stuffed."""
-    lines: Lines = Lines.UNSEEN
-    """What was found when the message was stored, if it is known that `data` is what was stored."""
-
-
-class DeliveryResult(NamedTuple):
-    """What became of one attempt to deliver one message. The last result of a message counts. Small, as above."""
-
-    message_no: int
-    contact_id: int
-    outcome: Outcome
-    reply_code: int | None
-    """RFC 5321 §4.2 reply code; None where no reply was got."""
-    enhanced_code: str | None
-    """RFC 3463 enhanced status code such as `5.1.1`."""
-    reply_text: str | None
-    """The reply's text, at most 500 characters; None on the happy path to keep rows narrow."""
-    relay: str
-    """The relay that was asked; '' where none was: we decided, or the operator did."""
-    occurred_at: datetime
-    result_no: int = 1
-    """1, 2, 3 … among the results of this message."""
-    supersedes: Outcome | None = None
-    """What the message's last result was before this one; None for a first result."""
-    refused_at: Phase | None = None
-    """The command that the relay refused; None where it refused none."""
-    is_hard_bounce: bool = False
-    """Whether the relay said that the recipient's address takes no mail: it is suppressed (spec 6.4)."""

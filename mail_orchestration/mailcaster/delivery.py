@@ -22,6 +22,7 @@ from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.results_log import ResultsLog
 from mail_orchestration.frozen import FrozenRelease
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.errors import (
     BadInput,
@@ -33,7 +34,6 @@ from mail_orchestration.kernel.errors import (
     StateConflict,
 )
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster.keeper import Keeper
 from mail_orchestration.mailcaster.mail_job_done import MailJobDone

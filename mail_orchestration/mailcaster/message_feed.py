@@ -13,9 +13,10 @@ from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.claims import Unsent, UnsentMessage, unsent_messages
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
+from mail_orchestration.kernel.message_lines import Lines
 from mail_orchestration.sending.components import SendComponents
 from mail_orchestration.sending.station import FIRST_BATCH, Pace
 
@@ -51,7 +52,7 @@ class MessageFeed:
         self._database = database
         self._claim = claim
         self._compressor = compressor
-        self._reverse_path = reverse_path
+        self.reverse_path = reverse_path
         self._clock = clock
         self._record = record
         self._components = components
@@ -75,7 +76,7 @@ class MessageFeed:
             # Read while the other half is sent: waiting for the database cost a third of the time. A relay too slow
             # for whole batches waits instead, since what is read ahead is not checked again for an opt-out.
             self._begin_reading()
-        return self.composed(row)
+        return _StoredMessage(self, row)
 
     def left(self) -> int:
         """At most so many messages are to come."""
@@ -116,11 +117,15 @@ class MessageFeed:
 
     def composed(self, row: UnsentMessage) -> OutgoingMessage:
         """The message as it goes onto the wire, the same whenever it is asked for. Raises BadStoredMessage."""
+        data, lines = self.read(row)
+        return OutgoingMessage(row.message_no, row.contact_id, self.reverse_path, row.address, data, lines)
+
+    def read(self, row: UnsentMessage) -> tuple[bytes, Lines]:
+        """The message's octets, and what is known of its lines. Raises BadStoredMessage."""
         try:
-            data, lines = self._compressor.read(row.block, row.place)
+            return self._compressor.read(row.block, row.place)
         except BadStoredMessage:
             raise BadStoredMessage(f"message {row.message_no} cannot be read as it is stored") from None
-        return OutgoingMessage(row.message_no, row.contact_id, self._reverse_path, row.address, data, lines)
 
     def _begin_reading(self) -> asyncio.Task[Unsent]:
         sent = self._loaded - len(self._ready)
@@ -158,3 +163,23 @@ class MessageFeed:
         ]
         if waiting:
             await asyncio.gather(*waiting)
+
+
+class _StoredMessage(OutgoingMessage):
+    """Decompressed when its envelope is made, and not before: what lies about meanwhile drives the rest out of the
+    processor's cache.
+    """
+
+    __slots__ = ("_feed", "_row")
+
+    def __init__(self, feed: MessageFeed, row: UnsentMessage) -> None:
+        super().__init__(
+            row.message_no, row.contact_id, feed.reverse_path, row.address, b"", Lines.UNSEEN, row.size
+        )
+        self._feed, self._row = feed, row
+
+    def read(self) -> tuple[bytes, Lines]:
+        """Raises BadStoredMessage."""
+        if not self._data:
+            self._data, self._lines = self._feed.read(self._row)
+        return self._data, self._lines

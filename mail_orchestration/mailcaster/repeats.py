@@ -15,9 +15,9 @@ from datetime import datetime
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.dispatch.repeating import Repeatable, count_repeatable, repeatable_messages
 from mail_orchestration.dispatch.unsent import UnsentMessage
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.mailcaster.message_feed import Record
 from mail_orchestration.sending.components import Compose, SendComponents
 
@@ -50,7 +50,7 @@ class Repeats:
         last = self._result_nos.get(result.message_no)
         if last is None:
             return result
-        return result._replace(result_no=last + 1, supersedes=Outcome.UNCERTAIN)
+        return result.superseding(Outcome.UNCERTAIN, last + 1)
 
     def was_uncertain(self, message_no: int) -> bool:
         """Whether this holder has had an uncertain result of the message before."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mail_orchestration.dispatch.claims import UnsentMessage
+from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 from mail_orchestration.kernel.components import Component, load_components, run_components
 from mail_orchestration.kernel.errors import ComponentFailed
-from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
 
 SCREENED_OCTETS = 16 * 1024 * 1024
 """Of messages that components look at together, composed; exceeded by a single larger message only."""

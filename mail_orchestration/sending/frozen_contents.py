@@ -21,7 +21,7 @@ from mail_orchestration.dispatch.frozen_campaigns import (
 )
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.model import OutgoingMessage
+from mail_orchestration.kernel.attempts import OutgoingMessage
 from mail_orchestration.sending.components import SendComponents
 
 CONTENTS_KEPT = 4

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from mail_orchestration.dispatch.loose_mails import ReservedMail
 from mail_orchestration.dispatch.retry_policy import NextStep
 from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
+from mail_orchestration.kernel.attempts import DeliveryResult
 from mail_orchestration.kernel.crash_points import crash_point
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.failure_codes import FailureCode
-from mail_orchestration.kernel.model import DeliveryResult
 from mail_orchestration.sending.when_back import when_back
 
 _log = logging.getLogger(__name__)

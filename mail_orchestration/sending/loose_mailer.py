@@ -20,10 +20,10 @@ from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.relay import Relay
 from mail_orchestration.feedback.loose_results import LooseResult
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.kernel.errors import DatabaseUnavailable, RelayUnreachable
 from mail_orchestration.kernel.failure_codes import FailureCode, code_of
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.sending.loose_log import LooseLog
 from mail_orchestration.sending.loose_tally import LooseTally
 from mail_orchestration.sending.preparing import (

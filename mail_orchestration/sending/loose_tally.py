@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from mail_orchestration.dispatch.loose_mails import ReservedMail
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.kernel.failure_codes import FailureCode
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 
 
 def _nobody(result: DeliveryResult, durable: asyncio.Future[None]) -> None:

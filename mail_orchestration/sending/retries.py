@@ -14,9 +14,9 @@ from mail_orchestration.dispatch.loose_mails import ReservedMail
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.frozen import FrozenRelease, read_frozen
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.kernel.errors import BadCampaign, ComponentFailed, NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, OutgoingMessage
 from mail_orchestration.sending.components import SendComponents
 from mail_orchestration.sending.preparing import Prepared, Ready, Unsendable, not_sent
 
@@ -123,7 +123,7 @@ class _RetriedRelease:
 
     def _ready(self, mail: ReservedMail, row: UnsentMessage, components: SendComponents) -> Ready:
         def watch(result: DeliveryResult, durable: asyncio.Future[None]) -> None:
-            components.watch(result._replace(message_no=row.message_no), durable)
+            components.watch(result.of_message(row.message_no), durable)
 
         return Ready(
             mail=mail,

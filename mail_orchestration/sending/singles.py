@@ -18,10 +18,11 @@ from mail_orchestration.dispatch.loose_mails import ReservedMail
 from mail_orchestration.dispatch.single_mails import ComposedMail, store_composed_mails
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.components import load_components, run_components
 from mail_orchestration.kernel.errors import AssemblyFailed, BadCampaign, ComponentFailed, NotFound
 from mail_orchestration.kernel.failure_codes import FailureCode
-from mail_orchestration.kernel.model import Bypass, Outcome, Recipient
+from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.sending.frozen_contents import FrozenContent, FrozenContents
 from mail_orchestration.sending.preparing import Prepared, Ready, Unsendable, not_sent
 

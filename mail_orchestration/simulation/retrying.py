@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from mail_orchestration.dispatch.retry_policy import RetryPolicy, next_step
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.simulation.scenario import Failures
 
 _MOMENT = datetime(2000, 1, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import text
 
 from mail_orchestration.feedback.books import Books, books
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 DAY = NOON.date()

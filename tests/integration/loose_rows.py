@@ -9,10 +9,10 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.loose_mails import ReservedMail, ensure_delivery_log, reserve_loose_mails
 from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from tests.integration.dispatch_rows import DAY, NOW, World
 
 LEASE_S = 1800.0

@@ -7,9 +7,9 @@ from datetime import date, timedelta
 
 import pytest
 
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.partitions import day_partitions
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.maintenance.retention import Retained, drop_what_is_old

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from mail_orchestration.dispatch.claims import HeldClaim
 from mail_orchestration.dispatch.mail_jobs import mail_job, transition
 from mail_orchestration.dispatch.repeating import count_repeatable, repeatable_messages
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import ClaimLost, DatabaseUnavailable, StateConflict
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import NOW, World, world

@@ -16,8 +16,8 @@ from mail_orchestration.dispatch.mail_jobs import (
     transition,
 )
 from mail_orchestration.dispatch.shifts import end_shift, note_shift, shifts, start_shift
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import NotFound, StateConflict
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobKind, MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S, LARGE_ONLY, NOW, World, world
 

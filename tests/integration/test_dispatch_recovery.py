@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claims import Claim, HeldClaim, claim_next, unsent_messages
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
-from mail_orchestration.kernel.model import Outcome
 from tests.integration.dispatch_rows import (
     HANG_AFTER_S,
     LARGE_ONLY,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mail_orchestration.feedback.books import Books, books
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound
-from mail_orchestration.kernel.model import Outcome
 from tests.integration.feedback_fixtures import (
     a_result,
     add_installation,

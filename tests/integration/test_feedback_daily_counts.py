@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mail_orchestration.feedback.daily_counts import ClosedDay, close_day, close_days_due, counters
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import StateConflict
-from mail_orchestration.kernel.model import Outcome
 from tests.integration.feedback_fixtures import (
     Release,
     a_result,

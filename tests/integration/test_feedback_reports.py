@@ -11,9 +11,9 @@ import pytest
 from mail_orchestration.feedback.exports import export_report
 from mail_orchestration.feedback.plots import timeline_plot
 from mail_orchestration.feedback.reports import MailJobReport, mail_job_report
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import NotFound
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.feedback_fixtures import (
     NOON,

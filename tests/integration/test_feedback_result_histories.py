@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mail_orchestration.feedback.books import books
 from mail_orchestration.feedback.daily_counts import close_day
 from mail_orchestration.feedback.reports import mail_job_report
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.days import day_bounds
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from tests.integration.feedback_fixtures import (
     DAY,
     a_result,

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import Connection, text
 
 from mail_orchestration.feedback.results_log import ResultsLog
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import DatabaseUnavailable
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from tests.integration.feedback_fixtures import a_result, execute
 from tests.integration.results_log_fixtures import BUMP, log_of, mail_job_id, waits_for_a_lock, written
 

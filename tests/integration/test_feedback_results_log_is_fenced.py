@@ -8,9 +8,9 @@ import threading
 import pytest
 from sqlalchemy import text
 
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.errors import ClaimLost
-from mail_orchestration.kernel.model import Outcome
 from tests.integration.feedback_fixtures import a_result, execute
 from tests.integration.results_log_fixtures import BUMP, log_of, mail_job_id, waits_for_a_lock, written
 

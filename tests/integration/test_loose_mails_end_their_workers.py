@@ -16,10 +16,10 @@ from mail_orchestration.dispatch.loose_mails import (
     give_back,
 )
 from mail_orchestration.dispatch.resting import rest_loose_mails
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
-from mail_orchestration.kernel.model import Outcome
 from tests.integration.dispatch_rows import NOW
 from tests.integration.loose_rows import LEASE_S, LooseWorld
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.claim import Claim
 from mail_orchestration.feedback.results_log import ResultsLog
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.mailcaster.repeats import Repeats
 from tests.integration.dispatch_rows import NOW, World, world
 

@@ -8,8 +8,8 @@ import pytest
 
 from mail_orchestration.broadcast import fill_audience
 from mail_orchestration.composition.findings import Severity
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import BadAddress, BadCampaign, NotFound, RelayUnreachable
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.preview import preview_message
 from mail_orchestration.preview import test_send as send_test
 from tests.scenarios.installations import now, opened, site_with_sink, write_site

@@ -22,11 +22,11 @@ from mail_orchestration.dispatch.operating import Operated, signs_now
 from mail_orchestration.dispatch.restarting import mail_jobs_to_restart, restart_mail_job
 from mail_orchestration.dispatch.stopping import end_stopping_of_dead, mail_jobs_to_stop, stop_mail_job
 from mail_orchestration.feedback.result_rows import result_columns
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.database_clock import database_now
 from mail_orchestration.kernel.errors import ClaimLost
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings, MailcasterParameters
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import NOW, World, mailcaster

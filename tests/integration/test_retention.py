@@ -13,9 +13,9 @@ from mail_orchestration.dispatch.restarting import restart_mail_job
 from mail_orchestration.dispatch.retention import try_lock_retention
 from mail_orchestration.feedback.books import books
 from mail_orchestration.kernel import partitions
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import NotFound
 from mail_orchestration.kernel.fleet_settings import DispatcherSettings
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.retention_settings import RetentionSettings
 from mail_orchestration.maintenance.retention import Retained, drop_what_is_old
 from tests.integration.feedback_fixtures import (

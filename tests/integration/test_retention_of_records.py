@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from mail_orchestration.dispatch.retention import mail_jobs_ended_before
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database_clock import database_now
-from mail_orchestration.kernel.model import Outcome
 from tests.integration.feedback_fixtures import (
     execute,
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 from tests.integration.feedback_fixtures import Release, a_result, add_results, execute, noon_of
 from tests.integration.retention_world import MESSAGES, OF_RELEASES, World, world
 

@@ -24,10 +24,11 @@ from mail_orchestration.composition.errors import BadStoredMessage
 from mail_orchestration.dispatch.loose_mails import ReservedMail, give_back, reserve_loose_mails
 from mail_orchestration.dispatch.releases import freeze_content
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.kernel.model import Bypass, Outcome, Recipient
+from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.sending.preparing import NotSent, Prepared, Ready, Unsendable
 from mail_orchestration.sending.singles import SinglePreparer
 from mail_orchestration.single_mailer import SingleMail, submit

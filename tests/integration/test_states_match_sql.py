@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.database import Database
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import ENDED, TRANSITIONS, MailJobKind, MailJobState
 from tests.integration.dispatch_rows import NOW, World
 

@@ -18,7 +18,8 @@ from mail_orchestration.feedback.uncertain import (
     settle_uncertain,
     uncertain_messages,
 )
-from mail_orchestration.kernel.model import MessageRange, Outcome
+from mail_orchestration.kernel.attempts import Outcome
+from mail_orchestration.kernel.model import MessageRange
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import DAY, NOW, World, world
 from tests.integration.operator_rows import LATER, SOON, restart, stop, told

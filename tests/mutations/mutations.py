@@ -188,9 +188,16 @@ MUTATIONS: dict[str, Mutation] = {
     "what nobody looked at leaves without a look": Mutation(
         promise="2.4",
         file="egress/session.py",
-        old="message.lines is Lines.UNSEEN",
-        new="message.lines is Lines.FIT",
+        old="lines is Lines.UNSEEN",
+        new="lines is Lines.FIT",
         caught_by="tests/scenarios/test_lines_are_looked_at.py",
+    ),
+    "8-bit data pass for ASCII": Mutation(
+        promise="2.4",
+        file="kernel/message_lines.py",
+        old=" and data.isascii() else Lines.FIT",
+        new=" else Lines.FIT",
+        caught_by="tests/unit/test_lines_are_known.py",
     ),
     "what was altered since it was looked at is taken for the same": Mutation(
         promise="2.4",
@@ -262,7 +269,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a repeat supersedes nothing": Mutation(
         promise="5.7",
         file="mailcaster/repeats.py",
-        old="        return result._replace(result_no=last + 1, supersedes=Outcome.UNCERTAIN)\n",
+        old="        return result.superseding(Outcome.UNCERTAIN, last + 1)\n",
         new="        return result\n",
         caught_by="tests/integration/test_mailcaster_repeats.py::"
         "test_an_attempt_has_the_next_number_and_supersedes_the_one_before",

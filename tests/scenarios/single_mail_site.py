@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from mail_orchestration.dispatch.loose_mail_lists import delivery_log
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.single_mailer import SingleMail, run_loose_shift
 from tests.scenarios.installations import address_of, opened, write_site
 from tests.scenarios.relays.scripted import ScriptedRelay

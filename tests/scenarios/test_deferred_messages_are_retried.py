@@ -13,8 +13,8 @@ from mail_orchestration.dispatch.loose_mail_lists import delivery_log, list_loos
 from mail_orchestration.dispatch.mail_jobs import children, mail_job
 from mail_orchestration.feedback.reports import mail_job_report
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.loose_mail_states import LooseMailState
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import has_work, run_shift
 from tests.scenarios.installations import address_of, execute, now, released, state, tally

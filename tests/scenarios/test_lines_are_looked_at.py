@@ -18,9 +18,9 @@ def test_only_what_was_looked_at_leaves_without_another_look(extensions: list[st
     async def scenario() -> None:
         async with ScriptedRelay(Script(extensions=extensions)) as server:
             messages = [
-                message(1, "a@x.example")._replace(lines=Lines.FIT),
+                message(1, "a@x.example", lines=Lines.FIT),
                 message(2, "b@x.example", data=SMUGGLED),
-                message(3, "c@x.example", data=PLAIN)._replace(lines=Lines.PLAIN),
+                message(3, "c@x.example", data=PLAIN, lines=Lines.PLAIN),
                 message(4, "d@x.example"),
             ]
             done = await delivered(messages, [relay_to(server)])

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from mail_orchestration.installation import Installation
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.dkim_keys import Algorithm
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.preview import preview_message
 from mail_orchestration.preview import test_send as send_test

@@ -8,8 +8,8 @@ import pytest
 import uvloop
 
 from mail_orchestration.egress.delivery import deliver
+from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 from mail_orchestration.kernel.errors import ClaimLost
-from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
 from tests.scenarios.relays.messages import ListSource, MemorySink, delivered, plain_messages
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 from tests.scenarios.relays.messages import delivered, message, messages_to, plain_messages, run_on_both_loops
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 

@@ -12,8 +12,8 @@ from sqlalchemy.exc import ProgrammingError
 
 from mail_orchestration.egress.delivery import deliver
 from mail_orchestration.egress.throttle import Throttle
+from mail_orchestration.kernel.attempts import OutgoingMessage
 from mail_orchestration.kernel.database import Database
-from mail_orchestration.kernel.model import OutgoingMessage
 from mail_orchestration.kernel.settings import Settings
 from mail_orchestration.throttling import SharedThrottle
 from tests.scenarios.relays.arrivals import begun, most_in_a_window

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import uvloop
 
-from mail_orchestration.kernel.model import Outcome, Phase
+from mail_orchestration.kernel.attempts import Outcome, Phase
 from tests.scenarios.relays.messages import delivered, message, messages_to
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 

@@ -8,7 +8,7 @@ import pytest
 import uvloop
 
 from mail_orchestration.egress.delivery import deliver
-from mail_orchestration.kernel.model import OutgoingMessage
+from mail_orchestration.kernel.attempts import OutgoingMessage
 from tests.scenarios.relays.messages import MemorySink, delivered, messages_to
 from tests.scenarios.relays.scripted import Script, ScriptedRelay, relay_to
 

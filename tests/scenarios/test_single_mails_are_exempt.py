@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mail_orchestration.frequency.why import why
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.maintenance import close_days
 from mail_orchestration.single_mailer import submit
 from tests.scenarios.frequency_site import site_that_holds

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from mail_orchestration import campaigns
 from mail_orchestration.audience.suppressing import suppress_address
 from mail_orchestration.dispatch.dead_letters import Chosen
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.failure_codes import FailureCode
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.single_mailer import (
     Submission,

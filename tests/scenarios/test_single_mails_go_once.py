@@ -12,7 +12,7 @@ from sqlalchemy import text
 from mail_orchestration import campaigns
 from mail_orchestration.dispatch.dead_letters import Chosen
 from mail_orchestration.installation import Installation
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.single_mailer import Submission, delete, resubmit, submit
 from mail_orchestration.single_mailer.failures import why_left
 from tests.scenarios.installations import address_of, now

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mail_orchestration.dispatch.retry_policy import PAUSE_AFTER_421, RetryPolicy, next_step
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind, LooseMailState
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 
 NOW = datetime(2026, 5, 20, 12, 0, tzinfo=UTC)
 HALF_AN_HOUR = timedelta(minutes=30)

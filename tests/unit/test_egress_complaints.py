@@ -12,7 +12,7 @@ from mail_orchestration.egress.complaints import MOST_DEFERRED, WINDOW, Complain
 from mail_orchestration.egress.ports import Complaint, Scope
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.verdict import Verdict
-from mail_orchestration.kernel.model import Phase
+from mail_orchestration.kernel.attempts import Phase
 
 pytestmark = pytest.mark.rule("6.7")
 

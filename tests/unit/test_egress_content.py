@@ -78,3 +78,10 @@ def test_lengths_and_emptiness_of_paths() -> None:
     assert refusal_of_paths("", "a" * 242 + "@xy.example.") is None
     assert refusal_of_paths("", "a" * 243 + "@xy.example.") is not None
     assert refusal_of_paths("", "ü" * 125 + "@xy.example") is not None
+
+
+@given(st.text(st.characters(max_codepoint=0x17F), max_size=300))
+def test_a_path_holds_no_space_control_or_angle_bracket_and_254_octets(address: str) -> None:
+    unfit = re.search(r"[\x00-\x20\x7f<>]", address) is not None or len(address.encode()) > 254
+    assert (refusal_of_paths(address, "r@example.net") is not None) == unfit
+    assert (refusal_of_paths("", address) is not None) == (unfit or not address)

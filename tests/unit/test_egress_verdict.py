@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mail_orchestration.egress.reply import Reply
 from mail_orchestration.egress.verdict import Verdict, speaks_of_the_address, verdict_on
-from mail_orchestration.kernel.model import Phase
+from mail_orchestration.kernel.attempts import Phase
 
 
 @pytest.mark.rule("6.4")

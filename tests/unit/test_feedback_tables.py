@@ -14,7 +14,7 @@ from mail_orchestration.feedback.exports import safe_cell, to_csv
 from mail_orchestration.feedback.plots import COLOURS, timeline_plot
 from mail_orchestration.feedback.reports import BUCKETS, TimelineBucket, bucket_seconds, without_addresses
 from mail_orchestration.feedback.tables import markdown_table
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 

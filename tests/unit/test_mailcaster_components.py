@@ -10,7 +10,7 @@ import pytest
 
 from mail_orchestration.dispatch.repeating import Repeatable
 from mail_orchestration.dispatch.unsent import UnsentMessage
-from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
+from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 from mail_orchestration.mailcaster.repeats import RepeatFeed, Repeats
 from mail_orchestration.sending.components import SCREENED_OCTETS, MessageInHand, SendComponents
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, Phase
 from mail_orchestration.kernel.errors import BadInput
 from mail_orchestration.kernel.failure_codes import FailureCode, code_of
-from mail_orchestration.kernel.model import DeliveryResult, Outcome, Phase
 from mail_orchestration.single_mailer.checking import checked
 from mail_orchestration.single_mailer.mails import SingleMail
 

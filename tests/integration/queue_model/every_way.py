@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.fleet_settings import MailcasterParameters
-from mail_orchestration.kernel.model import Outcome
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S
 from tests.integration.queue_model.fleet import FLEET

@@ -14,7 +14,7 @@ from hypothesis.stateful import invariant
 from sqlalchemy import text
 
 from mail_orchestration.feedback.books import books
-from mail_orchestration.kernel.model import Outcome
+from mail_orchestration.kernel.attempts import Outcome
 from mail_orchestration.kernel.states import ENDED, MailJobState
 from tests.integration.dispatch_rows import HANG_AFTER_S
 from tests.integration.queue_model.fleet import SWEEPERS

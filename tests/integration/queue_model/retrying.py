@@ -14,9 +14,9 @@ from mail_orchestration.dispatch.loose_mails import (
 )
 from mail_orchestration.dispatch.retry_policy import RetryPolicy, next_step
 from mail_orchestration.feedback.loose_results import LooseResult, record_loose_results
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.clock import steady_seconds
 from mail_orchestration.kernel.loose_mail_states import LooseMailKind
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
 from tests.integration.queue_model.sending import MOST_TRIES, RETRY_AFTER, WithSending
 
 LEASE_S = 1800.0

@@ -12,7 +12,7 @@ from hypothesis.stateful import precondition, rule
 from mail_orchestration.dispatch.claims import Claim, unsent_messages
 from mail_orchestration.dispatch.repeating import repeatable_messages
 from mail_orchestration.feedback.result_rows import follow_up_columns, needs_follow_up, result_columns
-from mail_orchestration.kernel.model import DeliveryResult, Outcome
+from mail_orchestration.kernel.attempts import DeliveryResult, Outcome
 from mail_orchestration.kernel.statements import STATEMENTS
 from mail_orchestration.kernel.states import MailJobState
 from tests.integration.dispatch_rows import NOW

@@ -11,15 +11,21 @@ import uvloop
 
 from mail_orchestration.egress.delivery import DeliveryReport, deliver
 from mail_orchestration.egress.relay import Relay
-from mail_orchestration.kernel.model import DeliveryResult, OutgoingMessage
+from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
+from mail_orchestration.kernel.message_lines import Lines
 
 DATA = b"From: us\r\nTo: you\r\nSubject: scenario\r\n\r\nHello.\r\n.dot\r\n..two\r\n"
 
 
 def message(
-    number: int, address: str, *, data: bytes = DATA, sender: str = "us@example.org"
+    number: int,
+    address: str,
+    *,
+    data: bytes = DATA,
+    sender: str = "us@example.org",
+    lines: Lines = Lines.UNSEEN,
 ) -> OutgoingMessage:
-    return OutgoingMessage(number, 1000 + number, sender, address, data)
+    return OutgoingMessage(number, 1000 + number, sender, address, data, lines)
 
 
 def messages_to(addresses: Iterable[str]) -> list[OutgoingMessage]:

@@ -1,0 +1,55 @@
+"""What a mailcaster reads ahead stays compressed until it is about to leave (spec 2.7)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mail_orchestration.composition import dictionary
+from mail_orchestration.composition.compression import Compressor
+from mail_orchestration.composition.errors import BadStoredMessage
+from mail_orchestration.kernel.attempts import OutgoingMessage
+from mail_orchestration.mailcaster.message_feed import BATCH, MessageFeed
+from mail_orchestration.sending.components import SendComponents
+from mail_orchestration.sending.station import Pace
+from tests.integration.dispatch_rows import NOW, World, world
+
+__all__ = ["world"]
+
+
+@pytest.mark.rule("2.7")
+def test_a_message_is_read_when_somebody_asks_what_it_says(world: World) -> None:
+    claim = world.claim_of(world.begun(3, kind="small"))
+    world.add_messages(claim.release_id, 3)  # what is stored of them is no message
+
+    async def unheard(_result: object) -> None:
+        raise AssertionError("nothing ends here")
+
+    async def taken() -> list[OutgoingMessage]:
+        feed = MessageFeed(
+            world.database,
+            claim,
+            Compressor(dictionary.build(text=b"Subject: hello\r\n\r\nworld\r\n", blobs=[])),
+            reverse_path="us@example.org",
+            clock=lambda: NOW,
+            record=unheard,
+            components=SendComponents({}),
+            pace=Pace(BATCH),
+        )
+        found = []
+        while (message := await feed.take()) is not None:
+            found.append(message)
+        return found
+
+    messages = asyncio.run(taken())
+    assert [(each.message_no, each.address, each.octets) for each in messages] == [
+        (1, "r1@example.org", 5),
+        (2, "r2@example.org", 5),
+        (3, "r3@example.org", 5),
+    ]
+    for each in messages:
+        with pytest.raises(
+            BadStoredMessage, match=f"message {each.message_no} cannot be read as it is stored"
+        ):
+            each.read()
