@@ -41,7 +41,9 @@ class Parking:
         return self._count >= MOST_PARKED or self._octets >= MOST_OCTETS_PARKED
 
     def park(self, gate: Gate, message: OutgoingMessage) -> None:
-        """`message` waits for a slot of `gate`."""
+        """`message` waits for a slot of `gate`. What reading it raises comes through."""
+        # Read now, in its turn: later, between those of other domains, each would take its whole block anew.
+        message.read()
         self._add(deque.append, gate, message)
 
     def take_back(self, gate: Gate, message: OutgoingMessage) -> None:

@@ -9,6 +9,9 @@ import pytest
 from mail_orchestration.composition import dictionary
 from mail_orchestration.composition.compression import Compressor
 from mail_orchestration.composition.errors import BadStoredMessage
+from mail_orchestration.egress.gate import Gate
+from mail_orchestration.egress.parking import Parking
+from mail_orchestration.egress.ports import Scope
 from mail_orchestration.kernel.attempts import OutgoingMessage
 from mail_orchestration.mailcaster.message_feed import BATCH, MessageFeed
 from mail_orchestration.sending.components import SendComponents
@@ -48,7 +51,11 @@ def test_a_message_is_read_when_somebody_asks_what_it_says(world: World) -> None
         (2, "r2@example.org", 5),
         (3, "r3@example.org", 5),
     ]
+    gate, parking = Gate(Scope("domain", "example.org"), lambda _gate: None), Parking(lambda: None)
     for each in messages:
+        with pytest.raises(BadStoredMessage, match=f"message {each.message_no} "):
+            # Whoever waits for a domain's limit is read beside its neighbours.
+            parking.park(gate, each)
         with pytest.raises(
             BadStoredMessage, match=f"message {each.message_no} cannot be read as it is stored"
         ):
