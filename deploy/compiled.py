@@ -54,7 +54,6 @@ MODULES = (
     "mailcaster/delivery",
     "mailcaster/keeper",
     "mailcaster/message_feed",
-    "mailcaster/repeats",
     "sending/components",
 )
 """What each message passes. No module that defines an error: a compiled class has no docstring, which is an error's
