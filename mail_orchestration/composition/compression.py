@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import zstandard
@@ -109,17 +109,15 @@ class Compressor:
         found = self._at_hand
         if found.block != block:
             found = self._opened(block)
-        if not 0 <= place < len(found.octets):
+        if not 0 <= place < len(found.cuts):
             raise BadStoredMessage
         # Its last message is read: nothing more is wanted of it.
-        self._at_hand = found if place + 1 < len(found.octets) else _NOTHING
-        start = found.starts[place]
-        rest = found.content[start : start + found.lengths[place]]
-        octet = found.octets[place]
-        if octet in _LINES or not octet:
+        self._at_hand = found if place + 1 < len(found.cuts) else _NOTHING
+        octet, of_places, of_rest = found.cuts[place]
+        places, rest = found.content[of_places], found.content[of_rest]
+        if not places:
             return rest, _LINES.get(octet, Lines.UNSEEN)
-        start = found.places[place]
-        return self._with_files(found.content[start : start + octet * _PLACE.size], rest), Lines.UNSEEN
+        return self._with_files(places, rest), Lines.UNSEEN
 
     def _opened(self, block: bytes) -> _Opened:
         try:
@@ -130,9 +128,9 @@ class Compressor:
             raise BadStoredMessage from None
         octets, lengths = head[:count], head[count:]
         of_files = [0 if octet in _LINES else octet * _PLACE.size for octet in octets]
-        *places, first = accumulate(of_files, initial=1 + 5 * count)
-        *starts, _end = accumulate(lengths, initial=first)
-        return _Opened(block, content, octets, places, starts, lengths)
+        places = _slices(1 + 5 * count, of_files)
+        rests = _slices(1 + 5 * count + sum(of_files), lengths)
+        return _Opened(block, content, list(zip(octets, places, rests, strict=True)))
 
     def _with_files(self, places: bytes, rest: bytes) -> bytes:
         pieces: list[bytes] = []
@@ -148,19 +146,19 @@ class Compressor:
 
 
 class _Opened(NamedTuple):
-    """A block, its content, and of each message: its octet, where its files' places begin, where and how long its rest
-    is. Cut out when it is asked for.
-    """
+    """A block, its content, and of each message the octet, and where the places of its files and its rest are in it."""
 
     block: bytes
     content: bytes
-    octets: tuple[int, ...]
-    places: list[int]
-    starts: list[int]
-    lengths: tuple[int, ...]
+    cuts: list[tuple[int, slice, slice]]
 
 
-_NOTHING = _Opened(b"", b"", (), [], [], ())
+_NOTHING = _Opened(b"", b"", [])
+
+
+def _slices(start: int, lengths: Sequence[int]) -> list[slice]:
+    ends = accumulate(lengths, initial=start)
+    return [slice(begin, end) for begin, end in pairwise(ends)]
 
 
 class Packer:

@@ -117,8 +117,9 @@ class MessageFeed:
 
     def composed(self, row: UnsentMessage) -> OutgoingMessage:
         """The message as it goes onto the wire, the same whenever it is asked for. Raises BadStoredMessage."""
-        data, lines = self.read(row)
-        return OutgoingMessage(row.message_no, row.contact_id, self.reverse_path, row.address, data, lines)
+        message = _StoredMessage(self, row)
+        message.read()
+        return message
 
     def read(self, row: UnsentMessage) -> tuple[bytes, Lines]:
         """The message's octets, and what is known of its lines. Raises BadStoredMessage."""
