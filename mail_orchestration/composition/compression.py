@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 import zstandard
@@ -109,14 +109,14 @@ class Compressor:
         found = self._at_hand
         if found.block != block:
             found = self._opened(block)
-        if not 0 <= place < len(found.cuts):
+        if not 0 <= place < len(found.octets):
             raise BadStoredMessage
         # Its last message is read: nothing more is wanted of it.
-        self._at_hand = found if place + 1 < len(found.cuts) else _NOTHING
-        octet, of_places, of_rest = found.cuts[place]
-        places, rest = found.content[of_places], found.content[of_rest]
+        self._at_hand = found if place + 1 < len(found.octets) else _NOTHING
+        places = found.content[found.places[place] : found.places[place + 1]]
+        rest = found.content[found.rests[place] : found.rests[place + 1]]
         if not places:
-            return rest, _LINES.get(octet, Lines.UNSEEN)
+            return rest, _LINES.get(found.octets[place], Lines.UNSEEN)
         return self._with_files(places, rest), Lines.UNSEEN
 
     def _opened(self, block: bytes) -> _Opened:
@@ -128,9 +128,9 @@ class Compressor:
             raise BadStoredMessage from None
         octets, lengths = head[:count], head[count:]
         of_files = [0 if octet in _LINES else octet * _PLACE.size for octet in octets]
-        places = _slices(1 + 5 * count, of_files)
-        rests = _slices(1 + 5 * count + sum(of_files), lengths)
-        return _Opened(block, content, list(zip(octets, places, rests, strict=True)))
+        places = list(accumulate(of_files, initial=1 + 5 * count))
+        rests = list(accumulate(lengths, initial=places[-1]))
+        return _Opened(block, content, octets, places, rests)
 
     def _with_files(self, places: bytes, rest: bytes) -> bytes:
         pieces: list[bytes] = []
@@ -146,19 +146,19 @@ class Compressor:
 
 
 class _Opened(NamedTuple):
-    """A block, its content, and of each message the octet, and where the places of its files and its rest are in it."""
+    """A block, its content, and of each message the octet, and where the places of its files and its rest begin in it.
+
+    Where they begin is where those of the message before end, so there is one more of each.
+    """
 
     block: bytes
     content: bytes
-    cuts: list[tuple[int, slice, slice]]
+    octets: tuple[int, ...]
+    places: list[int]
+    rests: list[int]
 
 
-_NOTHING = _Opened(b"", b"", [])
-
-
-def _slices(start: int, lengths: Sequence[int]) -> list[slice]:
-    ends = accumulate(lengths, initial=start)
-    return [slice(begin, end) for begin, end in pairwise(ends)]
+_NOTHING = _Opened(b"", b"", (), [], [])
 
 
 class Packer:
