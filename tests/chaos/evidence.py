@@ -14,6 +14,9 @@ from tests.chaos.incidents import Incident
 from tests.chaos.journal import Said
 from tests.chaos.site import Site
 
+LOOSE_MAILS = 0
+"""Stands for a mail job where loose mails were reserved instead."""
+
 Key = tuple[int, str]
 """A message: its release, and its recipient's address."""
 
@@ -71,7 +74,7 @@ class Evidence:
     wrong_books: list[str] = field(default_factory=list)
     incidents: Sequence[Incident] = ()
     claims: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
-    """By introduction: when it took which mail job."""
+    """By introduction: when it took which mail job, or LOOSE_MAILS."""
     crashes: list[str] = field(default_factory=list)
     """Errors that nobody foresaw."""
     surprises: Sequence[str] = ()
@@ -102,8 +105,9 @@ def gather(
     )
     _read_relay_log(evidence, site.relay_log)
     for each in said:
-        if each.event == "claimed":
-            evidence.claims.setdefault(each.introduced_as, []).append((each.at, each.more["mail_job"]))
+        if each.event in ("claimed", "reserved"):
+            job = each.more.get("mail_job", LOOSE_MAILS)
+            evidence.claims.setdefault(each.introduced_as, []).append((each.at, job))
         elif each.event == "crashed":
             evidence.crashes.append(f"{each.introduced_as}: {each.more['error']}")
     with inst.database.begin() as connection:

@@ -54,16 +54,20 @@ class Fleet:
         return worker
 
     def working(self) -> list[Worker]:
-        """Mailcasters that have a mail job in hand, as far as the journal tells; all of them when none has."""
+        """Mailcasters that have anything in hand, as far as the journal tells; all of them when none has."""
         can = self._struck_by_nothing()
-        return [each for each in can if self.held_by(each) is not None] or can
+        return [each for each in can if self._has_work(each)] or can
 
     def is_busy(self) -> bool:
-        """Whether any has a mail job in hand."""
-        return any(self.held_by(each) is not None for each in self._struck_by_nothing())
+        """Whether any has a mail job or loose mails in hand."""
+        return any(self._has_work(each) for each in self._struck_by_nothing())
 
     def _struck_by_nothing(self) -> list[Worker]:
         return [each for each in self.mailcasters if each.is_alive and each.pid not in self.suspended]
+
+    def _has_work(self, worker: Worker) -> bool:
+        last = self._journal.last.get(worker.pid)
+        return last is not None and last.event in ("claimed", "reserved")
 
     def held_by(self, worker: Worker) -> int | None:
         """The mail job that it has in hand, as far as the journal tells."""

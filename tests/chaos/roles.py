@@ -40,6 +40,7 @@ from mail_orchestration.kernel.clock import utc_now
 from mail_orchestration.kernel.errors import StateConflict, Unavailable
 from mail_orchestration.mailcaster import claiming, run_shift
 from mail_orchestration.maintenance import clean_delivery_queue
+from mail_orchestration.sending.reservations import Reservations
 from tests.chaos.site import JOURNAL, SETTINGS, WORKERS_LOG
 
 LOOK_EVERY_S = 0.2
@@ -201,10 +202,24 @@ def _introduced_as(inst: Installation, helo_name: str) -> Installation:
 
 
 def _tell_claims(journal: Journal) -> None:
-    """Have every claim in the journal: a process that was killed cannot be asked what it held."""
-    claim_next = claiming.claim_next
+    """Have every claim in the journal: a process that was killed cannot be asked what it held.
+
+    And once for each turn of loose mails, which ends before the next claim, that some were reserved.
+    """
+    claim_next, reserve = claiming.claim_next, Reservations.reserve
+    is_told = False
+
+    async def reserved(self: Reservations) -> Any:
+        nonlocal is_told
+        mails = await reserve(self)
+        if mails and not is_told:
+            journal.write("reserved")
+            is_told = True
+        return mails
 
     def told(*args: Any, **named: Any) -> Any:
+        nonlocal is_told
+        is_told = False
         claim = claim_next(*args, **named)
         if claim is None:
             journal.write("idle")
@@ -214,6 +229,7 @@ def _tell_claims(journal: Journal) -> None:
         return claim
 
     claiming.claim_next = told  # type: ignore[assignment]
+    Reservations.reserve = reserved  # type: ignore[method-assign]
 
 
 def _shift_clock(skew_s: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.chaos.evidence import Evidence, Job, Result, Taking
+from tests.chaos.evidence import LOOSE_MAILS, Evidence, Job, Result, Taking
 from tests.chaos.incidents import Incident
 from tests.chaos.judgement import LATE, RELAY, Judgement, judge
 from tests.chaos.plan import Kind, draw
@@ -124,6 +124,23 @@ def test_what_a_cut_off_host_sends_late_is_charged_to_its_cut() -> None:
     assert found.holds, found.faults
     charged = {line.kind: line.repeated for line in found.lines}
     assert (charged[Kind.HOST_CUT_OFF], charged[Kind.MAILCASTER]) == (1, 0)
+
+
+def test_loose_mails_that_were_reserved_after_an_awakening_are_not_charged_to_the_suspension() -> None:
+    """Though that is nearer: WHO held mail job 2 then, and had reserved loose mails when it was killed."""
+    suspended = Incident(kind=Kind.SUSPENDED, at=9.2, until=9.8, hit=[WHO])
+    kill = Incident(kind=Kind.MAILCASTER, at=10.3, until=10.3, hit=[WHO])
+    found = judge(
+        evidence(
+            incidents=[suspended, kill],
+            claims={WHO: [(9.0, 2), (9.9, LOOSE_MAILS)]},
+            takings={KEY: [Taking(10.0, WHO, "<1>", True), Taking(15.0, OTHER, "<1>", True)]},
+            results={KEY: [Result(15.1, 3, "accepted")]},
+        )
+    )
+    assert found.holds, found.faults
+    charged = {line.kind: line.repeated for line in found.lines}
+    assert (charged[Kind.SUSPENDED], charged[Kind.MAILCASTER]) == (0, 1)
 
 
 def test_a_repeat_that_nothing_accounts_for_is_a_failure() -> None:
