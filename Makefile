@@ -49,7 +49,7 @@ interpreted: $(READY) ## remove what `make compiled` made
 scenarios = $(wildcard tests/scenarios/test_$(1)*.py)
 DELIVERY := $(foreach of,campaign chaos crash database deferred disk lines loose mail messages operator recipient relay resources \
 	results send single two_hosts uncertain,$(call scenarios,$(of))) \
-	$(foreach of,database_clock dispatch_claims dispatch_held_claim dispatch_recovery feedback_results_log mailcaster \
+	$(foreach of,database_clock dispatch_claims dispatch_held_claim dispatch_recovery feedback_results_log mailcaster message_feed \
 	queue_under_threads sending_singles shared_throttle,$(wildcard tests/integration/test_$(of)*.py))
 test-compiled: compiled ## the unit tests and those of delivery, on what `make compiled` makes
 	$(BIN)/python -m pytest -m "not slow" tests/unit $(DELIVERY)

@@ -120,8 +120,12 @@ class Compressor:
         return self._with_files(places, rest), Lines.UNSEEN
 
     def _opened(self, block: bytes) -> _Opened:
+        frame = _MAGIC + block
         try:
-            content = self._decompressor.decompress(_MAGIC + block, max_output_size=MAXIMUM_BLOCK_OCTETS)
+            # What the frame says of itself is what the library makes room for.
+            if zstandard.frame_content_size(frame) > MAXIMUM_BLOCK_OCTETS:
+                raise BadStoredMessage
+            content = self._decompressor.decompress(frame, max_output_size=MAXIMUM_BLOCK_OCTETS)
             count = content[0]
             head = struct.unpack_from(f">{count}B{count}I", content, 1)
         except (zstandard.ZstdError, struct.error, IndexError):

@@ -247,6 +247,7 @@ class Connection:
             now = steady_seconds()
             if (slot := lane.gate.try_enter(ahead_s, now)) is None:
                 return None, None
+        # What reading it raises ends the delivery: its slots count as used then.
         ahead = self._feed.take_now()
         turn = None if ahead is None else self._feed.admit(ahead, ahead_s, now)
         if turn is not None:

@@ -86,6 +86,18 @@ class OutgoingMessage:
         """`data` and `lines`. One that is stored is read when somebody asks first."""
         return self._data, self._lines
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Compiled, there is no other way to copy or pickle it, which components may want.
+        data, lines = self.read()
+        return OutgoingMessage, (
+            self.message_no,
+            self.contact_id,
+            self.reverse_path,
+            self.address,
+            data,
+            lines,
+        )
+
 
 class DeliveryResult:
     """What became of one attempt to deliver one message. The last result of a message counts."""
@@ -178,6 +190,10 @@ class DeliveryResult:
     def superseding(self, outcome: Outcome, result_no: int) -> DeliveryResult:
         """The same as the message's result number `result_no`, where the one before was `outcome`."""
         return self._but(self.message_no, result_no, outcome)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # As above.
+        return DeliveryResult, self.as_tuple()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DeliveryResult) and self.as_tuple() == other.as_tuple()

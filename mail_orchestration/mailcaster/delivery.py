@@ -70,7 +70,6 @@ class MailJobDelivery:
         self._held = HeldClaim(inst.database, claim)
         self._gave_up = ""
         self._relay_errors: dict[str, str] = {}
-        self._counts: dict[Outcome, int] = {}
         self._most_attempts = 1
         self._results = ResultsLog(
             inst.database,
@@ -106,7 +105,7 @@ class MailJobDelivery:
             seconds=time.monotonic() - began,
             relay_errors=self._relay_errors,
             # What the last holder left uncertain and this one settled is less than nothing of its own.
-            **{str(outcome): max(0, count) for outcome, count in self._counts.items()},
+            **{str(outcome): max(0, count) for outcome, count in self._results.counts.items()},
         )
 
     def _deliver_and_settle(self) -> MailJobState:
@@ -130,7 +129,7 @@ class MailJobDelivery:
         except (RelayUnreachable, ComponentFailed, BadInput) as error:
             self._gave_up = str(error)
         crash_point("delivery_ended")
-        self._held.progress(self._counts)
+        self._held.progress(self._results.counts)
         return self._settle()
 
     def _settle(self) -> MailJobState:
@@ -200,7 +199,6 @@ class MailJobDelivery:
                 # Compiled, errors of connections would mix with one that is under way here: they are all done by now.
                 keeping.cancel()
                 await asyncio.gather(keeping, feed.close(), return_exceptions=True)
-                self._counts = dict(log.counts)
 
     async def _send(
         self,

@@ -171,16 +171,19 @@ class _StoredMessage(OutgoingMessage):
     processor's cache.
     """
 
-    __slots__ = ("_feed", "_row")
+    __slots__ = ("_feed", "_unread")
 
     def __init__(self, feed: MessageFeed, row: UnsentMessage) -> None:
         super().__init__(
             row.message_no, row.contact_id, feed.reverse_path, row.address, b"", Lines.UNSEEN, row.size
         )
-        self._feed, self._row = feed, row
+        self._feed = feed
+        self._unread: UnsentMessage | None = row
 
     def read(self) -> tuple[bytes, Lines]:
         """Raises BadStoredMessage."""
-        if not self._data:
-            self._data, self._lines = self._feed.read(self._row)
+        if self._unread is not None:
+            self._data, self._lines = self._feed.read(self._unread)
+            # One that waits for its domain would keep its whole block.
+            self._unread = None
         return self._data, self._lines

@@ -117,3 +117,48 @@ def test_what_cannot_be_read_fails_its_mail_job_and_no_other(
     assert tally.waiting + tally.accepted == 150
     assert tally.waiting >= 1
     assert "example.net" not in "".join(each.reason for each in failed)
+
+
+@pytest.mark.rule("3.7")
+@pytest.mark.rule("6.4")
+def test_a_mail_job_that_fails_counts_what_its_connections_had_under_way(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with site_with_sink(
+        tmp_path,
+        database_url,
+        monkeypatch,
+        contacts=75,
+        mailcasters=[{**MAILCASTER, "connections": 1}],
+        # Without PIPELINING the envelope is made behind the reply before it, whose result is being written then.
+        sink_options=["-p"],
+    ) as (inst, _):
+        release_id = released(inst)
+        with inst.database.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE message_block AS b SET block = 'no block' FROM assembled_message AS m"
+                    " WHERE m.message_no = 75 AND b.release_id = m.release_id"
+                    " AND b.first_message = m.message_no - m.place_in_block"
+                )
+            )
+            # Slow to write: when the message is come to, results of others are on their way to the disk.
+            connection.exec_driver_sql(
+                "CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$BEGIN PERFORM pg_sleep(0.02); RETURN NULL; END$$"
+            )
+            connection.exec_driver_sql(
+                "CREATE TRIGGER slow AFTER INSERT ON result FOR EACH STATEMENT EXECUTE FUNCTION be_slow()"
+            )
+        done: list[MailJobDone] = []
+        run_shift(inst, "m1", stop=threading.Event(), on_mail_job_done=done.append)
+        with inst.database.begin() as connection:
+            recorded = connection.exec_driver_sql("SELECT count(*) FROM result").scalar_one()
+            shown = connection.exec_driver_sql(
+                "SELECT accepted FROM mail_job WHERE state IN ('FAILED', 'P_FAILED') AND ended_at IS NOT NULL"
+            ).scalars()
+            assert books(connection, release_id).accepted == recorded
+            assert set(shown) == {recorded}
+    assert [each.state for each in done] == [MailJobState.FAILED]
+    assert recorded > 0
+    assert done[0].accepted == done[0].results == recorded

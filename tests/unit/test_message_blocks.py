@@ -83,3 +83,10 @@ def test_a_file_that_is_not_in_the_dictionary_is_not_read() -> None:
     assert fewer.read(block, 0)[0] == FILES[0]
     with pytest.raises(BadStoredMessage):
         fewer.read(block, 1)
+
+
+def test_a_block_that_claims_to_be_huge_is_refused_before_room_is_made_for_it() -> None:
+    # A frame header that is damaged in the content's size (RFC 8878 §3.1.1.1): 6 exbibytes are said to follow.
+    block = bytes([0b1100_0000, 0x58]) + (6 << 60).to_bytes(8, "little") + b"\x01\x00\x00"
+    with pytest.raises(BadStoredMessage):
+        COMPRESSOR.read(block)
