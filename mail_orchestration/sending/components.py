@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mail_orchestration.dispatch.claims import UnsentMessage
 from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 from mail_orchestration.kernel.components import Component, load_components, run_components
 from mail_orchestration.kernel.errors import ComponentFailed
+from mail_orchestration.sending.components_see import MessageInHand, MessageWithResult
 
 SCREENED_OCTETS = 16 * 1024 * 1024
 """Of messages that components look at together, composed; exceeded by a single larger message only."""
@@ -25,22 +25,6 @@ Compose = Callable[[UnsentMessage], OutgoingMessage]
 """A stored message as it goes onto the wire."""
 KeepBack = Callable[[str, Sequence[UnsentMessage]], Awaitable[None]]
 """Records why these messages are not sent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageInHand:
-    """What components of the stages throttle and send see: a message that is about to be sent."""
-
-    recipient_no: int
-    message: OutgoingMessage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageWithResult:
-    """What components of the stage postprocess see: a message whose result is durable."""
-
-    recipient_no: int
-    result: DeliveryResult
 
 
 class SendComponents:

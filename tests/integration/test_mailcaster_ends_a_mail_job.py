@@ -12,7 +12,7 @@ from sqlalchemy import text
 from mail_orchestration.kernel.model import Bypass, Recipient
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
-from mail_orchestration.sending.components import MessageInHand, MessageWithResult
+from mail_orchestration.sending.components_see import MessageInHand, MessageWithResult
 from tests.scenarios.installations import opened, released, site_with_sink, state, tally, write_site
 
 

@@ -19,7 +19,7 @@ from mail_orchestration.dispatch.loose_mail_lists import count_loose_mails
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.failure_codes import FailureCode
 from mail_orchestration.kernel.model import Bypass
-from mail_orchestration.sending.components import MessageInHand
+from mail_orchestration.sending.components_see import MessageInHand
 from mail_orchestration.single_mailer import SingleMail, failures, run_loose_shift, submit
 from tests.scenarios.installations import (
     SETTINGS,

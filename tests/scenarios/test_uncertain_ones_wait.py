@@ -23,7 +23,7 @@ from mail_orchestration.kernel.model import Bypass
 from mail_orchestration.kernel.states import MailJobState
 from mail_orchestration.mailcaster import run_shift
 from mail_orchestration.mailcaster.repeats import Repeats
-from mail_orchestration.sending.components import MessageInHand
+from mail_orchestration.sending.components_see import MessageInHand
 from tests.scenarios.installations import address_of, now, released, state, tally
 from tests.scenarios.relays.beside import relay_beside
 from tests.scenarios.uncertain_site import ONCE, ordinary, site_of

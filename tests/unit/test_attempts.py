@@ -12,7 +12,7 @@ import pytest
 
 from mail_orchestration.kernel.attempts import DeliveryResult, Outcome, OutgoingMessage, Phase
 from mail_orchestration.kernel.message_lines import Lines
-from mail_orchestration.sending.components import MessageInHand, MessageWithResult
+from mail_orchestration.sending.components_see import MessageInHand, MessageWithResult
 
 FIELDS: dict[str, Any] = {
     "message_no": 7,
@@ -73,6 +73,7 @@ def test_results_are_equal_when_they_say_the_same() -> None:
 def test_a_component_may_copy_and_pickle_a_result() -> None:
     shown = MessageWithResult(recipient_no=1, result=DeliveryResult(**FIELDS))
     assert copy.copy(shown.result) == shown.result
+    assert copy.deepcopy(shown) == shown
     assert pickle.loads(pickle.dumps(shown)) == shown
     assert asdict(shown) == {"recipient_no": 1, "result": shown.result}
 

@@ -12,7 +12,8 @@ from mail_orchestration.dispatch.repeating import Repeatable
 from mail_orchestration.dispatch.unsent import UnsentMessage
 from mail_orchestration.kernel.attempts import DeliveryResult, OutgoingMessage
 from mail_orchestration.mailcaster.repeats import RepeatFeed, Repeats
-from mail_orchestration.sending.components import SCREENED_OCTETS, MessageInHand, SendComponents
+from mail_orchestration.sending.components import SCREENED_OCTETS, SendComponents
+from mail_orchestration.sending.components_see import MessageInHand
 
 MB = 1024 * 1024
 SEEN: list[list[tuple[int, int]]] = []
