@@ -154,6 +154,10 @@ def _describe(fault: Any, model: type[BaseModel], file: str, lines: Mapping[Loca
         case "missing":
             message, known = "is missing", known
             return _line(file, lines[known], _dotted(at), message)
+        case "tuple_type" | "list_type":
+            message = "should be a list"
+        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type" | "dataclass_type":
+            message = "should be a mapping of keys and values"
         case _:
             message = message[:1].lower() + message[1:]
     return _line(file, lines[known], _dotted(known or at), message)

@@ -125,6 +125,9 @@ def test_min_must_be_smaller_than_max(tmp_path: Path) -> None:
             "retention: {results_days: 2000}\n",
             r"retention: results_days \(2000\) must not be more than records_days \(1100\)",
         ),
+        ("relays: ours\n", r":1: relays: should be a list$"),
+        ("relays: [ours]\n", r":1: relays\[0\]: should be a mapping of keys and values$"),
+        ("dispatcher: 5\n", r":1: dispatcher: should be a mapping of keys and values$"),
         ("installation: [\n", r"mail_orchestration\.yaml:\d: "),
     ],
 )
