@@ -26,6 +26,8 @@ class Shift:
     cpu_seconds: float
     """Of both the start of the process is no part."""
     peak_megabytes: int
+    was_stopped: bool
+    """By its time: it had work left."""
 
     @property
     def rate(self) -> float:
@@ -78,6 +80,7 @@ def _work(settings: Path, name: str, seconds: float) -> Shift:
         seconds=summary.seconds,
         cpu_seconds=used,
         peak_megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        was_stopped=summary.ended_because == "stopped",
     )
 
 
