@@ -68,11 +68,16 @@ class Gate:
         # While nobody waits all the slots are had that can be used.
         spare = at_hand if is_easy else 0
         wish = waiting + int(2 * max(used, at_hand)) if waiting else max(1, int(used * _SPARE) - spare)
+        spread_s = self._horizon_s
         if self._lateness_s < LEAD_S and left < math.inf:
             # Slots that are over so soon do not keep until the next delivery begins.
-            wish = max(0, min(wish, int(left) + len(self._line) - at_hand))
+            last = max(0, min(wish, int(left) + len(self._line) - at_hand))
+            if last < min(wish, used):
+                # Used as fast as those before: those between them would be nobody's.
+                spread_s *= last / used
+            wish = last
         self._is_asked = wish > 0
-        return Wish(wish, self._horizon_s) if wish else None
+        return Wish(wish, self._horizon_s, spread_s) if wish else None
 
     def is_short_soon(self, now: float) -> bool:
         """Whether to ask at once where another gate asks: slots keep, nobody waits, and half of them are gone."""

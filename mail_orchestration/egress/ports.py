@@ -52,6 +52,8 @@ class Wish(NamedTuple):
     messages: int
     horizon_s: float
     """They are to begin within this time."""
+    spread_s: float
+    """Evenly within this time of the first that is free. Less than the horizon for the last of a delivery."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

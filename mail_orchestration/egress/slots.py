@@ -49,15 +49,15 @@ class Line:
         begins = last + pace.interval + max(0, self.lateness - pace.lateness)
         return Line(max(now, begins), pace.interval, pace.lateness)
 
-    def take(self, now: int, wanted: int, horizon: int) -> tuple[Line, tuple[int, ...]]:
+    def take(self, now: int, wanted: int, spread: int) -> tuple[Line, tuple[int, ...]]:
         """At least one and at most `wanted` slots, in order, none over before `now`.
 
-        They lie within `horizon` from the first that is free, and evenly in it: `wanted` is what the taker can use in
+        They lie within `spread` from the first that is free, and evenly in it: `wanted` is what the taker can use in
         that time.
         """
         soonest = -((self.origin - now) // self.interval)
         firsts = sorted(max(head, soonest + (head - soonest) % TRACKS) for head in self.heads)
-        end = firsts[0] + max(1, horizon // self.interval)
+        end = firsts[0] + max(1, spread // self.interval)
         tracks = -(-wanted // max(1, (end - firsts[0]) // TRACKS))
         taken: list[int] = []
         heads = list(self.heads)
@@ -106,11 +106,19 @@ class Grant:
 
 
 def allot(
-    taken: Taken, limits: Limits, wanted: int, now: int, *, horizon: int, rate: float | None = None
+    taken: Taken,
+    limits: Limits,
+    wanted: int,
+    now: int,
+    *,
+    horizon: int,
+    spread: int | None = None,
+    rate: float | None = None,
 ) -> tuple[Taken, Grant]:
     """At most `wanted` messages (1 or more) that begin within `horizon`, and what is taken then.
 
-    `rate`: per second, where less was asked for.
+    They lie evenly within `spread` of the first that is free, which is `horizon` unless given. `rate`: per second,
+    where less was asked for.
     """
     left = taken.ledger.left(limits.quotas, now)
     if left == 0:
@@ -118,7 +126,9 @@ def allot(
     wanted = wanted if left is None else min(wanted, left)
     paces = paces_of(limits, rate)
     if paces:
-        taken, grant = _along_the_line(taken, paces, wanted, now, horizon)
+        taken, grant = _along_the_line(
+            taken, paces, wanted, now, horizon, horizon if spread is None else spread
+        )
     else:
         lateness = MOST_LATENESS - transit_of(MOST_LATENESS)
         ends_at = now + MOST_LATENESS
@@ -137,7 +147,7 @@ def hand_back(taken: Taken, limits: Limits, grant: Grant, unreached: int, unused
 
 
 def _along_the_line(
-    taken: Taken, paces: Sequence[Pace], wanted: int, now: int, horizon: int
+    taken: Taken, paces: Sequence[Pace], wanted: int, now: int, horizon: int, spread: int
 ) -> tuple[Taken, Grant]:
     """Slots of the line at the most patient pace, from its present one on, that does not leave the taker short.
 
@@ -149,7 +159,7 @@ def _along_the_line(
         first, short_at = first - 1, now
     for pace in paces[first:]:
         paced = Line(now, pace.interval, pace.lateness) if line is None else line.at_pace(pace, now)
-        paced, slots = paced.take(now, -(-wanted // pace.weight), horizon)
+        paced, slots = paced.take(now, -(-wanted // pace.weight), spread)
         soon = sum(paced.moment(slot) < now + horizon for slot in slots)
         if 2 * soon * pace.weight >= wanted:
             break

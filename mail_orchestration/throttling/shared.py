@@ -115,6 +115,7 @@ class SharedThrottle:
                     wish.messages,
                     now,
                     horizon=round(wish.horizon_s * SECOND),
+                    spread=round(wish.spread_s * SECOND),
                     rate=rate,
                 )
             asked_at = steady_seconds()

@@ -50,7 +50,7 @@ def stand(process: SharedThrottle, held: int, *complaints: Complaint, wanted: in
 
 def slots(process: SharedThrottle, scope: Scope, wanted: int) -> list[float]:
     """The moment from which each message may begin."""
-    [found] = asyncio.run(process.take({scope: Wish(wanted, 0.5)}, []))
+    [found] = asyncio.run(process.take({scope: Wish(wanted, 0.5, 0.5)}, []))
     return [found.opens[message // found.weight] for message in range(found.messages)]
 
 

@@ -28,6 +28,7 @@ class Slices:
         self.gives = list(gives)
         self.wishes: list[int] = []
         self.horizons: list[float] = []
+        self.spreads: list[float] = []
         self.asked_together: list[set[str]] = []
         self.unused: list[Unused] = []
         self._again_s, self._lateness_s, self._weight = again_s, lateness_s, weight
@@ -51,6 +52,7 @@ class Slices:
         self.wishes.extend(wish.messages for wish in wishes.values())
         self.asked_together.append({scope.kind for scope in wishes})
         self.horizons.extend(wish.horizon_s for wish in wishes.values())
+        self.spreads.extend(wish.spread_s for wish in wishes.values())
         self.unused.extend(unused)
         now, slices = steady_seconds(), []
         for scope in wishes:
@@ -176,6 +178,27 @@ def test_slots_that_do_not_keep_are_not_taken_beyond_what_is_left(
         throttle.rest()
         assert await gate.enter() is not None
         assert source.wishes[-1] > 3, "the next delivery has told nothing"
+
+    run(scenario())
+
+
+@pytest.mark.rule("6.7")
+def test_the_last_of_a_delivery_are_asked_for_as_fast_as_those_before_were_used() -> None:
+    async def scenario() -> None:
+        source, left = Slices([1, 40, 6], lateness_s=0.1), 1000
+        throttle = Throttle(source)
+        throttle.begin(lambda: left)
+        gate = throttle.gate_of_relay(RELAY)
+        assert gate is not None
+        for _ in range(1 + 40):
+            assert await gate.enter() is not None
+        assert set(source.spreads) == set(source.horizons) == {HORIZON_S}
+        left = 5
+        assert await gate.enter() is not None
+        # One waits, and five are to come; forty were used within LEAD_S.
+        assert source.wishes[-1] == 6
+        assert source.horizons[-1] == HORIZON_S
+        assert source.spreads[-1] <= 1.1 * HORIZON_S * 6 / 40
 
     run(scenario())
 

@@ -30,6 +30,7 @@ class Step:
     """The part of the slots, from the end, that it gives back instead."""
     rate: float | None = None
     horizon: int = HALF_A_SECOND
+    spread: int | None = None
 
 
 anything = st.builds(
@@ -41,6 +42,7 @@ anything = st.builds(
     gives_back=st.one_of(st.just(0.0), st.floats(0, 1)),
     rate=st.sampled_from([None, None, None, 20.0, 3.0, 0.5]),
     horizon=st.sampled_from([HALF_A_SECOND, 3 * HALF_A_SECOND]),
+    spread=st.sampled_from([None, None, SECOND // 50, SECOND // 5]),
 ).map(lambda step: [step])
 little_and_late = st.builds(
     lambda times, pause, wanted: [Step(pause, wanted, [1.0], 1.0)] * times,
@@ -72,7 +74,9 @@ def arrivals(limits: Limits, course: list[Step]) -> list[int]:
     taken, now, found = Taken(), 1_800_000_000 * SECOND, []
     for step in course:
         now += step.pause
-        taken, grant = allot(taken, limits, step.wanted, now, horizon=step.horizon, rate=step.rate)
+        taken, grant = allot(
+            taken, limits, step.wanted, now, horizon=step.horizon, spread=step.spread, rate=step.rate
+        )
         assert grant.messages <= min(step.wanted, len(grant.moments) * grant.weight)
         kept = len(grant.moments) - int(step.gives_back * len(grant.moments))
         used = 0
@@ -148,6 +152,24 @@ def test_takers_that_can_use_a_part_each_share_the_same_time() -> None:
         grants.append(grant)
     assert all(grant.moments[0] < SECOND * 5 // 4 for grant in grants)
     assert all(grant.moments[-1] - grant.moments[0] > SECOND * 3 // 20 for grant in grants)
+
+
+@pytest.mark.rule("6.7")
+def test_the_last_of_a_delivery_leave_no_slots_between_them_to_nobody() -> None:
+    """Children of 700 one after the other, each of which asks for what it has left: all of the line is used."""
+    limits, horizon = Limits(per_second=1500), HALF_A_SECOND
+    taken, now, moments = Taken(), SECOND, list[int]()
+    for _ in range(20):
+        left = 700
+        while left:
+            wanted = min(left, 500)
+            taken, grant = allot(taken, limits, wanted, now, horizon=horizon, spread=horizon * wanted // 722)
+            left -= grant.messages
+            moments += grant.moments
+            now = grant.moments[-1]
+    # Two seconds later, since the line was a patient one to begin with.
+    steady = [moment for moment in moments if moment > moments[0] + 2 * SECOND]
+    assert len(steady) >= 0.95 * 1500 * (steady[-1] - steady[0]) / SECOND
 
 
 @pytest.mark.rule("6.7")
