@@ -107,14 +107,19 @@ class ResultsLog:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what waits, whoever asks for it, then disconnect. Raises what kept it from being written."""
+        """Write what waits, whoever asks for it, then disconnect.
+
+        Raises what kept it from being written, also in place of an error that it ends with.
+        """
         try:
             if self._in_flight or self._gathering:
                 self._drained = self._loop.create_future()
                 await self._drained
         finally:
             self._disconnect()
-        if error is None and self._failure is not None:
+        is_left_alone = error is not None and not isinstance(error, Exception)  # somebody cancels us, say
+        if self._failure is not None and self._failure is not error and not is_left_alone:
+            # Above any other trouble: who hears of that one alone would not write late what is unwritten.
             raise self._failure
 
     def record(self, result: DeliveryResult) -> asyncio.Future[None]:

@@ -32,6 +32,13 @@ MUTATIONS: dict[str, Mutation] = {
         caught_by="tests/integration/test_feedback_results_log_is_fenced.py::"
         "test_who_takes_the_mail_job_away_waits_for_a_flush_and_then_reads_its_results",
     ),
+    "another trouble hides that results were not written": Mutation(
+        promise="5.1",
+        file="feedback/results_log.py",
+        old=" and not is_left_alone:",
+        new=" and error is None:",
+        caught_by="tests/scenarios/test_results_are_written_late.py -k fails_while",
+    ),
     "the next body leaves before the last result is durable": Mutation(
         promise="5.1",
         file="egress/results.py",

@@ -16,11 +16,12 @@ from sqlalchemy import text
 from mail_orchestration.installation import Installation
 from mail_orchestration.kernel.errors import DatabaseUnavailable
 from mail_orchestration.kernel.partitions import ensure_day, partition_of
-from mail_orchestration.mailcaster import run_shift
+from mail_orchestration.kernel.states import MailJobState
+from mail_orchestration.mailcaster import MailJobDone, run_shift
 from mail_orchestration.single_mailer import run_loose_shift, submit
 from tests.scenarios.installations import address_of, addresses, now, released, tally
-from tests.scenarios.relays.beside import server
-from tests.scenarios.relays.scripted import ScriptedRelay
+from tests.scenarios.relays.beside import relay_beside, server
+from tests.scenarios.relays.scripted import Script, ScriptedRelay
 from tests.scenarios.single_mail_site import logged, mail, site, states
 
 __all__ = ["server"]
@@ -80,6 +81,48 @@ def test_what_a_mailcaster_sent_is_not_sent_again(
         run_shift(inst, "m1", stop=threading.Event())
         assert tally(inst, release_id).accepted == CONTACTS
     assert server.accepted == dict.fromkeys(addresses(CONTACTS), 1)
+
+
+@pytest.mark.rule("5.1", "5.3")
+def test_a_mail_job_that_fails_while_the_database_goes_away_keeps_what_was_sent(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trouble must not hide the other: it is handed back with its result, and fails when it is taken again."""
+    # Without PIPELINING the envelope is made behind the reply before it, whose result is being written then.
+    script = Script(extensions=["8BITMIME", "ENHANCEDSTATUSCODES"])
+    with (
+        relay_beside(script) as server,
+        site(
+            tmp_path,
+            server,
+            database_url,
+            monkeypatch,
+            contacts=CONTACTS,
+            mailcasters=[{**MAILCASTER, "connections": 1}],
+        ) as inst,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        release_id = released(inst)
+        with inst.database.begin() as connection:
+            connection.exec_driver_sql("UPDATE assembled_message SET place_in_block = 0 WHERE message_no = 2")
+            connection.exec_driver_sql(
+                "INSERT INTO message_block (released_on, release_id, first_message, block)"
+                " SELECT released_on, release_id, 2, 'no block' FROM message_block WHERE first_message = 1"
+            )
+        with results_locked_out(inst) as end_the_session_that_waits:
+            shift = executor.submit(run_shift, inst, "m1", stop=threading.Event())
+            end_the_session_that_waits()
+        with pytest.raises(DatabaseUnavailable):
+            shift.result(timeout=60)
+        assert tally(inst, release_id).accepted == server.accepted.total() == 1
+
+        done: list[MailJobDone] = []
+        run_shift(inst, "m1", stop=threading.Event(), on_mail_job_done=done.append)
+        assert [(each.state, each.reason) for each in done] == [
+            (MailJobState.FAILED, "message 2 cannot be read as it is stored")
+        ]
+        assert tally(inst, release_id).accepted == 1
+    assert server.accepted.total() == 1, "not once more"
 
 
 @pytest.mark.rule("5.1", "6.3")
