@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine, Mapping, Sequence
+from unittest.mock import patch
 
 import pytest
 
-from mail_orchestration.egress.gate import HORIZON_S, LONG_HORIZON_S
+from mail_orchestration.egress.gate import HORIZON_S, LONG_HORIZON_S, Gate
 from mail_orchestration.egress.parking import Parking
 from mail_orchestration.egress.ports import Complaint, Held, Scope, Slice, Standing, Unused, Wish
 from mail_orchestration.egress.relay import Relay
@@ -201,6 +203,30 @@ def test_the_last_of_a_delivery_are_asked_for_as_fast_as_those_before_were_used(
         assert source.spreads[-1] <= 1.1 * HORIZON_S * 6 / 40
 
     run(scenario())
+
+
+@pytest.mark.rule("6.7")
+@pytest.mark.parametrize("look", range(1, 6))
+def test_a_process_that_is_suspended_between_two_looks_at_the_clock_asks_again(look: int) -> None:
+    """Slots that are over when it goes on are nothing to wait for."""
+    looks = itertools.count(1)
+
+    async def scenario() -> None:
+        asked: list[Gate] = []
+        gate = Gate(Scope("relay", "r.example"), asked.append)
+        now = steady_seconds()
+        gate.supply(
+            Slice(gate.scope, [now + 0.01 * number for number in range(1, 71)], 1, 70, 0.02, 0.0, None)
+        )
+        with patch("mail_orchestration.egress.gate.steady_seconds", lambda: now + (next(looks) >= look)):
+            turn = asyncio.create_task(gate.enter())
+            while not (asked or turn.done()):
+                await asyncio.sleep(0.001)
+        gate.rest()
+        await turn
+
+    run(scenario())
+    assert next(looks) > look
 
 
 @pytest.mark.rule("6.7")
