@@ -158,12 +158,16 @@ def _along_the_line(
     if first and now - short_at >= CALM:
         first, short_at = first - 1, now
     for pace in paces[first:]:
-        paced = Line(now, pace.interval, pace.lateness) if line is None else line.at_pace(pace, now)
-        paced, slots = paced.take(now, -(-wanted // pace.weight), spread)
+        free = Line(now, pace.interval, pace.lateness) if line is None else line.at_pace(pace, now)
+        needed = -(-wanted // pace.weight)
+        paced, slots = free.take(now, needed, horizon)
         soon = sum(paced.moment(slot) < now + horizon for slot in slots)
         if 2 * soon * pace.weight >= wanted:
             break
         short_at = now
+    if spread < horizon:
+        # What others hold of so short a time is no reason to change the pace: the rest follows behind it.
+        paced, slots = free.take(now, needed, spread)
     grant = Grant(
         moments=tuple(map(paced.moment, slots)),
         messages=min(wanted, len(slots) * pace.weight),
